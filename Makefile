@@ -1,0 +1,65 @@
+# make demo   the whole job on an embedded tiny model      make test   all tests
+# Everything lives in .venv; the first call creates it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO := demo-out
+
+# GCC before 12.4/13.3 drops the stores in front of _tile_loadconfig, so that llama.cpp built for a
+# processor with AMX crashes on quantized models. Build without AMX, and trust no cached build.
+ifneq ($(shell grep -sw -m1 amx_tile /proc/cpuinfo),)
+export CFLAGS := $(CFLAGS) -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+export CXXFLAGS := $(CXXFLAGS) -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+PIP_FLAGS := --no-cache-dir
+endif
+
+.PHONY: demo test lint type format bench fixtures clean help
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 18
+
+$(READY): pyproject.toml
+	@echo "Installing into .venv. llama.cpp is compiled the first time: about 5 minutes."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## rank, prune, requantize, evaluate and benchmark the embedded model
+	@mkdir -p $(DEMO)
+	@echo "ggprune rank: which layers matter least?"
+	@$(BIN)/ggprune rank fixtures/tiny.gguf -f fixtures/calibration.txt --chunks 12 \
+		-o $(DEMO)/scores.json --plot $(DEMO)/scores.png
+	@echo
+	@echo "ggprune auto: drop two of them, requantize, and show what that gained and lost"
+	@$(BIN)/ggprune auto fixtures/tiny.gguf $(DEMO)/tiny-pruned.gguf --drop 2 --type Q4_K_M \
+		-f fixtures/calibration.txt --eval-file fixtures/evaluation.txt --chunks 12 \
+		--report $(DEMO)/report.md --force
+
+test: $(READY)  ## run all tests
+	@$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff: style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+type: $(READY)  ## mypy, strict
+	@$(BIN)/mypy
+
+format: $(READY)  ## let ruff rewrite the files
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY)  ## side-by-side measurements
+	@$(BIN)/python benchmarks/prune_copy.py
+
+fixtures: $(READY)  ## make fixtures/tiny.gguf and its texts again (half an hour; needs torch)
+	@$(BIN)/python -m pip install --quiet --editable '.[fixtures]'
+	@$(BIN)/python fixtures/corpus.py --seed 101 --kib 64 > fixtures/calibration.txt
+	@$(BIN)/python fixtures/corpus.py --seed 102 --kib 64 > fixtures/evaluation.txt
+	@$(BIN)/python fixtures/train_tiny.py --out fixtures/tiny.gguf --steps 2200 --seed 1
+
+clean:  ## remove everything that was made
+	@rm -rf .venv $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
