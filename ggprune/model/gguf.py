@@ -1,0 +1,215 @@
+"""One GGUF file, seen through a read-only memory map: header, metadata, where each tensor lies.
+
+Follows the format's description (ggml/docs/gguf.md) and the checks of llama.cpp's own reader
+(ggml/src/gguf.cpp). Opening costs a walk over the metadata and no memory for the tensors. Knows
+nothing of layers or of other files of the same model.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggprune.errors import FormatError
+from ggprune.model.metadata import Value, ValueType, decode_text, skip_value
+from ggprune.model.types import TENSOR_TYPES, TensorType
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MAX_DIMS = 4
+MAX_STRING_BYTES = 1 << 30  # as in gguf.cpp
+
+_HEADER = struct.Struct("<4sIQQ")  # magic, version, tensor count, metadata count
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor and where its bytes are: `path[offset : offset + size_bytes]`."""
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]  # ggml order: row length first
+    path: Path
+    offset: int
+    size_bytes: int
+
+    @property
+    def n_element(self) -> int:
+        n = 1
+        for extent in self.shape:
+            n *= extent
+        return n
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """One file: its metadata in file order and its tensors in file order."""
+
+    path: Path
+    version: int
+    alignment: int
+    metadata: dict[str, Value]
+    tensors: tuple[Tensor, ...]
+    data_offset: int
+    size_bytes: int
+
+
+def read_gguf(path: Path) -> GGUFFile:
+    """Map a GGUF v2 or v3 file. Raises FormatError with the reason if it is not one."""
+    view = _map(path)
+    try:
+        return _Parser(path, view).parse()
+    except struct.error as e:
+        raise FormatError(f"{path}: truncated: the header ends behind the file") from e
+
+
+def _map(path: Path) -> memoryview:
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                raise FormatError(f"{path}: empty file, not a GGUF")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except IsADirectoryError as e:
+        raise FormatError(f"{path}: a folder, not a GGUF file") from e
+    except OSError as e:
+        raise FormatError(f"{path}: cannot be opened: {e.strerror}") from e
+
+
+class _Parser:
+    """A cursor over the file's bytes; every method reads one thing and moves on."""
+
+    def __init__(self, path: Path, view: memoryview) -> None:
+        self.path = path
+        self.view = view
+        self.pos = 0
+
+    def fail(self, reason: str) -> FormatError:
+        return FormatError(f"{self.path}: {reason}")
+
+    def parse(self) -> GGUFFile:
+        version, n_tensor, n_kv = self.header()
+        metadata = self.metadata(n_kv)
+        alignment = self.alignment(metadata)
+        infos = [self.tensor_info() for _ in range(self.plausible(n_tensor, "tensors"))]
+        data_offset = -(-self.pos // alignment) * alignment
+        tensors = self.tensors(infos, data_offset, alignment)
+        return GGUFFile(
+            self.path, version, alignment, metadata, tensors, data_offset, len(self.view)
+        )
+
+    def header(self) -> tuple[int, int, int]:
+        if bytes(self.view[:4]) != MAGIC:
+            start = bytes(self.view[:4])
+            raise self.fail(f"not a GGUF file: it starts with {start!r}, expected {MAGIC!r}")
+        _, version, n_tensor, n_kv = _HEADER.unpack_from(self.view)
+        self.pos = _HEADER.size
+        if version == 1:
+            raise self.fail("GGUF version 1 is not supported; convert the model again")
+        if version and version & 0xFFFF == 0:
+            raise self.fail("a big-endian GGUF; convert it with gguf-convert-endian first")
+        if version not in VERSIONS:
+            raise self.fail(f"GGUF version {version} is not supported (2 and 3 are)")
+        return version, n_tensor, n_kv
+
+    def plausible(self, count: int, what: str) -> int:
+        if count > len(self.view):  # each takes more than a byte
+            raise self.fail(f"damaged header: {count} {what} in a file of {len(self.view)} bytes")
+        return count
+
+    def text(self) -> str:
+        (n,) = _U64.unpack_from(self.view, self.pos)
+        end = self.pos + 8 + n
+        if n > MAX_STRING_BYTES or end > len(self.view):
+            raise self.fail(f"truncated or damaged: a string of {n} bytes at offset {self.pos}")
+        start, self.pos = self.pos + 8, end
+        return decode_text(self.view[start:end])
+
+    def u32(self) -> int:
+        (n,) = _U32.unpack_from(self.view, self.pos)
+        self.pos += 4
+        return int(n)
+
+    def u64(self) -> int:
+        (n,) = _U64.unpack_from(self.view, self.pos)
+        self.pos += 8
+        return int(n)
+
+    def metadata(self, n_kv: int) -> dict[str, Value]:
+        metadata: dict[str, Value] = {}
+        for _ in range(self.plausible(n_kv, "metadata values")):
+            key = self.text()
+            if key in metadata:
+                raise self.fail(f"metadata key {key} appears twice")
+            metadata[key] = self.value(key)
+        return metadata
+
+    def value(self, key: str) -> Value:
+        value_type = self.u32()
+        try:
+            end = skip_value(value_type, self.view, self.pos)
+        except ValueError as e:
+            raise self.fail(f"metadata value {key}: {e}") from e
+        if end > len(self.view):
+            raise self.fail(f"truncated: metadata value {key} ends behind the file")
+        start, self.pos = self.pos, end
+        return Value(ValueType(value_type), self.view[start:end])
+
+    def alignment(self, metadata: dict[str, Value]) -> int:
+        value = metadata.get("general.alignment")
+        if value is None:
+            return DEFAULT_ALIGNMENT
+        n = value.decode() if value.type == ValueType.UINT32 else 0
+        if n == 0 or n & (n - 1):
+            raise self.fail("general.alignment is not a power of two of type u32")
+        return int(n)
+
+    def tensor_info(self) -> tuple[str, TensorType, tuple[int, ...], int]:
+        name = self.text()
+        n_dim = self.u32()
+        if not 1 <= n_dim <= MAX_DIMS:
+            raise self.fail(f"tensor {name} has {n_dim} dimensions, expected 1 to {MAX_DIMS}")
+        shape = tuple(self.u64() for _ in range(n_dim))
+        type_id = self.u32()
+        if type_id not in TENSOR_TYPES:
+            raise self.fail(f"tensor {name} has type {type_id}, which is not known; update gguf")
+        if 0 in shape:
+            raise self.fail(f"tensor {name} has shape {shape}")
+        return name, TENSOR_TYPES[type_id], shape, self.u64()
+
+    def tensors(
+        self,
+        infos: list[tuple[str, TensorType, tuple[int, ...], int]],
+        data_offset: int,
+        alignment: int,
+    ) -> tuple[Tensor, ...]:
+        tensors: dict[str, Tensor] = {}
+        for name, tensor_type, shape, relative in infos:
+            if name in tensors:
+                raise self.fail(f"tensor {name} appears twice")
+            if relative % alignment:
+                raise self.fail(f"tensor {name} is at {relative}, not aligned to {alignment}")
+            try:
+                size = tensor_type.size_bytes(shape)
+            except FormatError as e:
+                raise self.fail(f"tensor {name}: {e}") from e
+            offset = data_offset + relative
+            tensors[name] = Tensor(name, tensor_type, shape, self.path, offset, size)
+        self.check_extents(tensors)
+        return tuple(tensors.values())
+
+    def check_extents(self, tensors: dict[str, Tensor]) -> None:
+        end, before = 0, ""
+        for tensor in sorted(tensors.values(), key=lambda t: t.offset):
+            if tensor.offset < end:
+                raise self.fail(f"tensors {before} and {tensor.name} overlap")
+            end, before = tensor.offset + tensor.size_bytes, tensor.name
+            if end > len(self.view):
+                raise self.fail(
+                    f"truncated: tensor {tensor.name} ends at byte {end}, "
+                    f"the file has {len(self.view)}"
+                )

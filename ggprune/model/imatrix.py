@@ -1,0 +1,106 @@
+"""Importance matrices: mean squared activations per tensor, in both of llama.cpp's formats.
+
+The formats are those of llama-imatrix (GGUF with `.in_sum2` and `.counts` tensors, and the legacy
+.dat); values are normalised as llama-quantize does before it uses them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.errors import DataError, FormatError
+from ggprune.model.gguf import MAGIC, Tensor
+from ggprune.model.model import Model, open_model
+
+SUMS, COUNTS = ".in_sum2", ".counts"
+
+
+@dataclass(frozen=True)
+class Imatrix:
+    """Importance of every input column of the matrices it was measured for, by tensor name."""
+
+    path: Path
+    entries: Mapping[str, NDArray[np.float32]]  # (n_expert * n_column,)
+    dataset: str
+    n_chunk: int
+
+    def renamed(self, names: Mapping[str, str]) -> Imatrix:
+        """The entries of tensors that remain, under their new names (old name -> new name)."""
+        kept = {new: self.entries[old] for old, new in names.items() if old in self.entries}
+        return replace(self, entries=kept)
+
+
+def read_imatrix(path: Path) -> Imatrix:
+    """Read an imatrix. Raises DataError if the file is not one."""
+    try:
+        with path.open("rb") as file:
+            is_gguf = file.read(4) == MAGIC
+        return _read_gguf(path) if is_gguf else _read_legacy(path)
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
+    except (FormatError, struct.error, ValueError) as e:
+        raise DataError(f"{path}: not an importance matrix: {e}") from e
+
+
+def _read_gguf(path: Path) -> Imatrix:
+    model = open_model(path)
+    tensors = {tensor.name: tensor for tensor in model.tensors}
+    entries = {}
+    for name in (n.removesuffix(SUMS) for n in tensors if n.endswith(SUMS)):
+        if name + COUNTS not in tensors:
+            raise FormatError(f"{name} has sums but no counts")
+        counts = _values(tensors[name + COUNTS])  # (n_expert,)
+        sums = _values(tensors[name + SUMS]).reshape(len(counts), -1)
+        seen = counts[:, None] > 0
+        mean = np.divide(sums, counts[:, None], out=np.ones_like(sums), where=seen)
+        entries[name] = mean.ravel()
+    if not entries:
+        raise FormatError("it has no .in_sum2 tensors")
+    datasets = model.metadata.get("imatrix.datasets")
+    names = datasets.decode() if datasets is not None else []
+    return Imatrix(path, entries, str(names[0]) if names else "", _n_chunk(model))
+
+
+def _n_chunk(model: Model) -> int:
+    value = model.metadata.get("imatrix.chunk_count")
+    return int(value.decode()) if value is not None else 0
+
+
+def _values(tensor: Tensor) -> NDArray[np.float32]:
+    if tensor.type.name != "F32":
+        raise FormatError(f"{tensor.name} is {tensor.type.name}, expected F32")
+    return np.fromfile(tensor.path, np.float32, tensor.n_element, offset=tensor.offset)
+
+
+def _read_legacy(path: Path) -> Imatrix:
+    raw, pos = path.read_bytes(), 4
+    (n_entry,) = struct.unpack_from("<i", raw)
+    entries = {}
+    for _ in range(n_entry):
+        (length,) = struct.unpack_from("<i", raw, pos)
+        name = raw[pos + 4 : pos + 4 + length].decode()
+        pos += 4 + length
+        n_call, n_value = struct.unpack_from("<ii", raw, pos)
+        if n_value < 1:
+            raise FormatError(f"entry {name!r} has {n_value} values")
+        values = np.frombuffer(raw, "<f4", n_value, pos + 8).copy()
+        entries[name] = values / np.float32(n_call) if n_call > 0 else values
+        pos += 8 + 4 * n_value
+    if not entries:
+        raise FormatError("it has no entries")
+    n_chunk, dataset = _legacy_tail(raw, pos)
+    return Imatrix(path, entries, dataset, n_chunk)
+
+
+def _legacy_tail(raw: bytes, pos: int) -> tuple[int, str]:
+    """Chunk count and data set name: optional at the end of the file."""
+    if len(raw) < pos + 8:
+        return 0, ""
+    n_chunk, length = struct.unpack_from("<ii", raw, pos)
+    return n_chunk, raw[pos + 8 : pos + 8 + length].decode("utf-8", "replace")

@@ -1,0 +1,205 @@
+"""A model: one GGUF file, or all the shards of a split one, seen as one set of tensors.
+
+The metadata is the first shard's, without the `split.*` keys. Knows which tensors belong to which
+layer, not what a layer's position means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ggprune.errors import FormatError
+from ggprune.model.blocks import block_of
+from ggprune.model.gguf import GGUFFile, Tensor, read_gguf
+from ggprune.model.metadata import Value, encode_text
+
+SPLIT_NO = "split.no"
+SPLIT_COUNT = "split.count"
+SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, "split.tensors.count")
+FINGERPRINT_SAMPLE_BYTES = 4096
+
+_SHARD = re.compile(r"(?P<stem>.*)-(?P<no>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Metadata and tensors of a model, whatever number of files it is stored in."""
+
+    files: tuple[GGUFFile, ...]
+    metadata: Mapping[str, Value]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.files[0].path
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def alignment(self) -> int:
+        return self.files[0].alignment
+
+    @cached_property
+    def arch(self) -> str:
+        return str(self.value("general.architecture", str))
+
+    @cached_property
+    def n_layer(self) -> int:
+        """`{arch}.block_count`. Raises FormatError if the tensors say something else."""
+        return int(self.value(f"{self.arch}.block_count", int))
+
+    @cached_property
+    def n_param(self) -> int:
+        return sum(tensor.n_element for tensor in self.tensors)
+
+    @cached_property
+    def tensor_bytes(self) -> int:
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.tensor_bytes / self.n_param if self.n_param else 0.0
+
+    @cached_property
+    def layers(self) -> tuple[tuple[Tensor, ...], ...]:
+        """Tensors of each layer. Raises FormatError unless every layer 0..n_layer-1 has some."""
+        if not 0 < self.n_layer <= max(len(self.tensors), 1):
+            raise FormatError(
+                f"{self.path}: {self.arch}.block_count = {self.n_layer}, "
+                f"but there are {len(self.tensors)} tensors"
+            )
+        layers: list[list[Tensor]] = [[] for _ in range(self.n_layer)]
+        for tensor in self.tensors:
+            layer = block_of(tensor.name)
+            if layer is None:
+                continue
+            if layer >= self.n_layer:
+                raise FormatError(
+                    f"{self.path}: {tensor.name} is behind {self.arch}.block_count = {self.n_layer}"
+                )
+            layers[layer].append(tensor)
+        empty = [n for n, tensors in enumerate(layers) if not tensors]
+        if empty:
+            raise FormatError(
+                f"{self.path}: block_count is {self.n_layer}, but layers {empty} have no tensors"
+            )
+        return tuple(tuple(tensors) for tensors in layers)
+
+    def value(self, key: str, kind: type) -> Any:
+        """A decoded metadata value. Raises FormatError if it is missing or of another kind."""
+        if key not in self.metadata:
+            raise FormatError(f"{self.path}: metadata has no {key}")
+        value = self.metadata[key].decode()
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise FormatError(f"{self.path}: {key} is {value!r}, expected {kind.__name__}")
+        return value
+
+    def text(self, key: str, default: str = "") -> str:
+        """A string for display, `default` where the key is missing or not a string."""
+        value = self.metadata[key].decode() if key in self.metadata else default
+        return value if isinstance(value, str) else default
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the content: sha256 of metadata, tensor names, shapes, types and 4 KiB from
+        the middle of each tensor. The same however the model is split or named."""
+        digest = hashlib.sha256()
+        for key, value in self.metadata.items():
+            digest.update(encode_text(key) + bytes([0, value.type]) + bytes(value.raw))
+        with _Reader() as reader:
+            for tensor in self.tensors:
+                digest.update(encode_text(f"{tensor.name}\0{tensor.type.id}{tensor.shape}"))
+                n = min(tensor.size_bytes, FINGERPRINT_SAMPLE_BYTES)
+                middle = tensor.offset + (tensor.size_bytes - n) // 2
+                digest.update(reader.read(tensor.path, middle, n))
+        return digest.hexdigest()
+
+
+class _Reader:
+    """Plain reads from several files: unlike the map, they leave no pages in our memory."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, Any] = {}
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()
+
+    def read(self, path: Path, offset: int, n: int) -> bytes:
+        file = self._open.get(path) or self._open.setdefault(path, path.open("rb", buffering=0))
+        file.seek(offset)
+        return bytes(file.read(n))
+
+
+def open_model(path: Path | str) -> Model:
+    """Open a GGUF file, or with it all shards of a split model.
+
+    Raises FormatError if a file is missing, damaged, or the shards do not belong together.
+    """
+    path = Path(path)
+    first = read_gguf(path)
+    n_shard = _split_int(first, SPLIT_COUNT)
+    if n_shard <= 1:
+        return _join((first,))
+    return _join(tuple(_read_shards(path, n_shard)))
+
+
+def shard_paths(path: Path, n_shard: int) -> tuple[Path, ...]:
+    """Paths of all shards, given any one of them. Raises FormatError if the name does not fit."""
+    match = _SHARD.fullmatch(path.name)
+    if match is None or int(match["count"]) != n_shard:
+        raise FormatError(
+            f"{path}: one of {n_shard} shards, but not named like model-00001-of-{n_shard:05}.gguf"
+        )
+    names = (f"{match['stem']}-{i + 1:05}-of-{n_shard:05}.gguf" for i in range(n_shard))
+    return tuple(path.with_name(name) for name in names)
+
+
+def _read_shards(path: Path, n_shard: int) -> list[GGUFFile]:
+    paths = shard_paths(path, n_shard)
+    missing = [p.name for p in paths if not p.exists()]
+    if missing:
+        raise FormatError(f"{path}: shards are missing beside it: {', '.join(missing)}")
+    files = [read_gguf(p) for p in paths]
+    for i, file in enumerate(files):
+        no, count = _split_int(file, SPLIT_NO), _split_int(file, SPLIT_COUNT)
+        if (no, count) != (i, n_shard):
+            raise FormatError(
+                f"{file.path}: says it is shard {no} of {count}, its name says {i} of {n_shard}"
+            )
+    return files
+
+
+def _split_int(file: GGUFFile, key: str) -> int:
+    value = file.metadata.get(key)
+    number = value.decode() if value is not None else 0
+    if not isinstance(number, int):
+        raise FormatError(f"{file.path}: {key} is not a number")
+    return number
+
+
+def _join(files: tuple[GGUFFile, ...]) -> Model:
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        for tensor in file.tensors:
+            if tensor.name in tensors:
+                raise FormatError(f"{file.path}: tensor {tensor.name} is in another shard as well")
+            tensors[tensor.name] = tensor
+    expected = _split_int(files[0], "split.tensors.count")
+    if len(files) > 1 and expected != len(tensors):
+        raise FormatError(
+            f"{files[0].path}: {len(tensors)} tensors in all shards, expected {expected}"
+        )
+    metadata = {k: v for k, v in files[0].metadata.items() if k not in SPLIT_KEYS}
+    return Model(files, metadata, tuple(tensors.values()))

@@ -1,0 +1,50 @@
+"""Tensor types: their names and how many bytes a row takes.
+
+The table is the gguf package's, with the types llama.cpp has learned since its last release.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from ggprune.errors import FormatError
+
+# id -> (name, elements per block, bytes per block); ggml/include/ggml.h, ggml/src/ggml-common.h
+NEWER_TYPES: dict[int, tuple[str, int, int]] = {
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
+}
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """A ggml tensor type. A row of `n` elements takes `n / block_size * block_bytes` bytes."""
+
+    id: int
+    name: str
+    block_size: int
+    block_bytes: int
+
+    def size_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a tensor; `shape` is in ggml order, the row length first.
+
+        Raises FormatError if the row length is not a multiple of the block size.
+        """
+        if shape[0] % self.block_size:
+            raise FormatError(f"a row of {shape[0]} elements cannot be stored as {self.name}")
+        n_element = 1
+        for n in shape:  # Python integers: no overflow
+            n_element *= n
+        return n_element // self.block_size * self.block_bytes
+
+
+def _table() -> dict[int, TensorType]:
+    known = {int(t): TensorType(int(t), t.name, *GGML_QUANT_SIZES[t]) for t in GGMLQuantizationType}
+    newer = {i: TensorType(i, *row) for i, row in NEWER_TYPES.items()}
+    return newer | known
+
+
+TENSOR_TYPES: dict[int, TensorType] = _table()

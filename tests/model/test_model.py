@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ggprune.errors import FormatError
+from ggprune.model import Model, open_model
+from ggprune.model.blocks import block_of, rename_block
+from tests.conftest import TINY
+from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, layer_tensors, llama_kvs
+from tests.split import split
+
+
+def test_names_of_layers() -> None:
+    assert block_of("blk.12.attn_q.weight") == 12
+    assert block_of("token_embd.weight") is None
+    assert block_of("enc.blk.1.attn_q.weight") is None
+    assert rename_block("blk.12.ffn_down.scale", 3) == "blk.3.ffn_down.scale"
+
+
+def test_a_split_model_is_the_same_model(tmp_path: Path, tiny: Model) -> None:
+    shards = split(TINY, tmp_path, 3)
+    for shard in shards:
+        model = open_model(shard)
+        assert [t.name for t in model.tensors] == [t.name for t in tiny.tensors]
+        assert dict(model.metadata) == dict(tiny.metadata)
+        assert model.fingerprint == tiny.fingerprint
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    shards = split(TINY, tmp_path, 3)
+    shards[1].unlink()
+    with pytest.raises(FormatError, match=shards[1].name):
+        open_model(shards[0])
+
+
+def test_a_shard_under_another_name_is_refused(tmp_path: Path) -> None:
+    shards = split(TINY, tmp_path, 2)
+    shutil.move(shards[0], tmp_path / "renamed.gguf")
+    with pytest.raises(FormatError, match="not named like"):
+        open_model(tmp_path / "renamed.gguf")
+
+
+def test_shards_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
+    first, second = split(TINY, tmp_path, 2)
+    swap = tmp_path / "swap"
+    first.rename(swap)
+    second.rename(first)
+    swap.rename(second)
+    with pytest.raises(FormatError, match="says it is shard"):
+        open_model(first)
+
+
+def test_the_fingerprint_sees_content_not_the_name(tmp_path: Path, tiny: Model) -> None:
+    copy = tmp_path / "copy.gguf"
+    shutil.copy(TINY, copy)
+    assert open_model(copy).fingerprint == tiny.fingerprint
+    tensor = tiny.layers[3][0]
+    with copy.open("r+b") as file:
+        file.seek(tensor.offset + tensor.size_bytes // 2)
+        file.write(b"\x55\xaa")
+    assert open_model(copy).fingerprint != tiny.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("kvs", "n_layer", "reason"),
+    [
+        ([kv_str("general.name", "x")], 1, "no general.architecture"),
+        ([kv_str("general.architecture", "llama")], 1, "no llama.block_count"),
+        (
+            [kv_str("general.architecture", "llama"), kv_str("llama.block_count", "1")],
+            1,
+            "expected int",
+        ),
+        (llama_kvs(1), 2, "behind llama.block_count"),
+        (llama_kvs(3), 2, r"layers \[2\] have no tensors"),
+        (llama_kvs(1 << 30), 2, "but there are 6 tensors"),
+        ([kv_u32("general.architecture", 1), *llama_kvs(1)[1:]], 1, "expected str"),
+    ],
+)
+def test_layers_that_do_not_fit_the_metadata(
+    tmp_path: Path, kvs: list[bytes], n_layer: int, reason: str
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(build(kvs, layer_tensors(n_layer)))
+    with pytest.raises(FormatError, match=reason):
+        _ = open_model(path).layers
+
+
+def test_sizes_of_quantized_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    q4_k = FakeTensor("t", bytes(144 * 2), shape=(256, 2), type=12)
+    path.write_bytes(build([], [q4_k]))
+    (tensor,) = open_model(path).tensors
+    assert (tensor.size_bytes, tensor.n_element) == (288, 512)
