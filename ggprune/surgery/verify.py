@@ -1,0 +1,138 @@
+"""Proves that a written file is what the plan says, by reading it back as any reader would.
+
+The file is opened anew and compared with the source: names, types, shapes, every metadata value,
+every byte of every kept tensor. Whether llama.cpp can load it is for `runtime` to prove.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from ggprune.errors import VerificationError
+from ggprune.model import Model, Tensor, open_model
+from ggprune.surgery.copy import Progress
+from ggprune.surgery.layout import kept_names, pruned_metadata
+from ggprune.surgery.plan import PrunePlan
+
+# What llama_model_quantize sets or llama-quantize asks it to set.
+QUANTIZER_KEYS = (
+    "general.quantization_version",
+    "general.file_type",
+    "quantize.imatrix.file",
+    "quantize.imatrix.dataset",
+    "quantize.imatrix.entries_count",
+    "quantize.imatrix.chunks_count",
+)
+BLOCK_BYTES = 4 << 20
+N_THREAD = 2
+
+
+def verify(model: Model, plan: PrunePlan, path: Path, progress: Progress | None = None) -> Model:
+    """Compare the file at `path` with what `plan` makes of `model`; returns it opened.
+
+    Raises VerificationError at the first difference, FormatError if it is not even a GGUF.
+    """
+    result = open_model(path)
+    verify_structure(model, plan, result)
+    with ByteComparison(result) as comparison:
+        names = kept_names(model, plan)
+        for tensor in model.tensors:
+            if tensor.name in names:
+                comparison.add(tensor, names[tensor.name])
+        comparison.finish(progress)
+    return result
+
+
+def verify_structure(model: Model, plan: PrunePlan, result: Model) -> None:
+    """Everything but the tensors' bytes."""
+    if result.n_layer != len(plan.keep) or len(result.layers) != len(plan.keep):
+        raise VerificationError(
+            f"{result.path}: block_count is {result.n_layer}, expected {len(plan.keep)}"
+        )
+    expected = pruned_metadata(model, plan)
+    for key in {*expected, *result.metadata}:
+        if expected.get(key) != result.metadata.get(key):
+            raise VerificationError(f"{result.path}: metadata value {key} is not as planned")
+    names = kept_names(model, plan)
+    want = [(names[t.name], t.type, t.shape) for t in model.tensors if t.name in names]
+    have = [(t.name, t.type, t.shape) for t in result.tensors]
+    if want != have:
+        odd = next(w for w, h in zip(want, [*have, None], strict=False) if w != h)
+        raise VerificationError(f"{result.path}: tensor {odd[0]} is not as planned")
+
+
+def verify_requantized(source: Model, path: Path) -> Model:
+    """Check that a quantizer changed types only: same tensors, shapes, metadata; returns it opened.
+
+    Raises VerificationError at the first difference.
+    """
+    result = open_model(path)
+    want = {t.name: t.shape for t in source.tensors}
+    have = {t.name: t.shape for t in result.tensors}
+    if want != have:
+        odd = sorted(want.items() ^ have.items())[0][0]
+        raise VerificationError(f"{path}: tensor {odd} is missing or has another shape")
+    for key, value in source.metadata.items():
+        if key not in QUANTIZER_KEYS and result.metadata.get(key) != value:
+            raise VerificationError(f"{path}: metadata value {key} was changed by the quantizer")
+    return result
+
+
+class ByteComparison:
+    """Compares kept tensors with their sources in the background, while more are being written.
+
+    What has just been written is still in the page cache, so models larger than the memory are not
+    read from the disk a second time. Plain reads instead of maps: the pages read do not count as
+    this process's memory.
+    """
+
+    def __init__(self, result: Model) -> None:
+        self.path = result.path
+        self.written = {tensor.name: tensor for tensor in result.tensors}
+        self.stack = contextlib.ExitStack()
+        self.pool = ThreadPoolExecutor(N_THREAD)
+        self.pending: list[tuple[Tensor, Future[bool]]] = []
+        self.fds: dict[Path, int] = {}
+
+    def __enter__(self) -> ByteComparison:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        self.stack.close()
+
+    def add(self, source: Tensor, name: str) -> None:
+        """Compare the written tensor `name` with `source`, soon."""
+        written = self.written[name]
+        fds = self._fd(source.path), self._fd(written.path)
+        self.pending.append((written, self.pool.submit(_equal, *fds, source, written)))
+
+    def finish(self, progress: Progress | None = None) -> None:
+        """Wait for all. Raises VerificationError for the first tensor that differs."""
+        for tensor, equal in self.pending:
+            if not equal.result():
+                raise VerificationError(f"{self.path}: bytes of {tensor.name} differ")
+            if progress is not None:
+                progress(tensor.size_bytes)
+
+    def _fd(self, path: Path) -> int:
+        if path not in self.fds:
+            self.fds[path] = os.open(path, os.O_RDONLY)
+            self.stack.callback(os.close, self.fds[path])
+        return self.fds[path]
+
+
+def _equal(fd_a: int, fd_b: int, a: Tensor, b: Tensor) -> bool:
+    return all(
+        os.pread(fd_a, n, a.offset + start) == os.pread(fd_b, n, b.offset + start)
+        for start, n in _blocks(a.size_bytes)
+    )
+
+
+def _blocks(size_bytes: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, size_bytes, BLOCK_BYTES):
+        yield start, min(BLOCK_BYTES, size_bytes - start)

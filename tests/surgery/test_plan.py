@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.model import Model, open_model
+from ggprune.surgery import load_plan, make_plan
+from tests.gguf_files import (
+    I32,
+    build,
+    kv_array,
+    kv_str,
+    kv_u32,
+    layer_tensors,
+    llama_kvs,
+)
+
+
+def test_a_plan_survives_json(tmp_path: Path, tiny: Model) -> None:
+    plan = make_plan(tiny, (5, 2))
+    assert (plan.drop, plan.keep) == ((2, 5), (0, 1, 3, 4, 6, 7, 8))
+    path = tmp_path / "plan.json"
+    path.write_text(plan.to_json())
+    assert load_plan(path, tiny) == plan
+
+
+def test_a_plan_is_for_one_model(tmp_path: Path, tiny: Model, dead: Model) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(make_plan(dead, (4,)).to_json())
+    with pytest.raises(DataError, match="another model"):
+        load_plan(path, tiny)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"ggprune_plan": 2}, DataError),
+        ({"drop": "3"}, DataError),
+        ({"drop": [True]}, DataError),
+        ({"drop": [9]}, UsageError),
+        ({"drop": [1, 1]}, UsageError),
+        ({"drop": list(range(9))}, UsageError),
+    ],
+)
+def test_a_damaged_plan_is_refused(
+    tmp_path: Path, tiny: Model, change: dict[str, object], error: type[Exception]
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(json.loads(make_plan(tiny, (1,)).to_json()) | change))
+    with pytest.raises(error):
+        load_plan(path, tiny)
+
+
+def test_what_is_no_plan_at_all(tmp_path: Path, tiny: Model) -> None:
+    for content in ("", "[]", '{"drop": [1]}'):
+        path = tmp_path / "plan.json"
+        path.write_text(content)
+        with pytest.raises(DataError, match="not a ggprune plan"):
+            load_plan(path, tiny)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_plan(tmp_path / "missing.json", tiny)
+
+
+@pytest.mark.parametrize(
+    ("arch", "extra", "reason"),
+    [
+        ("gemma3", [], "follow the layer index"),
+        ("no-such-arch", [], "nothing is known about architecture no-such-arch"),
+        ("t5", [], "two stacks"),
+        ("llama", [kv_u32("llama.nextn_predict_layers", 1)], "multi-token-prediction"),
+        (
+            "llama",
+            [kv_array("llama.new_thing", I32, 3, bytes(12))],
+            "llama.new_thing has one entry per layer",
+        ),
+    ],
+)
+def test_architectures_that_are_not_known_to_be_safe_are_refused(
+    tmp_path: Path, arch: str, extra: list[bytes], reason: str
+) -> None:
+    path = tmp_path / "model.gguf"
+    kvs = [kv_str("general.architecture", arch), kv_u32(f"{arch}.block_count", 3), *extra]
+    path.write_bytes(build(kvs, layer_tensors(3)))
+    with pytest.raises(ArchitectureError, match=reason):
+        make_plan(open_model(path), (1,))
+
+
+def test_nothing_to_drop_needs_no_knowledge(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(build(llama_kvs(2), layer_tensors(2)))
+    assert make_plan(open_model(path), ()).keep == (0, 1)

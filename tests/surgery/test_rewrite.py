@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from ggprune.errors import FormatError, VerificationError
+from ggprune.model import Model, open_model
+from ggprune.surgery import copy as copying
+from ggprune.surgery import make_layout, make_plan, rewrite, verify
+from ggprune.surgery.layout import (
+    DROPPED_LAYERS,
+    HISTORY,
+    SOURCE_BLOCK_COUNT,
+    SOURCE_FINGERPRINT,
+)
+from tests.conftest import TINY
+from tests.gguf_files import (
+    ARR,
+    BOOL,
+    F32,
+    I32,
+    STR,
+    FakeTensor,
+    build,
+    kv,
+    kv_array,
+    kv_str,
+    kv_u32,
+    layer_tensors,
+    llama_kvs,
+    text,
+)
+from tests.split import split
+
+
+def write_pruned(model: Model, drop: tuple[int, ...], path: Path) -> Model:
+    plan = make_plan(model, drop)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        layout = rewrite(model, plan, fd)
+        assert path.stat().st_size == layout.size_bytes
+    finally:
+        os.close(fd)
+    return verify(model, plan, path)
+
+
+def tensor_bytes(model: Model) -> dict[str, bytes]:
+    data = {file.path: file.path.read_bytes() for file in model.files}
+    return {t.name: data[t.path][t.offset : t.offset + t.size_bytes] for t in model.tensors}
+
+
+ODD_VALUES = [
+    kv_array("empty.strings", STR, 0, b""),
+    kv_array("empty.numbers", F32, 0, b""),
+    kv_array("nested", ARR, 1, struct.pack("<IQ", I32, 2) + struct.pack("<2i", 1, 2)),
+    kv_array("flags", BOOL, 2, b"\1\0"),
+    kv_str("not.utf8", b"\xff\xfe\x00x"),
+    kv(b"key.\xff", 10, struct.pack("<Q", 1 << 63)),
+    kv_str("zz.last", ""),
+]
+
+
+@pytest.mark.parametrize("alignment", [32, 64, 8])
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_empty_plan_reproduces_the_file(tmp_path: Path, alignment: int, version: int) -> None:
+    kvs = [*llama_kvs(3), *ODD_VALUES, kv_u32("general.alignment", alignment)]
+    source = tmp_path / "in.gguf"
+    source.write_bytes(build(kvs, layer_tensors(3), version=version, alignment=alignment))
+    write_pruned(open_model(source), (), tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == source.read_bytes()
+
+
+def test_an_empty_plan_reproduces_the_trained_model(tmp_path: Path, tiny: Model) -> None:
+    write_pruned(tiny, (), tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == TINY.read_bytes()
+
+
+def test_layers_are_dropped_and_renumbered(tmp_path: Path) -> None:
+    source = tmp_path / "in.gguf"
+    source.write_bytes(build([*llama_kvs(5), *ODD_VALUES], layer_tensors(5)))
+    model = open_model(source)
+    result = write_pruned(model, (1, 3), tmp_path / "out.gguf")
+    before, after = tensor_bytes(model), tensor_bytes(result)
+    assert result.n_layer == 3
+    for new, old in enumerate((0, 2, 4)):
+        for part in ("attn_q", "ffn_up"):
+            assert after[f"blk.{new}.{part}.weight"] == before[f"blk.{old}.{part}.weight"]
+    assert after["output.weight"] == before["output.weight"]
+    assert len(after) == 2 + 3 * 2
+    for key, value in model.metadata.items():
+        if key != "llama.block_count":
+            assert result.metadata[key] == value
+    assert list(result.metadata)[: len(model.metadata)] == list(model.metadata)
+
+
+def test_the_source_of_the_file_is_recorded(tmp_path: Path, tiny: Model) -> None:
+    once = write_pruned(tiny, (2, 7), tmp_path / "once.gguf")
+    assert once.metadata[DROPPED_LAYERS].decode() == [2, 7]
+    assert once.metadata[SOURCE_BLOCK_COUNT].decode() == 9
+    assert once.metadata[SOURCE_FINGERPRINT].decode() == tiny.fingerprint
+    twice = write_pruned(once, (0,), tmp_path / "twice.gguf")
+    assert twice.metadata[DROPPED_LAYERS].decode() == [0]
+    assert twice.metadata[SOURCE_FINGERPRINT].decode() == once.fingerprint
+    (record,) = twice.metadata[HISTORY].decode()
+    assert tiny.fingerprint in record
+
+
+def test_numbers_that_depend_on_the_layers_stay_true(tmp_path: Path) -> None:
+    kvs = [
+        *llama_kvs(4),
+        kv_array("llama.attention.head_count_kv", I32, 4, struct.pack("<4i", 1, 2, 3, 4)),
+        kv_u32("llama.leading_dense_block_count", 2),
+        kv_str("general.size_label", "1K"),
+        kv("general.parameter_count", 10, struct.pack("<Q", 80)),
+    ]
+    source = tmp_path / "in.gguf"
+    source.write_bytes(build(kvs, layer_tensors(4)))
+    result = write_pruned(open_model(source), (1, 2), tmp_path / "out.gguf")
+    values = {k: v.decode() for k, v in result.metadata.items()}
+    assert values["llama.attention.head_count_kv"] == [1, 4]
+    assert values["llama.leading_dense_block_count"] == 1
+    assert values["general.parameter_count"] == result.n_param == 48
+    assert values["general.size_label"] == "0.05K"
+
+
+def test_an_array_of_another_length_is_an_error(tmp_path: Path) -> None:
+    kvs = [*llama_kvs(3), kv_array("llama.attention.head_count", I32, 2, bytes(8))]
+    source = tmp_path / "in.gguf"
+    source.write_bytes(build(kvs, layer_tensors(3)))
+    model = open_model(source)
+    with pytest.raises(FormatError, match="has 2 entries, expected block_count = 3"):
+        make_layout(model, make_plan(model, (1,)))
+
+
+def test_the_size_label_of_experts_follows_gguf_py(tmp_path: Path) -> None:
+    experts = [
+        FakeTensor(f"blk.{i}.ffn_up_exps.weight", bytes(4 * 8 * 4), shape=(8, 1, 4))
+        for i in range(2)
+    ]
+    kvs = [*llama_kvs(2), kv_u32("llama.expert_count", 4), kv_str("general.size_label", "4x1K")]
+    source = tmp_path / "in.gguf"
+    source.write_bytes(build(kvs, [*layer_tensors(2), *experts]))
+    result = write_pruned(open_model(source), (0,), tmp_path / "out.gguf")
+    assert result.metadata["general.size_label"].decode() == "4x0.04K"  # 32 + 32 / 4 parameters
+
+
+def test_a_split_model_becomes_one_file(tmp_path: Path, tiny: Model) -> None:
+    shards = split(TINY, tmp_path, 3)
+    result = write_pruned(open_model(shards[0]), (3,), tmp_path / "out.gguf")
+    assert tensor_bytes(result) == tensor_bytes(write_pruned(tiny, (3,), tmp_path / "one.gguf"))
+    assert not [key for key in result.metadata if key.startswith("split.")]
+
+
+@pytest.mark.parametrize("method", ["_copy_file_range", "_sendfile", None])
+def test_every_way_of_copying_gives_the_same_file(
+    tmp_path: Path, tiny: Model, monkeypatch: pytest.MonkeyPatch, method: str | None
+) -> None:
+    methods = (getattr(copying, method),) if method else ()
+    monkeypatch.setattr(copying, "_METHODS", methods)
+    write_pruned(tiny, (), tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == TINY.read_bytes()
+
+
+def test_a_method_the_file_system_lacks_is_skipped(
+    tmp_path: Path, tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: int) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(copying, "_METHODS", (unsupported,))
+    write_pruned(tiny, (), tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == TINY.read_bytes()
+
+
+def test_verify_sees_every_kind_of_damage(tmp_path: Path, tiny: Model) -> None:
+    path = tmp_path / "out.gguf"
+    result = write_pruned(tiny, (4,), path)
+    plan, good = make_plan(tiny, (4,)), path.read_bytes()
+    last = result.tensors[-1]
+    flips = {
+        "bytes of": last.offset + last.size_bytes - 1,
+        "metadata value": good.index(text("general.name")) + 8 + 12 + 4 + 8,
+        "is not as planned": good.index(text("blk.3.attn_q.weight")) + 8 + len("blk.3.attn_"),
+    }
+    for reason, at in flips.items():
+        damaged = bytearray(good)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises((VerificationError, FormatError), match=reason):
+            verify(tiny, plan, path)
+    path.write_bytes(good)
+    verify(tiny, plan, path)
+    with pytest.raises(VerificationError, match="block_count is 8, expected 7"):
+        verify(tiny, make_plan(tiny, (3, 4)), path)
+    with pytest.raises(VerificationError, match=r"bytes of|dropped_layers"):
+        verify(tiny, make_plan(tiny, (3,)), path)
