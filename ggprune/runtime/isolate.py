@@ -1,0 +1,88 @@
+"""Runs a function in a child process, because llama.cpp aborts the process on some files.
+
+The child's own messages (progress) go to the terminal; what the C++ side prints is kept apart and
+shown only if it died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from ggprune.errors import LlamaAbortError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `function` in a child process; arguments, result and errors are pickled.
+
+    Raises what the function raises, LlamaAbortError if the child was killed or aborted.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
+        log = Path(folder) / "stderr"
+        child = context.Process(target=_serve, args=(sender, log, function, args, kwargs))
+        child.start()
+        sender.close()
+        try:
+            ok, value = receiver.recv()
+        except EOFError:
+            child.join()
+            raise LlamaAbortError(_obituary(child.exitcode, log)) from None
+        except BaseException:  # Ctrl-C: the child may be deep inside a computation
+            child.terminate()
+            raise
+        finally:
+            child.join()
+    if not ok:
+        raise value
+    result: T = value
+    return result
+
+
+def _serve(
+    sender: Connection,
+    log: Path,
+    function: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> None:
+    _split_stderr(log)
+    try:
+        answer: tuple[bool, object] = (True, function(*args, **kwargs))
+    except KeyboardInterrupt:
+        return  # the parent has been interrupted as well
+    except BaseException as e:
+        answer = (False, e)
+    sender.send(answer)
+    sender.close()
+
+
+def _split_stderr(log: Path) -> None:
+    """Python's stderr keeps the terminal; file descriptor 2, the C++ side's, goes to `log`."""
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def _obituary(exit_code: int | None, log: Path) -> str:
+    how = f"ended with exit code {exit_code}"
+    if exit_code is not None and exit_code < 0:
+        with contextlib.suppress(ValueError):
+            how = f"was ended by {signal.Signals(-exit_code).name}"
+    lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"llama.cpp {how}" + (f": {said}" if said else "")

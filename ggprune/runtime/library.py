@@ -1,0 +1,118 @@
+"""The shared libraries behind llama-cpp-python: loading them, their log, their devices.
+
+Only this package imports llama_cpp, and only inside functions, so that nothing is loaded before it
+is needed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ggprune.errors import LlamaError
+from ggprune.version import __version__
+
+LOG_LINES = 40
+LOG_LEVEL_WARN, LOG_LEVEL_ERROR = 3, 4
+DEVICE_CPU, DEVICE_GPU, DEVICE_IGPU, DEVICE_ACCEL = 0, 1, 2, 3  # ggml-backend.h
+
+
+class LogTail:
+    """The last lines llama.cpp logged. Keeps the callback alive: a collected one is a segfault."""
+
+    def __init__(self, callback_type: Any) -> None:
+        self.lines: deque[tuple[int, str]] = deque(maxlen=LOG_LINES)
+        self.listeners: list[Any] = []
+        self.callback = callback_type(self._on_line)
+
+    def _on_line(self, level: int, text: bytes, _: object) -> None:
+        piece = text.decode("utf-8", "replace")
+        self.lines.append((level, piece.rstrip("\n")))
+        for listener in self.listeners:
+            listener(piece)
+
+    def last_error(self) -> str:
+        """The newest error or warning, empty if there is none."""
+        serious = (line for level, line in reversed(self.lines) if level >= LOG_LEVEL_WARN)
+        return next((line.strip() for line in serious if line.strip()), "")
+
+
+@cache
+def llama() -> Any:
+    """The llama_cpp module, initialised and quiet. Raises LlamaError if it cannot be loaded."""
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as e:
+        raise LlamaError(f"llama-cpp-python cannot be loaded: {e}") from e
+    llama_cpp.llama_log_set(log_tail().callback, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+@cache
+def log_tail() -> LogTail:
+    import llama_cpp
+
+    return LogTail(llama_cpp.llama_log_callback)
+
+
+@cache
+def ggml(name: str = "ggml-base") -> ctypes.CDLL:
+    """One of ggml's libraries that llama_cpp brings but does not bind."""
+    from llama_cpp._ctypes_extensions import load_shared_library
+
+    folder = Path(llama().__file__).parent / "lib"
+    library: ctypes.CDLL = load_shared_library(name, folder)
+    return library
+
+
+def versions() -> dict[str, str]:
+    """What produced a result; part of every report."""
+    return {
+        "ggprune": __version__,
+        "llama-cpp-python": version("llama-cpp-python"),
+        "gguf": version("gguf"),
+        "numpy": version("numpy"),
+    }
+
+
+def default_threads() -> int:
+    """Physical cores this process may use: llama.cpp's own default."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    physical = psutil.cpu_count(logical=False)
+    return max(1, min(physical or allowed or 1, allowed or 1))
+
+
+def device_descriptions() -> tuple[str, ...]:
+    """Names of the GPUs, or of the CPU where there are none."""
+    lib, base = ggml("ggml"), ggml()
+    lib.ggml_backend_dev_get.restype = ctypes.c_void_p
+    lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+    for name, restype in (("description", ctypes.c_char_p), ("type", ctypes.c_int)):
+        function = getattr(base, f"ggml_backend_dev_{name}")
+        function.restype, function.argtypes = restype, [ctypes.c_void_p]
+    devices = [lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count())]
+    kinds = [(base.ggml_backend_dev_type(d), base.ggml_backend_dev_description(d)) for d in devices]
+    gpus = [text for kind, text in kinds if kind in (DEVICE_GPU, DEVICE_IGPU)]
+    return tuple(text.decode().strip() for text in gpus or [text for _, text in kinds])
+
+
+def backend_names() -> str:
+    """Backends as llama-bench prints them: `CUDA`, `BLAS`, or `CPU` if that is all there is."""
+    lib, base = ggml("ggml"), ggml()
+    lib.ggml_backend_reg_count.restype = ctypes.c_size_t
+    lib.ggml_backend_reg_get.restype = ctypes.c_void_p
+    lib.ggml_backend_reg_get.argtypes = [ctypes.c_size_t]
+    base.ggml_backend_reg_name.restype = ctypes.c_char_p
+    base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
+    registers = [lib.ggml_backend_reg_get(i) for i in range(lib.ggml_backend_reg_count())]
+    names = [base.ggml_backend_reg_name(r).decode() for r in registers]
+    return ",".join(n for n in names if n != "CPU" and not n.startswith("RPC")) or "CPU"

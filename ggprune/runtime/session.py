@@ -1,0 +1,251 @@
+"""A loaded model and a context to compute in: text to tokens, tokens to logits.
+
+Batches are built as llama-perplexity builds them, so that the numbers are its numbers. Knows
+nothing of layers, metrics or files other than the model.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.errors import DataError, LlamaError
+from ggprune.runtime.library import default_threads, llama, log_tail
+from ggprune.runtime.taps import EvalCallback, Taps
+
+Tokens = NDArray[np.int32]
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How to compute: the llama.cpp options that change speed, not meaning."""
+
+    n_threads: int | None = None  # None: the physical cores
+    n_gpu_layers: int = -1  # negative: all that fit a GPU build has room for; CPU builds ignore it
+    flash_attn: bool | None = None  # None: llama.cpp decides
+    n_batch: int = 2048
+    n_ubatch: int = 512
+
+
+class LlamaModel:
+    """Weights and vocabulary of a GGUF file, loaded by llama.cpp. Use as a context manager."""
+
+    def __init__(self, path: Path, compute: Compute | None = None) -> None:
+        """Raises LlamaError with llama.cpp's own reason if the file cannot be loaded."""
+        self.path = path
+        self.lib = llama()
+        params = self.lib.llama_model_default_params()
+        params.n_gpu_layers = (compute or Compute()).n_gpu_layers
+        self.handle = self.lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            raise LlamaError(f"{path}: llama.cpp cannot load it: {log_tail().last_error()}")
+        self._finalizer = weakref.finalize(self, self.lib.llama_model_free, self.handle)
+        self.vocab = self.lib.llama_model_get_vocab(self.handle)
+
+    def __enter__(self) -> LlamaModel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._finalizer()
+
+    @property
+    def n_vocab(self) -> int:
+        return int(self.lib.llama_vocab_n_tokens(self.vocab))
+
+    @property
+    def n_embd(self) -> int:
+        return int(self.lib.llama_model_n_embd(self.handle))
+
+    @property
+    def n_layer(self) -> int:
+        return int(self.lib.llama_model_n_layer(self.handle))
+
+    @property
+    def n_param(self) -> int:
+        return int(self.lib.llama_model_n_params(self.handle))
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.lib.llama_model_size(self.handle))
+
+    @property
+    def n_ctx_train(self) -> int:
+        return int(self.lib.llama_model_n_ctx_train(self.handle))
+
+    @property
+    def description(self) -> str:
+        """As llama-bench names it: `llama 8B Q4_K - Medium`."""
+        buffer = ctypes.create_string_buffer(256)
+        self.lib.llama_model_desc(self.handle, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def bos(self) -> int | None:
+        """The token every chunk starts with, None if the model wants none."""
+        if not self.lib.llama_vocab_get_add_bos(self.vocab):
+            return None
+        return int(self.lib.llama_vocab_bos(self.vocab))
+
+    def tokenize(self, text: str) -> Tokens:
+        """Token ids, BOS in front if the model wants one; control tokens in the text are text.
+
+        Raises DataError if the model has no tokenizer.
+        """
+        data = text.encode("utf-8")
+        if self.lib.llama_vocab_type(self.vocab) == self.lib.LLAMA_VOCAB_TYPE_NONE:
+            raise DataError(f"{self.path}: the model has no tokenizer, so it cannot read text")
+        n_max = len(data) + 8
+        buffer = (ctypes.c_int32 * n_max)()
+        n = self.lib.llama_tokenize(self.vocab, data, len(data), buffer, n_max, True, False)
+        if n < 0:
+            raise LlamaError(f"{self.path}: llama.cpp could not tokenize the text")
+        return np.array(buffer[:n], np.int32)
+
+
+class Session:
+    """A context for up to `n_seq` chunks of `n_ctx` tokens at once. Use as a context manager.
+
+    With `tapped`, the taps set by `tap` are in force in every decode.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        n_ctx: int,
+        *,
+        n_seq: int = 1,
+        compute: Compute | None = None,
+        tapped: bool = False,
+    ) -> None:
+        """Raises LlamaError if llama.cpp cannot create the context."""
+        compute = compute or Compute()
+        self.model, self.lib, self.n_ctx, self.n_seq = model, model.lib, n_ctx, n_seq
+        self.n_batch = min(compute.n_batch, n_ctx * n_seq)
+        self._callback = EvalCallback()
+        self._c_callback: Any = None
+        params = self._params(compute, tapped=tapped)
+        self.handle = self.lib.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            reason = log_tail().last_error()
+            raise LlamaError(f"{model.path}: llama.cpp cannot create a context: {reason}")
+        self._batch = self.lib.llama_batch_init(self.n_batch, 0, 1)
+        self._finalizer = weakref.finalize(
+            self, _free_session, self.lib, self.handle, self._batch, self._c_callback
+        )
+
+    def _params(self, compute: Compute, *, tapped: bool) -> Any:
+        params = self.lib.llama_context_default_params()
+        params.n_ctx = self.n_ctx * self.n_seq
+        params.n_batch = self.n_batch
+        params.n_ubatch = min(compute.n_ubatch, self.n_batch)
+        params.n_seq_max = self.n_seq
+        threads = compute.n_threads or default_threads()
+        params.n_threads = params.n_threads_batch = threads
+        if compute.flash_attn is not None:
+            params.flash_attn_type = int(compute.flash_attn)
+        if tapped:
+            self._c_callback = self.lib.ggml_backend_sched_eval_callback(self._callback)
+            params.cb_eval = self._c_callback
+        return params
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._finalizer()
+
+    def tap(self, taps: Taps) -> None:
+        """Exchange the taps; an empty mapping computes the model as it is."""
+        self._callback.taps = taps
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.handle), True)
+
+    def synchronize(self) -> None:
+        self.lib.llama_synchronize(self.handle)
+
+    def chunk_logits(self, chunks: Tokens, n_output: int) -> Logits:
+        """Logits of the last `n_output` tokens of every chunk, each computed from an empty memory.
+
+        chunks: (n_seq, n_ctx) token ids; the first of each is replaced by BOS if the model wants
+        one. Returns (n_seq, n_output, n_vocab), valid until the next decode.
+        """
+        n_seq, n_ctx = chunks.shape
+        tokens = chunks.copy()
+        if self.model.bos is not None:
+            tokens[:, 0] = self.model.bos
+        self.clear()
+        step = n_ctx if n_seq > 1 else min(self.n_batch, n_ctx)
+        parts = []
+        for start in range(0, n_ctx, step):
+            n = min(step, n_ctx - start)
+            n_out = max(0, start + n - max(start, n_ctx - n_output))
+            self._decode(tokens[:, start : start + n], start, n_out)
+            if n_out:
+                parts.append(self._logits(n_seq, n_out))
+            if start + n < n_ctx and n_out:
+                parts[-1] = parts[-1].copy()
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def decode(self, tokens: Tokens, position: int) -> None:
+        """Decode one sequence's next tokens with logits for the last one, as llama-bench does."""
+        self._decode(tokens[None, :], position, 1)
+
+    def _decode(self, tokens: Tokens, position: int, n_output: int) -> None:
+        """tokens: (n_seq, n). Logits for the last n_output columns."""
+        n_seq, n = tokens.shape
+        batch, total = self._batch, n_seq * n
+        batch.n_tokens = total
+        _view(batch.token, total)[:] = tokens.ravel()
+        _view(batch.pos, total)[:] = np.tile(np.arange(position, position + n), n_seq)
+        _view(batch.n_seq_id, total)[:] = 1
+        _view(batch.logits, total)[:] = np.tile(np.arange(n) >= n - n_output, n_seq)
+        for i in range(total):
+            batch.seq_id[i][0] = i // n
+        status = self.lib.llama_decode(self.handle, batch)
+        error, self._callback.error = self._callback.error, None
+        if error is not None:
+            raise error
+        if status != 0:
+            reason = log_tail().last_error()
+            raise LlamaError(f"{self.model.path}: llama.cpp could not decode ({status}): {reason}")
+
+    def _logits(self, n_seq: int, n_output: int) -> Logits:
+        pointer = self.lib.llama_get_logits(self.handle)
+        return np.ctypeslib.as_array(pointer, (n_seq, n_output, self.model.n_vocab))
+
+
+def _view(pointer: Any, n: int) -> NDArray[Any]:
+    return np.ctypeslib.as_array(pointer, (n,))
+
+
+def _free_session(lib: Any, handle: Any, batch: Any, callback: Any) -> None:
+    """`callback` is only kept alive until here."""
+    lib.llama_free(handle)
+    lib.llama_batch_free(batch)
+    del callback

@@ -1,0 +1,96 @@
+"""ggml's tensor as it lies in memory, so that graph nodes can be read and overwritten.
+
+The layout follows `struct ggml_tensor` in ggml/include/ggml.h. It is not part of a stable
+interface, so it is checked against the library's own accessors before it is relied on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.errors import LlamaError
+from ggprune.runtime.library import ggml
+
+MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64
+TYPE_F32 = 0
+
+
+class TensorStruct(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * MAX_DIMS),
+        ("nb", ctypes.c_size_t * MAX_DIMS),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * (MAX_OP_PARAMS // 4)),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * MAX_SRC),
+        ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t),
+        ("data", ctypes.c_void_p),
+        ("name", ctypes.c_char * MAX_NAME),
+        ("extra", ctypes.c_void_p),
+    )
+
+
+NAME_OFFSET: int = TensorStruct.name.offset
+
+
+@cache
+def accessors() -> ctypes.CDLL:
+    """ggml's functions on tensors, typed."""
+    lib = ggml()
+    lib.ggml_get_name.restype, lib.ggml_get_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    lib.ggml_nbytes.restype, lib.ggml_nbytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+    for function in (lib.ggml_backend_tensor_get, lib.ggml_backend_tensor_set):
+        function.restype = None
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    return lib
+
+
+def tensor_name(pointer: int) -> bytes:
+    """Name of a graph node, read straight from memory: called for every node of every decode."""
+    return ctypes.string_at(pointer + NAME_OFFSET, MAX_NAME).split(b"\0", 1)[0]
+
+
+def check_layout(pointer: int) -> None:
+    """Raises LlamaError unless name and size read through the struct are what ggml says."""
+    lib, tensor = accessors(), TensorStruct.from_address(pointer)
+    size = tensor.ne[0] * 4
+    for n in tensor.ne[1:]:
+        size *= n
+    if tensor.name != lib.ggml_get_name(pointer) or size != lib.ggml_nbytes(pointer):
+        raise LlamaError(
+            "this build of llama.cpp lays out its tensors differently; "
+            "install the llama-cpp-python version that ggprune was tested with"
+        )
+
+
+class Residual:
+    """A node of the residual stream while the graph is being computed: rows of n_embd floats."""
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+        struct = TensorStruct.from_address(pointer)
+        self.shape = (int(struct.ne[1]), int(struct.ne[0]))  # (n_row, n_embd)
+        n_value = self.shape[0] * self.shape[1]
+        if struct.type != TYPE_F32 or accessors().ggml_nbytes(pointer) != 4 * n_value:
+            name = tensor_name(pointer).decode()
+            raise LlamaError(f"graph node {name} is not a plain matrix of 32-bit floats")
+
+    def read(self) -> NDArray[np.float32]:
+        """A copy of the values, (n_row, n_embd)."""
+        values = np.empty(self.shape, np.float32)
+        accessors().ggml_backend_tensor_get(self.pointer, values.ctypes.data, 0, values.nbytes)
+        return values
+
+    def write(self, values: NDArray[np.float32]) -> None:
+        """Overwrite the node. Raises LlamaError if the shape is another one."""
+        if values.shape != self.shape:
+            raise LlamaError(f"a residual of shape {values.shape} does not fit {self.shape}")
+        data = np.ascontiguousarray(values)
+        accessors().ggml_backend_tensor_set(self.pointer, data.ctypes.data, 0, data.nbytes)

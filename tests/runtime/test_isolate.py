@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggprune.errors import LlamaAbortError, LlamaError
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.loadcheck import check_loads
+from tests.conftest import TINY
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def abort_with_a_message() -> None:
+    os.write(2, b"GGML_ASSERT(n > 0) failed\n")
+    os.kill(os.getpid(), signal.SIGABRT)
+
+
+def fail() -> None:
+    raise LlamaError("a reason")
+
+
+def leave() -> None:
+    os._exit(3)
+
+
+def say() -> None:
+    print("to the terminal", file=sys.stderr)
+    os.write(2, b"noise of the C++ side\n")
+
+
+def test_a_result_comes_back() -> None:
+    assert isolated(add, 2, b=3) == 5
+
+
+def test_an_error_comes_back_as_it_is() -> None:
+    with pytest.raises(LlamaError, match="a reason"):
+        isolated(fail)
+
+
+def test_an_abort_becomes_one_line_with_its_reason() -> None:
+    with pytest.raises(LlamaAbortError, match=r"SIGABRT: GGML_ASSERT\(n > 0\) failed"):
+        isolated(abort_with_a_message)
+    with pytest.raises(LlamaAbortError, match="exit code 3"):
+        isolated(leave)
+
+
+def test_only_python_speaks_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    isolated(say)
+    assert capfd.readouterr().err == "to the terminal\n"
+
+
+def test_a_model_is_checked_in_a_child(tmp_path: Path) -> None:
+    isolated(check_loads, TINY)
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(TINY.read_bytes()[:100_000])
+    with pytest.raises(LlamaError, match="cannot load"):
+        isolated(check_loads, broken)
