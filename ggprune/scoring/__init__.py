@@ -1,0 +1,18 @@
+"""Calibration text to chunks, metrics, per-layer scores."""
+
+from ggprune.scoring.metrics import Estimate
+from ggprune.scoring.rank import LayerScore, Ranking, load_order, rank
+from ggprune.scoring.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
+
+__all__ = [
+    "CALIBRATION",
+    "EVALUATION",
+    "Estimate",
+    "LayerScore",
+    "Ranking",
+    "Text",
+    "load_order",
+    "rank",
+    "read_text",
+    "shipped_text",
+]

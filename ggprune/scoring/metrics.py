@@ -1,0 +1,179 @@
+"""From logits to numbers: negative log-likelihood, KL divergence, agreement, similarity.
+
+All formulas and error bars are llama-perplexity's (tools/perplexity/perplexity.cpp) unless said
+otherwise; sums run in float64. Logarithms are natural, so everything is in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.errors import LlamaError
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+BLOCK_VALUES = 1 << 21  # logits handled at once by one thread: 8 MiB
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number, its standard error and the number of tokens it rests on."""
+
+    value: float
+    se: float
+    n: int
+
+    def to_json(self) -> dict[str, float | None]:
+        return {"value": json_number(self.value), "se": json_number(self.se)}
+
+
+def json_number(value: float) -> float | None:
+    """JSON has no infinity and no NaN: null says that there is no number."""
+    return value if math.isfinite(value) else None
+
+
+def mean_estimate(values: Float64) -> Estimate:
+    """Mean and its standard error, sqrt((E[x^2] - E[x]^2) / (n - 1))."""
+    n = len(values)
+    mean = float(np.mean(values))
+    variance = float(np.mean(np.square(values))) - mean * mean
+    return Estimate(mean, math.sqrt(max(variance, 0.0) / max(n - 1, 1)), n)
+
+
+def ppl_estimate(nll: Float64) -> Estimate:
+    """Perplexity exp(mean nll); its error follows from the mean's to first order."""
+    mean = mean_estimate(nll)
+    ppl = math.exp(mean.value) if mean.value < 700 else math.inf
+    return Estimate(ppl, ppl * mean.se, mean.n)
+
+
+def share_estimate(hits: NDArray[np.bool_]) -> Estimate:
+    """Share of true values with the binomial error sqrt(p (1 - p) / (n - 1))."""
+    n, share = len(hits), float(np.mean(hits))
+    return Estimate(share, math.sqrt(share * (1 - share) / max(n - 1, 1)), n)
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What the model says about each scored token."""
+
+    nll: Float64  # (n_token,) nats
+    p: Float64  # (n_token,) probability of the token that came
+    top: NDArray[np.int64]  # (n_token,) the most likely token
+
+
+@dataclass(frozen=True)
+class BaseLogits:
+    """Logits of the unpruned model on some tokens, ready to be compared with."""
+
+    logits: Float32  # (n_token, n_vocab)
+    log_sum_exp: Float64  # (n_token,)
+    scores: TokenScores
+
+
+def score_tokens(logits: Float32, targets: NDArray[np.int32], n_threads: int = 1) -> TokenScores:
+    """logits: (n_token, n_vocab), targets: (n_token,) the tokens that came.
+
+    Raises LlamaError if a logit is not finite.
+    """
+    lse, top = _log_sum_exp(logits, n_threads)
+    return _token_scores(logits, targets, lse, top)
+
+
+def base_logits(logits: Float32, targets: NDArray[np.int32], n_threads: int = 1) -> BaseLogits:
+    """As `score_tokens`, keeping a copy of the logits to compare with."""
+    kept = logits.copy()
+    lse, top = _log_sum_exp(kept, n_threads)
+    return BaseLogits(kept, lse, _token_scores(kept, targets, lse, top))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A changed model beside the base, token by token."""
+
+    scores: TokenScores
+    kld: Float64  # (n_token,) KL(base || changed), nats
+    same_top: NDArray[np.bool_]  # (n_token,)
+
+
+def compare(
+    base: BaseLogits, logits: Float32, targets: NDArray[np.int32], n_threads: int = 1
+) -> Comparison:
+    """KL divergence over the whole vocabulary: sum of p_base (log p_base - log p).
+
+    Written as the difference of logits, so that equal logits give exactly zero.
+    """
+    lse, top = _log_sum_exp(logits, n_threads)
+    kld = np.empty(len(logits))
+
+    def fill(rows: slice) -> None:
+        kld[rows] = _kld(base.logits[rows], base.log_sum_exp[rows], logits[rows], lse[rows])
+
+    _for_blocks(fill, logits.shape, n_threads)
+    return Comparison(_token_scores(logits, targets, lse, top), kld, top == base.scores.top)
+
+
+def _kld(base: Float32, base_lse: Float64, logits: Float32, lse: Float64) -> Float64:
+    p = np.exp(base - base_lse[:, None].astype(np.float32))  # (n_row, n_vocab)
+    p *= base - logits
+    kld: Float64 = p.sum(axis=1, dtype=np.float64) - base_lse + lse
+    return kld
+
+
+def _log_sum_exp(logits: Float32, n_threads: int) -> tuple[Float64, NDArray[np.int64]]:
+    """(n_token,) log of the summed exponentials and (n_token,) index of the largest logit."""
+    lse, top = np.empty(len(logits)), np.empty(len(logits), np.int64)
+
+    def fill(rows: slice) -> None:
+        block = logits[rows]
+        top[rows] = block.argmax(axis=1)
+        largest = np.take_along_axis(block, top[rows, None], axis=1)  # (n_row, 1)
+        with np.errstate(invalid="ignore"):  # infinities are reported below
+            total = np.exp(block - largest).sum(axis=1, dtype=np.float64)
+        lse[rows] = largest[:, 0] + np.log(total)
+
+    _for_blocks(fill, logits.shape, n_threads)
+    if not np.isfinite(lse).all():
+        raise LlamaError("the model's logits are not finite (NaN or infinity)")
+    return lse, top
+
+
+def _token_scores(
+    logits: Float32, targets: NDArray[np.int32], lse: Float64, top: NDArray[np.int64]
+) -> TokenScores:
+    chosen = logits[np.arange(len(logits)), targets].astype(np.float64)
+    nll = lse - chosen
+    return TokenScores(nll, np.exp(-nll), top)
+
+
+def _for_blocks(fill: Callable[[slice], None], shape: tuple[int, ...], n_threads: int) -> None:
+    """Call `fill` for slices of rows; numpy lets go of the interpreter lock meanwhile."""
+    blocks = list(_row_blocks(*shape))
+    if n_threads == 1 or len(blocks) == 1:
+        for rows in blocks:
+            fill(rows)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(fill, blocks))
+
+
+def _row_blocks(n_row: int, n_column: int) -> Iterator[slice]:
+    step = max(1, BLOCK_VALUES // n_column)
+    for start in range(0, n_row, step):
+        yield slice(start, min(start + step, n_row))
+
+
+def cosine(a: Float32, b: Float32) -> Float64:
+    """Row-wise cosine of two residual streams, (n_token, n_embd) each."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    norms = np.sqrt(np.square(x).sum(axis=1) * np.square(y).sum(axis=1))
+    dots: Float64 = (x * y).sum(axis=1)
+    ratio: Float64 = np.divide(dots, norms, out=np.ones_like(dots), where=norms > 0)
+    return ratio

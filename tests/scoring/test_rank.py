@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ggprune.errors import ArchitectureError, DataError
+from ggprune.model import Model, open_model
+from ggprune.pipeline import prune
+from ggprune.report.jsontext import to_json
+from ggprune.scoring import Ranking, load_order, rank, read_text
+from ggprune.surgery import make_plan
+from tests.conftest import CALIBRATION, EVALUATION, TINY
+from tests.gguf_files import build, kv_str, kv_u32, layer_tensors
+from tests.helpers import logits_of, random_tokens
+
+
+@pytest.fixture(scope="module")
+def ranking(tiny: Model) -> Ranking:
+    return rank(tiny, read_text(CALIBRATION), n_chunk=6)
+
+
+def test_the_dead_layer_is_worth_nothing(dead: Model, tmp_path: Path) -> None:
+    scores = rank(dead, read_text(CALIBRATION), n_ctx=256, n_chunk=4)
+    assert scores.order[0] == 4
+    worst = scores.layers[4]
+    assert worst.kld.value < 1e-6
+    assert worst.bi.value == pytest.approx(0, abs=1e-9)
+    assert worst.same_top_p.value == 1
+    assert worst.ppl.value == pytest.approx(scores.base_ppl.value, rel=1e-9)
+    assert all(s.kld.value > 1e-3 for s in scores.layers if s.layer != 4)
+    out = tmp_path / "out.gguf"
+    prune(dead, make_plan(dead, (4,)), out, check_load=False)
+    tokens = random_tokens(1024, 256)
+    assert np.array_equal(logits_of(dead.path, tokens, 256), logits_of(out, tokens, 256))
+
+
+def test_layers_of_the_trained_model_differ_widely(ranking: Ranking) -> None:
+    values = [score.kld.value for score in ranking.layers]
+    assert max(values) > 10 * min(values)
+    assert ranking.order[-1] == 0
+    assert ranking.base_ppl.value < 4
+    assert all(s.kld.n == 6 * 255 and s.kld.se > 0 for s in ranking.layers)
+    assert all(0 < s.bi.value < 1 for s in ranking.layers)
+
+
+def test_scores_are_those_of_the_written_files(
+    ranking: Ranking, tiny: Model, tmp_path: Path
+) -> None:
+    from ggprune.evaluation import evaluate
+    from ggprune.runtime.session import Compute
+
+    compute = Compute(n_batch=512)
+    for layer in (0, 2, 8):
+        out = tmp_path / f"{layer}.gguf"
+        prune(tiny, make_plan(tiny, (layer,)), out, check_load=False)
+        (result,) = evaluate([out], read_text(CALIBRATION), base=TINY, n_chunk=6, compute=compute)
+        assert result.divergence is not None
+        score = ranking.layers[layer]
+        assert score.ppl.value == pytest.approx(result.ppl.value, rel=1e-12)
+        assert score.kld.value == pytest.approx(result.divergence.kld.mean.value, rel=1e-9)
+        assert score.same_top_p == result.divergence.same_top_p
+
+
+def test_the_document_has_the_documented_shape(ranking: Ranking, tiny: Model) -> None:
+    document = json.loads(to_json(ranking.to_json()))
+    assert set(document) == {
+        "model", "calibration", "base", "layers", "order", "versions",
+    }  # fmt: skip
+    assert document["model"] == {
+        "path": str(TINY), "fingerprint": tiny.fingerprint, "arch": "llama", "n_layer": 9,
+        "size_bytes": TINY.stat().st_size,
+    }  # fmt: skip
+    calibration = document["calibration"]
+    assert (calibration["n_ctx"], calibration["n_chunk"]) == (512, 6)
+    assert calibration["n_token"] == 6 * 255
+    assert [layer["layer"] for layer in document["layers"]] == list(range(9))
+    assert set(document["layers"][0]) == {"layer", "ppl", "kld", "same_top_p", "bi"}
+    assert document["order"] == list(ranking.order)
+
+
+def test_a_ranking_can_be_used_again(
+    ranking: Ranking, tiny: Model, dead: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(to_json(ranking.to_json()))
+    assert load_order(path, tiny) == ranking.order
+    with pytest.raises(DataError, match="another model"):
+        load_order(path, dead)
+    path.write_text("{}")
+    with pytest.raises(DataError, match="not a ranking"):
+        load_order(path, tiny)
+
+
+def test_progress_is_told_to_the_end(tiny: Model) -> None:
+    seen: list[tuple[int, int]] = []
+    text = read_text(EVALUATION)
+    rank(tiny, text, n_ctx=64, n_chunk=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i + 1, 20) for i in range(20)]
+
+
+def test_what_cannot_be_pruned_is_not_ranked(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    kvs = [kv_str("general.architecture", "gemma3"), kv_u32("gemma3.block_count", 2)]
+    path.write_bytes(build(kvs, layer_tensors(2)))
+    with pytest.raises(ArchitectureError):
+        rank(open_model(path), read_text(CALIBRATION))
