@@ -1,0 +1,208 @@
+"""The job of `ggprune prune`: plan -> rewrite -> requantize -> verify -> publish.
+
+The output appears under its name only when everything has been proved; whatever fails, there is
+nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggprune.errors import LlamaAbortError, OutputError, UsageError
+from ggprune.model import Model, Value, ValueType, open_model
+from ggprune.model.imatrix import Imatrix
+from ggprune.model.metadata import scalar, string
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.loadcheck import check_loads
+from ggprune.runtime.quantize import DryRun, QuantizeOptions, dry_run, imatrix_metadata, quantize
+from ggprune.surgery import Layout, PrunePlan, make_layout
+from ggprune.surgery.layout import kept_names, size_with
+from ggprune.surgery.output import PendingFile, check_output
+from ggprune.surgery.rewrite import write_header, write_tensors
+from ggprune.surgery.verify import ByteComparison, verify_requantized, verify_structure
+
+Progress = Callable[[int, int], object]  # done, total
+Bars = Callable[[str], Progress | None]  # a progress report for a step of that name
+
+QUANTIZER_ALIGNMENT = 32  # llama_model_quantize pads to it whatever general.alignment says
+
+
+# Set by the quantizer whether the source has them or not.
+QUANTIZER_NUMBERS = ("general.quantization_version", "general.file_type")
+
+
+def no_bars(_: str) -> Progress | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written, verified and published."""
+
+    path: Path
+    size_bytes: int
+
+
+def prune(
+    model: Model,
+    plan: PrunePlan,
+    out: Path,
+    *,
+    options: QuantizeOptions | None = None,
+    imatrix: Imatrix | None = None,
+    force: bool = False,
+    check_load: bool = True,
+    bars: Bars = no_bars,
+) -> Written:
+    """Write the model without the plan's layers, requantized if `options` are given.
+
+    Raises OutputError before any work if `out` must not or cannot be written, VerificationError or
+    LlamaError if the result is not what it should be; then nothing is left behind.
+    """
+    layout = make_layout(model, plan)
+    inputs = [file.path for file in model.files]
+    check_output(out, inputs, force=force, size_bytes=layout.size_bytes)
+    with disk_errors(out), PendingFile(out) as pruned:
+        written = _write(model, plan, layout, pruned, bars)
+        if options is None:
+            return publish(pruned, force=force, check_load=check_load)
+        names = kept_names(model, plan)
+        renamed = imatrix.renamed(names) if imatrix else None
+        with PendingFile(out) as result:
+            with pruned.named():
+                quantize_into(written, result, options, renamed, bars)
+            return publish(result, force=force, check_load=check_load)
+
+
+def requantize(
+    model: Model,
+    out: Path,
+    options: QuantizeOptions,
+    *,
+    imatrix: Imatrix | None = None,
+    force: bool = False,
+    check_load: bool = True,
+    bars: Bars = no_bars,
+) -> Written:
+    """Write the model in another type. Errors as `prune`."""
+    check_output(out, [file.path for file in model.files], force=force)
+    with disk_errors(out), PendingFile(out) as result:
+        quantize_into(model, result, options, imatrix, bars)
+        return publish(result, force=force, check_load=check_load)
+
+
+def pruned_size(
+    model: Model, plan: PrunePlan, options: QuantizeOptions | None, imatrix: Imatrix | None
+) -> int:
+    """Exact bytes of the file that `prune` would write, without writing it."""
+    layout = make_layout(model, plan)
+    if options is None:
+        return layout.size_bytes
+    with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
+        hollow = Path(folder) / "header-only.gguf"  # sparse: the quantizer reads no tensor data
+        with hollow.open("wb") as file:
+            file.write(layout.header)
+            file.truncate(layout.size_bytes)
+        names = kept_names(model, plan)
+        return requantized_size(
+            open_model(hollow), options, imatrix.renamed(names) if imatrix else None
+        )
+
+
+def requantized_size(model: Model, options: QuantizeOptions, imatrix: Imatrix | None) -> int:
+    """Exact bytes of the file that `requantize` would write, without writing it."""
+    outcome = isolated(dry_run, model.path, model.tensors, options, imatrix)
+    return file_size(model, outcome, imatrix)
+
+
+def file_size(model: Model, outcome: DryRun, imatrix: Imatrix | None) -> int:
+    """Bytes of the whole file that a dry run has announced the tensors of."""
+    added = {key: scalar(ValueType.UINT32, 0) for key in QUANTIZER_NUMBERS}
+    if imatrix is not None:
+        added |= {key: _placeholder(value) for key, value in imatrix_metadata(imatrix).items()}
+    return size_with(model, added, outcome.tensor_bytes)
+
+
+def _placeholder(value: str | int) -> Value:
+    return string(value) if isinstance(value, str) else scalar(ValueType.UINT32, value)
+
+
+def quantize_into(
+    source: Model,
+    target: PendingFile,
+    options: QuantizeOptions,
+    imatrix: Imatrix | None,
+    bars: Bars,
+) -> None:
+    """Quantize in a child process and check that nothing but types changed."""
+    if source.alignment != QUANTIZER_ALIGNMENT:
+        raise UsageError(
+            f"{source.path}: llama.cpp's quantizer cannot write general.alignment = "
+            f"{source.alignment}, only {QUANTIZER_ALIGNMENT}; prune without --type"
+        )
+    bar = bars(f"quantize to {options.type}")
+    with target.named():
+        isolated(quantize, source.path, target.path, options, imatrix, bar)
+        verify_requantized(source, target.path)
+
+
+def publish(pending: PendingFile, *, force: bool, check_load: bool) -> Written:
+    """Let llama.cpp load the file and decode, then give it its name."""
+    if check_load:
+        with pending.named():
+            _check_loads(pending)
+    size_bytes = pending.path.stat().st_size
+    pending.commit(force=force)
+    return Written(pending.target, size_bytes)
+
+
+def _check_loads(pending: PendingFile) -> None:
+    try:
+        isolated(check_loads, pending.path)
+    except LlamaAbortError as e:
+        raise LlamaAbortError(
+            f"{pending.target}: not kept: every byte is as planned, but llama.cpp fails with it: "
+            f"{e} (--no-verify skips this check)"
+        ) from e
+
+
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turn what the operating system says while writing into an OutputError."""
+    try:
+        yield
+    except OSError as e:
+        what = "the disk is full" if e.errno == errno.ENOSPC else e.strerror
+        raise OutputError(f"{target}: cannot be written: {what}; nothing was kept") from e
+
+
+def _write(model: Model, plan: PrunePlan, layout: Layout, target: PendingFile, bars: Bars) -> Model:
+    """Write and prove: the structure as soon as the header stands, each tensor behind its copy."""
+    total = sum(place.tensor.size_bytes for place in layout.placements)
+    with target.named():
+        write_header(layout, target.fd)
+        written = open_model(target.path)
+        verify_structure(model, plan, written)
+        with ByteComparison(written) as comparison:
+            for place in write_tensors(model, layout, target.fd, _counter(bars("copy"), total)):
+                comparison.add(place.tensor, place.name)
+            comparison.finish()
+    return written
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Steps in, sums out."""
+    done = 0
+
+    def add(n: int) -> None:
+        nonlocal done
+        done += n
+        if progress is not None:
+            progress(done, total)
+
+    return add
