@@ -1,0 +1,102 @@
+"""The command line as a whole: its commands, and the one place where errors become lines.
+
+`ggprune --prune-layers 20,21 in.gguf out.gguf` works without naming a command, as llama-quantize's
+option of the same name does.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ggprune.cli import auto, bench, evaluate, inspect, prune, quantize, rank
+from ggprune.errors import GGPruneError
+from ggprune.version import __version__
+
+REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan")
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class Group(TyperGroup):
+    """A group with a default command and a single error boundary."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        names = [arg.split("=", 1)[0] for arg in args]
+        if args and args[0] not in self.commands and any(n in REMOVAL_OPTIONS for n in names):
+            args = ["prune", *args]
+        return list(super().parse_args(ctx, args))
+
+    def main(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        try:
+            code = super().main(args, *rest, **{**options, "standalone_mode": False})
+        except GGPruneError as e:
+            code = _fail(str(e), e.exit_code)
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to tell
+            code = 1
+        except Exception as e:
+            if not hasattr(e, "format_message"):  # typer's own errors, whose class is private
+                raise
+            code = _fail(f"{e.format_message()} (ggprune --help explains)", 2)
+        if code == INTERRUPTED:
+            _fail("interrupted; no partial file is left", code)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(f"ggprune: error: {line}", file=sys.stderr)
+    return code
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make GGUF models shallower: rank layers, drop them, requantize, prove what it cost.\n\n"
+    "Layers are 0-based numbers of the original model everywhere.",
+    epilog="ggprune --prune-layers 20,21 in.gguf out.gguf is short for ggprune prune ...",
+)
+app.command("prune")(prune.prune_command)
+app.command("rank")(rank.rank_command)
+app.command("auto")(auto.auto_command)
+app.command("inspect")(inspect.inspect_command)
+app.command("quantize")(quantize.quantize_command)
+app.command("eval")(evaluate.evaluate_command)
+app.command("bench")(bench.bench_command)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"ggprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point. A polite kill is treated like Ctrl-C, so that nothing is left behind."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):  # names in a file need not be valid UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app()

@@ -1,0 +1,20 @@
+"""`ggprune inspect`: what is in a file."""
+
+from __future__ import annotations
+
+from ggprune.cli.options import AsJson, ModelPath
+
+
+def inspect_command(source: ModelPath, as_json: AsJson = False) -> None:
+    """Show a model: architecture, quantization mix, size, and one line per layer.
+
+    Reads the header only, so it is instant for files of any size; llama.cpp is not loaded.
+
+    Example: ggprune inspect model.gguf
+    """
+    from ggprune.model import open_model
+    from ggprune.report.describe import model_document, render_model
+    from ggprune.report.jsontext import to_json
+
+    model = open_model(source)
+    print(to_json(model_document(model)) if as_json else render_model(model) + "\n", end="")

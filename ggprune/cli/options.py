@@ -1,0 +1,105 @@
+"""Options that several commands share, named as llama.cpp names them."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ggprune.runtime.session import Compute
+    from ggprune.scoring import Text
+
+
+class FlashAttention(str, Enum):
+    """As llama.cpp's -fa."""
+
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"
+
+
+ModelPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IN.gguf", show_default=False, help="The model; any shard of a split one."
+    ),
+]
+OutPath = Annotated[
+    Path, typer.Argument(metavar="OUT.gguf", show_default=False, help="The file to write.")
+]
+TextFile = Annotated[
+    Path | None,
+    typer.Option("-f", "--file", show_default=False, help="UTF-8 text to measure on."),
+]
+ContextSize = Annotated[
+    int, typer.Option("-c", "--ctx-size", min=8, help="Tokens per chunk, BOS included.")
+]
+Chunks = Annotated[
+    int | None,
+    typer.Option("--chunks", min=1, show_default="all", help="Measure on the first N chunks only."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("-t", "--threads", min=1, show_default="physical cores", help="CPU threads."),
+]
+GpuLayers = Annotated[
+    int,
+    typer.Option(
+        "-ngl", "--n-gpu-layers", help="Layers to keep on the GPU; -1: all (GPU builds only)."
+    ),
+]
+Flash = Annotated[FlashAttention, typer.Option("-fa", "--flash-attn", help="Flash attention.")]
+BatchSize = Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Logical batch size.")]
+UBatchSize = Annotated[
+    int, typer.Option("-ub", "--ubatch-size", min=1, help="Physical batch size.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify/--no-verify",
+        help="After checking every byte, also load the result in llama.cpp and decode with it.",
+    ),
+]
+ImatrixFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--imatrix",
+        show_default=False,
+        help="Importance matrix of the unpruned model (GGUF or .dat) for quantizing.",
+    ),
+]
+AllowRequantize = Annotated[
+    bool,
+    typer.Option("--allow-requantize", help="Quantize tensors that are quantized already."),
+]
+
+
+def compute_options(
+    threads: int | None,
+    n_gpu_layers: int,
+    flash_attn: FlashAttention,
+    n_batch: int = 2048,
+    n_ubatch: int = 512,
+) -> Compute:
+    from ggprune.runtime.session import Compute
+
+    on_off = {FlashAttention.ON: True, FlashAttention.OFF: False, FlashAttention.AUTO: None}
+    return Compute(
+        n_threads=threads,
+        n_gpu_layers=n_gpu_layers,
+        flash_attn=on_off[flash_attn],
+        n_batch=n_batch,
+        n_ubatch=n_ubatch,
+    )
+
+
+def text_option(path: Path | None, shipped: str) -> Text:
+    """The user's text, or the one of that name that ships with the package."""
+    from ggprune.scoring import read_text, shipped_text
+
+    return read_text(path) if path is not None else shipped_text(shipped)

@@ -1,0 +1,38 @@
+"""Progress on stderr, also from the child processes that do the heavy work."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+BYTE_STEPS = ("copy",)
+
+
+class Bar:
+    """A progress bar that appears at its first step and closes at its last one.
+
+    Until then it is a plain value, so that it can be sent to a child process.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.bar: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is None:
+            self.bar = self._start(total)
+        self.bar.update(done - self.bar.n)
+        if done >= total:
+            self.bar.close()
+
+    def _start(self, total: int) -> Any:
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())  # its default lock is for several processes
+        units: dict[str, Any] = {"unit": "step"}
+        if self.label in BYTE_STEPS:
+            units = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+        return tqdm(
+            total=total, desc=self.label, file=sys.stderr, disable=None, leave=False, **units
+        )

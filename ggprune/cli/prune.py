@@ -1,0 +1,141 @@
+"""`ggprune prune`: drop layers from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ggprune.cli.options import (
+    AllowRequantize,
+    AsJson,
+    Force,
+    ImatrixFile,
+    ModelPath,
+    OutPath,
+    Threads,
+    Verify,
+)
+from ggprune.cli.progress import Bar
+from ggprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggprune.model import Model
+    from ggprune.surgery import PrunePlan
+
+
+def prune_command(
+    source: ModelPath,
+    out: OutPath,
+    prune_layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYERS",
+            show_default=False,
+            help="Layers to drop: 20,21 or 20-22 or -1 (the last one), joined by commas.",
+        ),
+    ] = None,
+    keep_layers: Annotated[
+        str | None,
+        typer.Option(metavar="LAYERS", show_default=False, help="Layers to keep; drop the rest."),
+    ] = None,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", show_default=False, help="Drop what a plan.json says."),
+    ] = None,
+    save_plan: Annotated[
+        Path | None, typer.Option(show_default=False, help="Write the plan as JSON.")
+    ] = None,
+    type_name: Annotated[
+        str | None,
+        typer.Option("--type", show_default=False, help="Requantize as well: Q4_K_M, Q8_0, ..."),
+    ] = None,
+    imatrix: ImatrixFile = None,
+    allow_requantize: AllowRequantize = False,
+    threads: Threads = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan and exact size; write nothing.")
+    ] = False,
+    verify: Verify = True,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drop layers from a GGUF file, renumber the rest, keep everything else byte for byte.
+
+    Kept tensors are copied, not decoded; a quantized file stays exactly as it is quantized, unless
+    --type asks for another type. The output appears only when it is complete and verified.
+
+    Example: ggprune prune --prune-layers 20-22 model.gguf model-29.gguf
+    """
+    from ggprune.model import open_model
+    from ggprune.model.imatrix import read_imatrix
+    from ggprune.pipeline import prune, pruned_size
+    from ggprune.runtime.quantize import QuantizeOptions, parse_type
+    from ggprune.surgery.output import write_text
+
+    if type_name is None and (imatrix is not None or allow_requantize):
+        raise UsageError("--imatrix and --allow-requantize say how to quantize: add --type")
+    options = None
+    if type_name is not None:
+        options = QuantizeOptions(parse_type(type_name), allow_requantize, n_threads=threads)
+    model = open_model(source)
+    plan = _plan(model, prune_layers, keep_layers, plan_file)
+    matrix = read_imatrix(imatrix) if imatrix is not None else None
+    if dry_run:
+        size_bytes = pruned_size(model, plan, options, matrix)
+    else:
+        written = prune(
+            model,
+            plan,
+            out,
+            options=options,
+            imatrix=matrix,
+            force=force,
+            check_load=verify,
+            bars=Bar,
+        )
+        size_bytes = written.size_bytes
+    if save_plan is not None:
+        write_text(save_plan, plan.to_json())
+    _show(model, plan, out, size_bytes, written=not dry_run, as_json=as_json)
+
+
+def _plan(
+    model: Model, prune_layers: str | None, keep_layers: str | None, plan_file: Path | None
+) -> PrunePlan:
+    from ggprune.surgery import load_plan, make_plan, parse_layers
+
+    if sum(choice is not None for choice in (prune_layers, keep_layers, plan_file)) != 1:
+        raise UsageError("say which layers: one of --prune-layers, --keep-layers or --plan")
+    if plan_file is not None:
+        return load_plan(plan_file, model)
+    if prune_layers is not None:
+        return make_plan(model, parse_layers(prune_layers, model.n_layer))
+    keep = parse_layers(keep_layers or "", model.n_layer)
+    return make_plan(model, (n for n in range(model.n_layer) if n not in keep))
+
+
+def _show(
+    model: Model, plan: PrunePlan, out: Path, size_bytes: int, *, written: bool, as_json: bool
+) -> None:
+    from ggprune.report.jsontext import to_json
+    from ggprune.report.units import size
+    from ggprune.surgery import format_layers
+
+    if as_json:
+        document: dict[str, Any] = {
+            "source": {"path": str(model.path), "size_bytes": model.size_bytes},
+            "plan": {"fingerprint": plan.fingerprint, "arch": plan.arch, "n_layer": plan.n_layer,
+                     "drop": list(plan.drop), "keep": list(plan.keep)},
+            "out": {"path": str(out), "size_bytes": size_bytes, "written": written},
+        }  # fmt: skip
+        print(to_json(document), end="")
+        return
+    print(f"drop     {format_layers(plan.drop) or '(nothing)'}")
+    print(f"keep     {format_layers(plan.keep)}  (renumbered to 0-{len(plan.keep) - 1})")
+    print(f"layers   {plan.n_layer} -> {len(plan.keep)}")
+    change = 100 * (size_bytes / model.size_bytes - 1)
+    print(f"size     {size(model.size_bytes)} -> {size(size_bytes)} ({change:+.1f} %)")
+    print(f"bytes    {size_bytes}")
+    print(f"{'written ' if written else 'would be'} {out}")

@@ -1,0 +1,308 @@
+"""The command line in real processes, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ggprune.model import Model, open_model
+from ggprune.surgery import make_plan
+from tests.conftest import CALIBRATION, EVALUATION, TINY
+from tests.gguf_files import build, kv_str, kv_u32, layer_tensors, llama_kvs
+from tests.split import split
+
+COMMANDS = ("prune", "rank", "auto", "inspect", "quantize", "eval", "bench")
+
+
+def ggprune(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ggprune", *map(str, args)],
+        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def succeed(*args: object, cwd: Path | None = None) -> str:
+    done = ggprune(*args, cwd=cwd)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_prune_without_naming_the_command(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    text = succeed("--prune-layers", "2,4-5", TINY, out)
+    assert "layers   9 -> 6" in text
+    assert str(out.stat().st_size) in text
+    assert open_model(out).metadata["ggprune.dropped_layers"].decode() == [2, 4, 5]
+    again = tmp_path / "again.gguf"
+    succeed(TINY, again, "--keep-layers", "0-1,3,6--1")
+    assert again.read_bytes() == out.read_bytes()
+    named = tmp_path / "named.gguf"
+    succeed("prune", TINY, named, "--prune-layers=-5,-4,2", "--no-verify")
+    assert named.read_bytes() == out.read_bytes()
+
+
+def test_a_plan_can_be_saved_and_carried_out(tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.json", tmp_path / "out.gguf"
+    args = ("--prune-layers", "-1", TINY, out, "--dry-run", "--save-plan", plan, "--json")
+    document = json.loads(succeed(*args))
+    assert document["plan"]["drop"] == [8]
+    assert not out.exists()
+    done = json.loads(succeed("--plan", plan, TINY, out, "--json"))
+    assert done["out"]["size_bytes"] == document["out"]["size_bytes"] == out.stat().st_size
+    assert done["out"]["written"]
+
+
+def test_prune_and_requantize_in_one_call(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    announced = succeed("--prune-layers", "3", TINY, out, "--type", "q4_k_m", "--dry-run")
+    assert not out.exists()
+    written = succeed("--prune-layers", "3", TINY, out, "--type", "q4_k_m")
+    assert announced.splitlines()[:-1] == written.splitlines()[:-1]
+    types = {t.type.name for layer in open_model(out).layers for t in layer}
+    assert types == {"F32", "Q4_K", "Q6_K"}
+
+
+def test_a_split_model_is_read_from_any_shard(tmp_path: Path) -> None:
+    shards = split(TINY, tmp_path, 2)
+    out = tmp_path / "out.gguf"
+    succeed("--prune-layers", "1", shards[1], out)
+    assert open_model(out).n_layer == 8
+
+
+def test_inspect(tmp_path: Path, tiny: Model) -> None:
+    text = succeed("inspect", TINY)
+    assert re.search(r"architecture +llama", text)
+    assert len(re.findall(r"^\| +\d+ \| attention \+ FFN", text, re.MULTILINE)) == 9
+    document = json.loads(succeed("inspect", TINY, "--json"))
+    assert document["model"]["fingerprint"] == tiny.fingerprint
+    assert document["model"]["n_param"] == 3_805_952
+    assert len(document["layers"]) == 9
+    parts = [*document["layers"], document["outside"]]
+    assert sum(part["n_param"] for part in parts) == 3_805_952
+
+
+def test_inspect_and_help_load_no_shared_library() -> None:
+    script = (
+        "import sys\n"
+        "from ggprune.cli.app import app\n"
+        "try:\n"
+        "    app(sys.argv[1:])\n"
+        "finally:\n"
+        "    assert not [m for m in sys.modules if m.startswith('llama_cpp')]\n"
+        "    assert 'libllama' not in open('/proc/self/maps').read()\n"
+    )
+    for args in (["--help"], ["inspect", str(TINY)], ["inspect", str(TINY), "--json"]):
+        subprocess.run([sys.executable, "-c", script, *args], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches(command: str) -> None:
+    text = succeed(command, "--help")
+    assert "Example: ggprune" in " ".join(text.split())
+
+
+def test_rank(tmp_path: Path) -> None:
+    scores, plot = tmp_path / "scores.json", tmp_path / "scores.svg"
+    args = ("-f", CALIBRATION, "-c", "128", "--chunks", "4", "-o", scores, "--plot", plot)
+    table = succeed("rank", TINY, *args)
+    rows = [line for line in table.splitlines() if re.match(r"\| +\d", line)]
+    document = json.loads(scores.read_text())
+    assert [int(row.split("|")[1]) for row in rows] == document["order"]
+    assert "█" in rows[-1]
+    assert "<svg" in plot.read_text()
+    out = succeed("rank", TINY, "-f", CALIBRATION, "-c", "128", "--chunks", "4", "--json")
+    assert json.loads(out) == document
+
+
+def test_rank_with_the_text_that_ships() -> None:
+    document = json.loads(succeed("rank", TINY, "-c", "64", "--chunks", "2", "--json"))
+    assert document["calibration"]["source"] == "ggprune/calibration.txt"
+
+
+def test_quantize_eval_and_bench(tmp_path: Path) -> None:
+    out = tmp_path / "q8.gguf"
+    size = str(json.loads(succeed("quantize", TINY, out, "Q8_0", "--dry-run", "--json"))["out"])
+    assert not out.exists()
+    succeed("quantize", TINY, out, "Q8_0")
+    assert str(out.stat().st_size) in size
+    args = ("-f", EVALUATION, "--chunks", "2", "-c", "256")
+    assert re.fullmatch(
+        r"Final estimate: PPL = \d\.\d{4} \+/- 0\.\d{5}\n", succeed("eval", out, *args)
+    )
+    text = succeed("eval", out, "--base", TINY, *args)
+    assert "====== KL divergence statistics ======" in text
+    document = json.loads(succeed("eval", out, "--base", TINY, *args, "--json"))
+    assert 0 < document["divergence"]["kld"]["mean"]["value"] < 0.01
+    table = succeed("bench", TINY, out, "-p", "16", "-n", "2", "-r", "1")
+    assert len(table.splitlines()) == 6
+    document = json.loads(succeed("bench", out, "-p", "0", "-n", "2", "-r", "2", "--json"))
+    assert len(document["models"][0]["tests"][0]["samples_ts"]) == 2
+
+
+FAST = ("-c", "128", "-p", "8", "-n", "2", "-r", "1")
+
+
+@pytest.mark.parametrize("suffix", ["json", "md"])
+def test_auto_does_the_whole_job(tmp_path: Path, suffix: str) -> None:
+    out, report = tmp_path / "out.gguf", tmp_path / f"report.{suffix}"
+    args = ("--drop", "2", "-f", CALIBRATION, "--eval-file", EVALUATION, "--chunks", "4", *FAST)
+    text = succeed("auto", TINY, out, *args, "--type", "Q4_K_M", "--report", report)
+    names = re.findall(r"^\| ([a-zA-Z0-9].*?) +\|", text, re.MULTILINE)
+    assert names[:3] == ["model", "base", "Q4_K_M, nothing pruned"]
+    assert names[-1] == "Q4_K_M, 2 layers pruned"
+    assert "KLD" in text
+    assert "At no more bytes" in text
+    result = open_model(out)
+    assert result.n_layer == 7
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.gguf", f"report.{suffix}"]
+    if suffix == "json":
+        document = json.loads(report.read_text())
+        rows = document["rows"]
+        assert rows[-1]["size_bytes"] == out.stat().st_size
+        assert rows[-2]["size_bytes"] <= rows[-1]["size_bytes"]
+        assert rows[0]["kld"] is None
+        assert document["plan"]["drop"] == sorted(document["ranking"]["order"][:2])
+    else:
+        assert text.strip().splitlines()[3] in report.read_text()
+
+
+def test_auto_without_a_type_finds_the_rival_of_its_size(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    args = ("--drop", "1", "-f", CALIBRATION, "--eval-file", EVALUATION, "--chunks", "2", *FAST)
+    rows = json.loads(succeed("auto", TINY, out, *args, "--json"))["rows"]
+    assert [row["name"] for row in rows] == ["base", "Q8_0, nothing pruned", "1 layer pruned"]
+
+
+def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
+    """name -> (arguments, exit code, what the line must say). Files are made in `tmp`."""
+    out = tmp / "out.gguf"
+    damaged, v1, text, gemma = (tmp / n for n in ("cut.gguf", "v1.gguf", "t.gguf", "gemma.gguf"))
+    damaged.write_bytes(TINY.read_bytes()[:50_000])
+    v1.write_bytes(build([], version=1))
+    text.write_text("this is no model")
+    kvs = [kv_str("general.architecture", "gemma3"), kv_u32("gemma3.block_count", 2)]
+    gemma.write_bytes(build(kvs, layer_tensors(2)))
+    empty, short, latin = tmp / "empty.txt", tmp / "short.txt", tmp / "latin.txt"
+    empty.write_text("")
+    short.write_text("too short")
+    latin.write_bytes(b"caf\xe9 " * 1000)
+    taken, plan, alias = tmp / "taken.gguf", tmp / "plan.json", tmp / "alias.gguf"
+    taken.write_text("mine")
+    plan.write_text(make_plan(open_model(TINY), (1,)).to_json().replace("llama", "x")[:40])
+    alias.symlink_to(TINY)
+    fake = tmp / "fake.gguf"
+    fake.write_bytes(build(llama_kvs(2), layer_tensors(2)))
+    p = "--prune-layers"
+    return {
+        "no such file": ((p, "1", tmp / "none.gguf", out), 1, "No such file"),
+        "not a GGUF": ((p, "1", text, out), 1, "not a GGUF"),
+        "damaged": ((p, "1", damaged, out), 1, "truncated"),
+        "version 1": (("inspect", v1), 1, "version 1"),
+        "a folder": (("inspect", tmp), 1, "a folder"),
+        "layer out of range": ((p, "9", TINY, out), 2, "there is no layer 9"),
+        "layer not a number": ((p, "two", TINY, out), 2, "'two' is not a layer number"),
+        "layer twice": ((p, "1,1", TINY, out), 2, "named twice"),
+        "backwards": ((p, "5-3", TINY, out), 2, "backwards"),
+        "all layers": ((p, "0-8", TINY, out), 2, "at least one must stay"),
+        "no layers": (("prune", TINY, out), 2, "say which layers"),
+        "two choices": ((p, "1", "--keep-layers", "2", TINY, out), 2, "say which layers"),
+        "broken plan": (("--plan", plan, TINY, out), 1, "not a ggprune plan"),
+        "unknown architecture": ((p, "1", gemma, out), 1, "gemma3 cannot be removed yet"),
+        "output exists": ((p, "1", TINY, taken), 1, "--force"),
+        "output is the input": ((p, "1", TINY, TINY, "--force"), 1, "is the input itself"),
+        "output links to it": ((p, "1", TINY, alias, "--force"), 1, "is the input itself"),
+        "no such folder": ((p, "1", TINY, tmp / "no" / "out.gguf"), 1, "there is no folder"),
+        "unknown type": ((p, "1", TINY, out, "--type", "Q9"), 2, "not a quantization type"),
+        "imatrix alone": ((p, "1", TINY, out, "--imatrix", text), 2, "add --type"),
+        "no imatrix": (
+            (p, "1", TINY, out, "--type", "Q8_0", "--imatrix", text), 1, "not an importance",
+        ),
+        "needs an imatrix": (("quantize", TINY, out, "IQ1_S"), 1, "--imatrix"),
+        "not loadable": ((p, "1", fake, out), 1, "llama.cpp cannot load it"),
+        "unknown option": (("--prune-layer", "1", TINY, out), 2, "No such option"),
+        "unknown command": (("prun", TINY, out), 2, "Did you mean 'prune'?"),
+        "missing argument": (("rank",), 2, "Missing argument 'IN.gguf'"),
+        "context not a number": (("rank", TINY, "-c", "many"), 2, "valid integer"),
+        "no text": (("rank", TINY, "-f", tmp / "none.txt"), 1, "No such file"),
+        "empty text": (("rank", TINY, "-f", empty), 1, "the text is empty"),
+        "short text": (("rank", TINY, "-f", short), 1, "at least 1024 are needed"),
+        "not UTF-8": (("rank", TINY, "-f", latin), 1, "not a UTF-8 text"),
+        "plot of another kind": (("rank", TINY, "--plot", tmp / "x.txt"), 2, ".png, .svg"),
+        "drop too many": (("auto", TINY, out, "--drop", "9"), 2, "1 to 8 can be dropped"),
+        "judged by itself": (
+            ("auto", TINY, out, "--drop", "1", "-f", EVALUATION, "--eval-file", EVALUATION), 2,
+            "different texts",
+        ),
+        "report of another kind": (
+            ("auto", TINY, out, "--drop", "1", "--report", tmp / "r.html"), 2, ".json or .md",
+        ),
+        "nothing to measure": (("bench", TINY, "-p", "0", "-n", "0"), 2, "nothing to measure"),
+    }  # fmt: skip
+
+
+def test_wrong_inputs_give_one_line_and_leave_nothing(tmp_path: Path) -> None:
+    cases = wrong_inputs(tmp_path)
+    assert len(cases) >= 20
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    tiny_before = TINY.read_bytes()
+    for name, (args, code, reason) in cases.items():
+        done = ggprune(*args)
+        assert done.returncode == code, (name, done.stderr)
+        assert done.stdout == "", name
+        assert done.stderr.startswith("ggprune: error: "), (name, done.stderr)
+        assert done.stderr.count("\n") == 1, (name, done.stderr)
+        assert reason in done.stderr, (name, done.stderr)
+        assert "/proc/" not in done.stderr, (name, done.stderr)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+    assert TINY.read_bytes() == tiny_before
+
+
+def test_force_replaces_the_output(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    out.write_text("old")
+    succeed("--prune-layers", "1", TINY, out, "--force")
+    assert open_model(out).n_layer == 8
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_leaves_nothing(
+    tmp_path: Path, sign: signal.Signals
+) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ggprune", "auto", TINY, tmp_path / "out.gguf", "--drop", "1"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    time.sleep(3)
+    assert child.poll() is None
+    os.killpg(child.pid, sign) if sign == signal.SIGINT else child.send_signal(sign)
+    stdout, stderr = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert stderr == "ggprune: error: interrupted; no partial file is left\n"
+    assert stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))\n"
+        "from ggprune.cli import main\n"
+        "sys.argv[0] = 'ggprune'\n"
+        "main()\n"
+    )
+    args = ("--prune-layers", "1", str(TINY), str(tmp_path / "out.gguf"))
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"ggprune: error: .*cannot be written.*\n", done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []
