@@ -1,0 +1,40 @@
+"""Models that many tests share. All are made from the committed fixtures at test time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggprune.model import Model, open_model
+from ggprune.runtime.quantize import QuantizeOptions, quantize
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+TINY = FIXTURES / "tiny.gguf"
+CALIBRATION = FIXTURES / "calibration.txt"
+EVALUATION = FIXTURES / "evaluation.txt"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Model:
+    """The trained model: llama, 9 layers, F16."""
+    return open_model(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_q4(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The trained model in Q4_K_M."""
+    path = tmp_path_factory.mktemp("q4") / "tiny-q4.gguf"
+    quantize(TINY, path, QuantizeOptions("Q4_K_M"))
+    return open_model(path)
+
+
+@pytest.fixture(scope="session")
+def dead(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The trained model with a layer 4 that does nothing."""
+    path = tmp_path_factory.mktemp("dead") / "dead.gguf"
+    script = str(FIXTURES / "dead_layer.py")
+    subprocess.run([sys.executable, script, str(TINY), str(path), "--layer", "4"], check=True)
+    return open_model(path)

@@ -1,0 +1,38 @@
+"""Small things that several tests do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ggprune.model import Model, open_model
+from ggprune.pipeline import prune
+from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
+from ggprune.runtime.taps import Taps
+from ggprune.surgery import make_plan
+
+ONE_GRAPH = Compute(n_batch=512, n_ubatch=512)
+
+
+def random_tokens(n_vocab: int, n: int, seed: int = 0) -> Tokens:
+    """One chunk, (1, n)."""
+    return np.random.default_rng(seed).integers(0, n_vocab, (1, n), dtype=np.int32)
+
+
+def logits_of(path: Path, tokens: Tokens, n_output: int, taps: Taps | None = None) -> Logits:
+    """Logits of the last `n_output` tokens, (n_output, n_vocab), through a model of its own."""
+    with (
+        LlamaModel(path, ONE_GRAPH) as model,
+        Session(model, tokens.shape[1], compute=ONE_GRAPH, tapped=taps is not None) as session,
+    ):
+        if taps is not None:
+            session.tap(taps)
+        logits: Logits = session.chunk_logits(tokens, n_output)[0].copy()
+        return logits
+
+
+def pruned_copy(model: Model, drop: tuple[int, ...], path: Path) -> Model:
+    """The file that `ggprune prune` writes, without the check in another process."""
+    prune(model, make_plan(model, drop), path, check_load=False)
+    return open_model(path)

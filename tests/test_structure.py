@@ -1,0 +1,64 @@
+"""The architecture of the code, kept true by reading it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ggprune"
+# In the order in which the data walks: each may import from those before it.
+ORDER = (
+    "version", "errors", "model", "arch", "surgery", "runtime", "scoring", "evaluation", "bench",
+    "pipeline", "report", "cli",
+)  # fmt: skip
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Imported modules, and whether at the top level of the file."""
+    tree = ast.parse(path.read_text())
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        found += [(name, node in tree.body) for name in names]
+    return found
+
+
+def place(module: str) -> int:
+    return ORDER.index(module)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_data(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    for name, at_top in imports(path):
+        assert name.split(".")[0] != "click"
+        if name.split(".")[0] == "llama_cpp":
+            assert parts[0] == "runtime"
+            assert not at_top
+        if name.startswith("ggprune.") and parts[0] not in ("__init__", "__main__"):
+            assert place(name.split(".")[1]) <= place(parts[0]), f"{path} imports {name}"
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in SOURCES:
+        calls = [
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        ]
+        if path.relative_to(PACKAGE).parts[0] != "cli":
+            assert "print" not in calls, path
+        assert not {"eval", "exec"} & set(calls)
+
+
+def test_every_module_says_what_it_is() -> None:
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        assert not tree.body or ast.get_docstring(tree), f"{path} has no docstring"
