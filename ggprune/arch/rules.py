@@ -14,9 +14,12 @@ from ggprune.model.metadata import SCALAR_FORMATS, scalar
 
 BLOCK_COUNT = "{arch}.block_count"
 
+HEAD_COUNT = "{arch}.attention.head_count"
+HEAD_SIZES = ("{arch}.attention.key_length", "{arch}.attention.value_length")
+
 # One entry per layer where they are arrays; a scalar holds for all layers.
 PER_LAYER_ARRAYS = (
-    "{arch}.attention.head_count",
+    HEAD_COUNT,
     "{arch}.attention.head_count_kv",
     "{arch}.feed_forward_length",
     "{arch}.expert_used_count",
@@ -71,7 +74,22 @@ def layer_metadata(model: Model, keep: Sequence[int]) -> dict[str, Value]:
         value = model.metadata.get(key)
         if value is not None and value.array_len is not None:
             values[key] = _sliced(model, key, value, keep)
+    _check_head_size(model, keep)
     return values
+
+
+def _check_head_size(model: Model, keep: Sequence[int]) -> None:
+    """Where head sizes are not stated, llama.cpp derives them from layer 0's number of heads."""
+    heads = model.metadata.get(_key(HEAD_COUNT, model))
+    if heads is None or heads.array_len is None or keep[0] == 0:
+        return
+    counts = heads.decode()
+    stated = all(_key(k, model) in model.metadata for k in HEAD_SIZES)
+    if not stated and counts[keep[0]] != counts[0]:
+        raise ArchitectureError(
+            f"{model.path}: layer 0 cannot be dropped: the head size is derived from its number of "
+            f"heads, {counts[0]}, and layer {keep[0]} has {counts[keep[0]]}"
+        )
 
 
 def _sliced(model: Model, key: str, value: Value, keep: Sequence[int]) -> Value:

@@ -67,6 +67,9 @@ def prune(
     layout = make_layout(model, plan)
     inputs = [file.path for file in model.files]
     check_output(out, inputs, force=force, size_bytes=layout.size_bytes)
+    if options is not None:  # the pruned and the requantized file exist side by side for a while
+        size_bytes = layout.size_bytes + pruned_size(model, plan, options, imatrix)
+        check_output(out, inputs, force=force, size_bytes=size_bytes)
     with disk_errors(out), PendingFile(out) as pruned:
         written = _write(model, plan, layout, pruned, bars)
         if options is None:
@@ -90,7 +93,10 @@ def requantize(
     bars: Bars = no_bars,
 ) -> Written:
     """Write the model in another type. Errors as `prune`."""
-    check_output(out, [file.path for file in model.files], force=force)
+    inputs = [file.path for file in model.files]
+    check_output(out, inputs, force=force)
+    size_bytes = requantized_size(model, options, imatrix)
+    check_output(out, inputs, force=force, size_bytes=size_bytes)
     with disk_errors(out), PendingFile(out) as result:
         quantize_into(model, result, options, imatrix, bars)
         return publish(result, force=force, check_load=check_load)

@@ -16,7 +16,7 @@ STEP_BYTES = 64 << 20  # a progress report and a chance for Ctrl-C this often
 BUFFER_BYTES = 4 << 20
 UNSUPPORTED = {
     errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM,
-    errno.ETXTBSY,
+    errno.ETXTBSY, errno.ENOTSOCK,
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from ggprune.version import __version__
 SIZE_LABEL = "general.size_label"
 PARAMETER_COUNT = "general.parameter_count"
 EXPERT_COUNT = "{arch}.expert_count"
+TENSOR_EXTRA = "general.tensor_extra."  # llama.cpp: src/llama-model.cpp, load_stats
 
 DROPPED_LAYERS = "ggprune.dropped_layers"
 SOURCE_FINGERPRINT = "ggprune.source.fingerprint"
@@ -99,6 +100,7 @@ def pruned_metadata(model: Model, plan: PrunePlan) -> dict[str, Value]:
         **model.metadata,
         **by_position,
         **_size_values(model, kept),
+        **_tensor_extra(model, names),
         **_provenance(model, plan),
     }
 
@@ -122,6 +124,23 @@ def _label(model: Model, kept: Sequence[Tensor], n_param: int) -> str:
         return str(size_label(n_param, 0, 0, 0))
     n_in_experts = sum(t.n_element for t in kept if "_exps." in t.name)
     return str(size_label(n_param, n_param - n_in_experts, n_in_experts // n_expert, n_expert))
+
+
+def _tensor_extra(model: Model, names: Mapping[str, str]) -> dict[str, Value]:
+    """`general.tensor_extra.*`: parallel arrays about tensors, one of which names them."""
+    if TENSOR_EXTRA + "name" not in model.metadata:
+        return {}
+    listed = model.value(TENSOR_EXTRA + "name", list)
+    kept = [i for i, name in enumerate(listed) if name in names]
+    values = {
+        key: value.select(kept)
+        for key, value in model.metadata.items()
+        if key.startswith(TENSOR_EXTRA)
+        and value.array_len == len(listed)
+        and value.element_type != ValueType.STRING
+    }
+    renamed = array(ValueType.STRING, [names[listed[i]] for i in kept])
+    return {**values, TENSOR_EXTRA + "name": renamed}
 
 
 def _provenance(model: Model, plan: PrunePlan) -> dict[str, Value]:

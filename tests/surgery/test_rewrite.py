@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.errors import FormatError, VerificationError
+from ggprune.errors import ArchitectureError, FormatError, VerificationError
 from ggprune.model import Model, open_model
 from ggprune.surgery import copy as copying
 from ggprune.surgery import make_layout, make_plan, rewrite, verify
@@ -124,6 +124,36 @@ def test_numbers_that_depend_on_the_layers_stay_true(tmp_path: Path) -> None:
     assert values["llama.leading_dense_block_count"] == 1
     assert values["general.parameter_count"] == result.n_param == 48
     assert values["general.size_label"] == "0.05K"
+
+
+def test_what_is_said_about_tensors_follows_them(tmp_path: Path) -> None:
+    names = ["blk.0.attn_q.weight", "blk.2.attn_q.weight", "output.weight", "blk.1.ffn_up.weight"]
+    kvs = [
+        *llama_kvs(3),
+        kv_array("general.tensor_extra.name", STR, 4, b"".join(map(text, names))),
+        kv_array("general.tensor_extra.prec_a4", BOOL, 4, b"\1\0\1\0"),
+    ]
+    source = tmp_path / "in.gguf"
+    source.write_bytes(build(kvs, layer_tensors(3)))
+    result = write_pruned(open_model(source), (0,), tmp_path / "out.gguf")
+    values = {k: v.decode() for k, v in result.metadata.items()}
+    expected = ["blk.1.attn_q.weight", "output.weight", "blk.0.ffn_up.weight"]
+    assert values["general.tensor_extra.name"] == expected
+    assert values["general.tensor_extra.prec_a4"] == [False, True, False]
+
+
+def test_a_head_size_that_comes_from_layer_0_keeps_layer_0(tmp_path: Path) -> None:
+    heads = kv_array("llama.attention.head_count", I32, 3, struct.pack("<3i", 8, 4, 4))
+    sizes = [kv_u32(f"llama.attention.{k}_length", 64) for k in ("key", "value")]
+    for kvs, drop, fails in (([heads], 0, True), ([heads], 1, False), ([heads, *sizes], 0, False)):
+        source = tmp_path / "in.gguf"
+        source.write_bytes(build([*llama_kvs(3), *kvs], layer_tensors(3)))
+        model = open_model(source)
+        if fails:
+            with pytest.raises(ArchitectureError, match="layer 0 cannot be dropped"):
+                make_layout(model, make_plan(model, (drop,)))
+        else:
+            make_layout(model, make_plan(model, (drop,)))
 
 
 def test_an_array_of_another_length_is_an_error(tmp_path: Path) -> None:
