@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggprune.arch import architecture_of, choose_legal
 from ggprune.bench import Benchmark, Speed, benchmark
-from ggprune.errors import UsageError
+from ggprune.errors import ArchitectureError, UsageError
 from ggprune.evaluation import Divergence, Evaluation, evaluate
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
@@ -122,7 +123,7 @@ def auto(
     """
     _check(model, out, options, calibration, evaluation, force=force)
     ranking = _rank(model, calibration, options, bars)
-    plan = make_plan(model, ranking.order[: options.n_drop])
+    plan = make_plan(model, _choose(model, ranking.order, options.n_drop))
     prune(model, plan, out, options=options.quantize, imatrix=imatrix, force=force, bars=bars)
     with disk_errors(out), contextlib.ExitStack() as stack:
         candidates = [("base", model.path)]
@@ -155,8 +156,20 @@ def _check(
             "the layers would be judged by the very text they were chosen with: "
             "give different texts to -f and --eval-file"
         )
-    make_plan(model, range(options.n_drop))  # is any removal possible?
+    architecture_of(model)
+    _choose(model, range(model.n_layer), options.n_drop)
     check_output(out, [file.path for file in model.files], force=force)
+
+
+def _choose(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
+    """The first layers of the order, or the first that can be removed together."""
+    drop = choose_legal(model, order, n_drop)
+    if drop is None:
+        raise ArchitectureError(
+            f"{model.path}: no set of {n_drop} layers of {model.arch} can be removed exactly; "
+            "ggprune inspect shows which layers can"
+        )
+    return drop
 
 
 def _rank(model: Model, text: Text, options: AutoOptions, bars: Bars) -> Ranking:

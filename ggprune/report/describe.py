@@ -6,15 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ggprune.arch import architecture_of, legal_drop
+from ggprune.errors import ArchitectureError
 from ggprune.model import Model, Tensor
 from ggprune.model.blocks import block_of
 from ggprune.report.table import markdown_table
 from ggprune.report.units import count, size
+from ggprune.surgery import format_layers
 
 
 def model_document(model: Model) -> dict[str, Any]:
     """`inspect --json`."""
     outside = [tensor for tensor in model.tensors if block_of(tensor.name) is None]
+    removable, reason = removable_layers(model)
     return {
         "model": {
             "path": str(model.path),
@@ -28,9 +32,32 @@ def model_document(model: Model) -> dict[str, Any]:
             "bits_per_weight": model.bits_per_weight,
             "types": dict(_type_bytes(model).most_common()),
         },
-        "layers": [{"layer": i, **_group(tensors)} for i, tensors in enumerate(model.layers)],
+        "layers": [
+            {"layer": i, "removable": i in removable, **_group(tensors)}
+            for i, tensors in enumerate(model.layers)
+        ],
+        "refused": reason,
         "outside": _group(outside),
     }
+
+
+def removable_layers(model: Model) -> tuple[tuple[int, ...], str | None]:
+    """Layers that can be removed alone, and why none can if the architecture is refused."""
+    try:
+        architecture_of(model)
+    except ArchitectureError as e:
+        return (), str(e).removeprefix(f"{model.path}: ")
+    return tuple(n for n in range(model.n_layer) if legal_drop(model, (n,))), None
+
+
+def _removal_line(model: Model) -> str:
+    removable, reason = removable_layers(model)
+    if reason is not None:
+        return reason
+    if len(removable) == model.n_layer:
+        return "any layers, alone or together"
+    alone = format_layers(removable) or "none"
+    return f"alone: {alone}; the others only together with others, if at all"
 
 
 def _group(tensors: Sequence[Tensor]) -> dict[str, Any]:
@@ -64,6 +91,7 @@ def render_model(model: Model) -> str:
         f"parameters    {count(model.n_param)}",
         f"size          {size(model.size_bytes)} ({model.bits_per_weight:.2f} bits per weight)",
         f"types         {shares or '-'}",
+        f"removable     {_removal_line(model)}",
         f"fingerprint   {model.fingerprint}",
     ]
     rows = [_layer_row(str(i), tensors) for i, tensors in enumerate(model.layers)]

@@ -21,7 +21,7 @@ def render_ranking(ranking: Ranking) -> str:
     values = [score.kld.value for score in scores]
     rows = [
         (
-            str(score.layer),
+            str(score.layer) if score.removable else f"{score.layer} *",
             estimate(score.kld),
             estimate(score.ppl),
             percent(score.same_top_p),
@@ -38,7 +38,10 @@ def render_ranking(ranking: Ranking) -> str:
         f"({about['n_chunk']} chunks of {about['n_ctx']}, {about['n_token']} tokens scored)"
     )
     headers = ("layer", "KLD without it", "PPL without it", "same top p", "BI", scale)
-    return f"{head}\n\n{markdown_table(headers, rows, left=(5,))}"
+    table = markdown_table(headers, rows, left=(5,))
+    if all(score.removable for score in scores):
+        return f"{head}\n\n{table}"
+    return f"{head}\n\n{table}\n\n* cannot be removed alone, perhaps together with others"
 
 
 def render_evaluation(evaluation: Evaluation) -> str:

@@ -20,7 +20,7 @@ from ggprune.errors import LlamaError
 from ggprune.version import __version__
 
 LOG_LINES = 40
-LOG_LEVEL_WARN, LOG_LEVEL_ERROR = 3, 4
+LOG_LEVEL_WARN = 3
 DEVICE_CPU, DEVICE_GPU, DEVICE_IGPU, DEVICE_ACCEL = 0, 1, 2, 3  # ggml-backend.h
 
 
@@ -39,9 +39,10 @@ class LogTail:
             listener(piece)
 
     def last_error(self) -> str:
-        """The newest error or warning, empty if there is none."""
-        serious = (line for level, line in reversed(self.lines) if level >= LOG_LEVEL_WARN)
-        return next((line.strip() for line in serious if line.strip()), "")
+        """The newest error that says a reason, else the newest one at all, else nothing."""
+        serious = [line.strip() for level, line in self.lines if level >= LOG_LEVEL_WARN]
+        lines = [line for line in reversed(serious) if line]
+        return next((line for line in lines if "error" in line), next(iter(lines), ""))
 
 
 @cache

@@ -44,6 +44,7 @@ class LlamaModel:
         self.lib = llama()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers = (compute or Compute()).n_gpu_layers
+        log_tail().lines.clear()
         self.handle = self.lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise LlamaError(f"{path}: llama.cpp cannot load it: {log_tail().last_error()}")

@@ -56,9 +56,7 @@ def runs_of(layers: Sequence[int]) -> list[tuple[int, int]]:
 
 def stream_names(arch: Architecture, position: int) -> tuple[bytes, ...]:
     """Graph names of the residual stream in front of layer `position`."""
-    if position == 0:
-        return tuple(name.encode() for name in arch.residual_in)
-    return (f"{arch.residual_out}-{position - 1}".encode(),)
+    return tuple(name.encode() for name in arch.stream_names(position))
 
 
 def ablation_taps(arch: Architecture, drop: Sequence[int]) -> Taps:
@@ -80,7 +78,8 @@ def ablation_taps(arch: Architecture, drop: Sequence[int]) -> Taps:
 
         for name in stream_names(arch, first):
             taps[name] = save
-        taps[stream_names(arch, last + 1)[0]] = restore
+        for name in stream_names(arch, last + 1):
+            taps[name] = restore
     return taps
 
 

@@ -76,7 +76,8 @@ class Residual:
     def __init__(self, pointer: int) -> None:
         self.pointer = pointer
         struct = TensorStruct.from_address(pointer)
-        self.shape = (int(struct.ne[1]), int(struct.ne[0]))  # (n_row, n_embd)
+        n_row = int(struct.ne[1] * struct.ne[2] * struct.ne[3])  # several streams: several rows
+        self.shape = (n_row, int(struct.ne[0]))  # (n_row, n_embd)
         n_value = self.shape[0] * self.shape[1]
         if struct.type != TYPE_F32 or accessors().ggml_nbytes(pointer) != 4 * n_value:
             name = tensor_name(pointer).decode()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ggprune.arch import Architecture, architecture_of
+from ggprune.arch import Architecture, architecture_of, legal_drop
 from ggprune.errors import DataError
 from ggprune.model import Model
 from ggprune.runtime.library import default_threads, versions
@@ -45,6 +45,7 @@ class LayerScore:
     kld: Estimate  # nats, KL(base || without the layer)
     same_top_p: Estimate
     bi: Estimate  # Block Influence, 1 - mean cos(x_l, x_{l+1}) (ShortGPT), of the whole model
+    removable: bool = True  # can a file without this layer alone be written?
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Ranking:
                     "kld": s.kld.to_json(),
                     "same_top_p": s.same_top_p.to_json(),
                     "bi": s.bi.to_json(),
+                    "removable": s.removable,
                 }
                 for s in self.layers
             ],
@@ -111,7 +113,9 @@ def rank(
         model=describe_model(model),
         calibration=describe_text(text, n_ctx, len(chunks)),
         base_ppl=ppl_estimate(np.concatenate(sweep.base_nll)),
-        layers=sweep.scores(),
+        layers=tuple(
+            replace(score, removable=legal_drop(model, (score.layer,))) for score in sweep.scores()
+        ),
         versions=versions(),
     )
 

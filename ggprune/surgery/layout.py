@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gguf.utility import size_label
 
-from ggprune.arch import layer_metadata
+from ggprune.arch import removal_metadata
 from ggprune.model import Model, Tensor, Value, ValueType
 from ggprune.model.blocks import block_of, rename_block
 from ggprune.model.gguf import MAGIC
@@ -95,7 +95,7 @@ def pruned_metadata(model: Model, plan: PrunePlan) -> dict[str, Value]:
         return dict(model.metadata)
     names = kept_names(model, plan)
     kept = [tensor for tensor in model.tensors if tensor.name in names]
-    by_position = layer_metadata(model, plan.keep)
+    by_position = removal_metadata(model, plan.keep)
     return {
         **model.metadata,
         **by_position,

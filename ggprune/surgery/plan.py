@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ggprune.arch import architecture_of
-from ggprune.errors import DataError, UsageError
+from ggprune.arch import nearest_legal, removal_metadata
+from ggprune.arch.rules import Illegal
+from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model import Model
+from ggprune.surgery.selection import format_layers
 
 PLAN_FORMAT = 1
 
@@ -39,13 +41,23 @@ def make_plan(model: Model, drop: Iterable[int]) -> PrunePlan:
     """
     layers = tuple(sorted(drop))
     n_layer = len(model.layers)
-    if layers:
-        architecture_of(model)
     if len(set(layers)) != len(layers) or any(not 0 <= n < n_layer for n in layers):
         raise UsageError(f"{list(layers)} are not distinct layers of 0 to {n_layer - 1}")
     if len(layers) == n_layer:
         raise UsageError(f"all {n_layer} layers would be dropped: at least one must stay")
-    return PrunePlan(model.fingerprint, model.arch, n_layer, layers)
+    plan = PrunePlan(model.fingerprint, model.arch, n_layer, layers)
+    if layers:
+        _check_legal(model, plan)
+    return plan
+
+
+def _check_legal(model: Model, plan: PrunePlan) -> None:
+    try:
+        removal_metadata(model, plan.keep)
+    except Illegal as e:
+        near = [format_layers(drop) for drop in nearest_legal(model, plan.drop)]
+        hint = f"; possible nearby: {' or '.join(near)}" if near else ""
+        raise ArchitectureError(f"{e}{hint}") from e
 
 
 def load_plan(path: Path, model: Model) -> PrunePlan:

@@ -184,12 +184,14 @@ def test_auto_without_a_type_finds_the_rival_of_its_size(tmp_path: Path) -> None
 def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
     """name -> (arguments, exit code, what the line must say). Files are made in `tmp`."""
     out = tmp / "out.gguf"
-    damaged, v1, text, gemma = (tmp / n for n in ("cut.gguf", "v1.gguf", "t.gguf", "gemma.gguf"))
+    damaged, v1, text, refused = (
+        tmp / n for n in ("cut.gguf", "v1.gguf", "t.gguf", "refused.gguf")
+    )
     damaged.write_bytes(TINY.read_bytes()[:50_000])
     v1.write_bytes(build([], version=1))
     text.write_text("this is no model")
-    kvs = [kv_str("general.architecture", "gemma3"), kv_u32("gemma3.block_count", 2)]
-    gemma.write_bytes(build(kvs, layer_tensors(2)))
+    kvs = [kv_str("general.architecture", "baichuan"), kv_u32("baichuan.block_count", 2)]
+    refused.write_bytes(build(kvs, layer_tensors(2)))
     empty, short, latin = tmp / "empty.txt", tmp / "short.txt", tmp / "latin.txt"
     empty.write_text("")
     short.write_text("too short")
@@ -215,7 +217,7 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
         "no layers": (("prune", TINY, out), 2, "say which layers"),
         "two choices": ((p, "1", "--keep-layers", "2", TINY, out), 2, "say which layers"),
         "broken plan": (("--plan", plan, TINY, out), 1, "not a ggprune plan"),
-        "unknown architecture": ((p, "1", gemma, out), 1, "gemma3 cannot be removed yet"),
+        "unknown architecture": ((p, "1", refused, out), 1, "baichuan cannot be removed yet"),
         "output exists": ((p, "1", TINY, taken), 1, "--force"),
         "output is the input": ((p, "1", TINY, TINY, "--force"), 1, "is the input itself"),
         "output links to it": ((p, "1", TINY, alias, "--force"), 1, "is the input itself"),
@@ -276,8 +278,14 @@ def test_force_replaces_the_output(tmp_path: Path) -> None:
 def test_an_interrupted_run_says_so_and_leaves_nothing(
     tmp_path: Path, sign: signal.Signals
 ) -> None:
+    script = (  # a shell has its background jobs ignore Ctrl-C, and so would the tests there
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from ggprune.cli import main\n"
+        "main()\n"
+    )
     child = subprocess.Popen(
-        [sys.executable, "-m", "ggprune", "auto", TINY, tmp_path / "out.gguf", "--drop", "1"],
+        [sys.executable, "-c", script, "auto", TINY, tmp_path / "out.gguf", "--drop", "1"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     time.sleep(3)

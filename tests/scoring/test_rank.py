@@ -77,7 +77,9 @@ def test_the_document_has_the_documented_shape(ranking: Ranking, tiny: Model) ->
     assert (calibration["n_ctx"], calibration["n_chunk"]) == (512, 6)
     assert calibration["n_token"] == 6 * 255
     assert [layer["layer"] for layer in document["layers"]] == list(range(9))
-    assert set(document["layers"][0]) == {"layer", "ppl", "kld", "same_top_p", "bi"}
+    assert set(document["layers"][0]) == {
+        "layer", "ppl", "kld", "same_top_p", "bi", "removable",
+    }  # fmt: skip
     assert document["order"] == list(ranking.order)
 
 
@@ -103,7 +105,7 @@ def test_progress_is_told_to_the_end(tiny: Model) -> None:
 
 def test_what_cannot_be_pruned_is_not_ranked(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
-    kvs = [kv_str("general.architecture", "gemma3"), kv_u32("gemma3.block_count", 2)]
+    kvs = [kv_str("general.architecture", "baichuan"), kv_u32("baichuan.block_count", 2)]
     path.write_bytes(build(kvs, layer_tensors(2)))
     with pytest.raises(ArchitectureError):
         rank(open_model(path), read_text(CALIBRATION))

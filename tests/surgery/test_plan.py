@@ -67,10 +67,11 @@ def test_what_is_no_plan_at_all(tmp_path: Path, tiny: Model) -> None:
 @pytest.mark.parametrize(
     ("arch", "extra", "reason"),
     [
-        ("gemma3", [], "follow the layer index"),
+        ("baichuan", [], "position encoding by the number of layers"),
         ("no-such-arch", [], "nothing is known about architecture no-such-arch"),
         ("t5", [], "two stacks"),
-        ("llama", [kv_u32("llama.nextn_predict_layers", 1)], "multi-token-prediction"),
+        ("glm4", [kv_u32("glm4.nextn_predict_layers", 2)], "MTP.*which stay"),
+        ("minimax-01", [], "decay"),
         (
             "llama",
             [kv_array("llama.new_thing", I32, 3, bytes(12))],
