@@ -30,7 +30,7 @@ demo: $(READY)  ## rank, prune, requantize, evaluate and benchmark the embedded 
 	@mkdir -p $(DEMO)
 	@echo "ggprune rank: which layers matter least?"
 	@$(BIN)/ggprune rank fixtures/tiny.gguf -f fixtures/calibration.txt --chunks 12 \
-		-o $(DEMO)/scores.json --plot $(DEMO)/scores.png
+		-o $(DEMO)/scores.json --plot $(DEMO)/scores.png --force
 	@echo
 	@echo "ggprune auto: drop two of them, requantize, and show what that gained and lost"
 	@$(BIN)/ggprune auto fixtures/tiny.gguf $(DEMO)/tiny-pruned.gguf --drop 2 --type Q4_K_M \

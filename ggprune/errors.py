@@ -7,7 +7,7 @@ GGPruneError
 ├── OutputError             the output cannot be written: it exists, no space, is the input
 ├── VerificationError       the written file is not what the plan says; it was not kept
 ├── LlamaError              llama.cpp could not load, decode or quantize
-│   └── LlamaAbort          llama.cpp aborted the process it ran in
+│   └── LlamaAbortError     llama.cpp aborted the process it ran in
 ├── DataError               a text or scores file is too short, unreadable or not for this model
 └── MissingExtraError       an optional package is not installed
 """

@@ -19,7 +19,7 @@ from ggprune.cli import auto, bench, evaluate, inspect, prune, quantize, rank
 from ggprune.errors import GGPruneError
 from ggprune.version import __version__
 
-REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan")
+REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan", "--scores")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -40,6 +40,8 @@ class Group(TyperGroup):
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to tell
             code = 1
+        except OSError as e:
+            code = _fail(f"{e.filename or 'output'}: {e.strerror}", 1)
         except Exception as e:
             if not hasattr(e, "format_message"):  # typer's own errors, whose class is private
                 raise
@@ -95,8 +97,13 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Entry point. A polite kill is treated like Ctrl-C, so that nothing is left behind."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for sign in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(sign) == signal.SIG_DFL:  # a job under nohup keeps ignoring it
+            signal.signal(sign, _interrupt)
     for stream in (sys.stdout, sys.stderr):  # names in a file need not be valid UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before the command line had been read
+        sys.exit(_fail("interrupted", INTERRUPTED))

@@ -10,7 +10,6 @@ import typer
 from ggprune.cli.options import (
     AllowRequantize,
     AsJson,
-    Chunks,
     ContextSize,
     Flash,
     FlashAttention,
@@ -42,7 +41,12 @@ def auto_command(
         typer.Option(show_default=False, help="UTF-8 text to judge the result on; not that of -f."),
     ] = None,
     n_ctx: ContextSize = 512,
-    n_chunk: Chunks = None,
+    n_chunk: Annotated[
+        int | None,
+        typer.Option(
+            "--chunks", min=1, show_default="all", help="Rank on the first N chunks; judge on all."
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(show_default=False, help="Write everything down (.json or .md)."),
@@ -74,7 +78,7 @@ def auto_command(
     from ggprune.report.render import render_auto
     from ggprune.runtime.quantize import QuantizeOptions, parse_type
     from ggprune.scoring import CALIBRATION, EVALUATION
-    from ggprune.surgery.output import write_text
+    from ggprune.surgery.output import check_outputs, write_text
 
     if report is not None:
         check_report(report)
@@ -93,8 +97,11 @@ def auto_command(
         n_repeat,
         compute_options(threads, n_gpu_layers, flash_attn),
     )
+    model = open_model(source)
+    inputs = [*(f.path for f in model.files), file, eval_file, imatrix]
+    check_outputs([out, report], inputs, force=force)
     result = auto(
-        open_model(source),
+        model,
         out,
         options,
         calibration=text_option(file, CALIBRATION),
@@ -103,6 +110,6 @@ def auto_command(
         force=force,
         bars=Bar,
     )
-    if report is not None:
-        write_text(report, report_text(result, report))
     print(to_json(result.to_json()) if as_json else render_auto(result) + "\n", end="")
+    if report is not None:
+        write_text(report, report_text(result, report), force=force)

@@ -52,14 +52,13 @@ def evaluate_command(
     from ggprune.runtime.isolate import isolated
     from ggprune.scoring import EVALUATION
 
-    for path in (source, base):
-        if path is not None:
-            open_model(path)  # a damaged file gets a better message here than from llama.cpp
+    model = open_model(source)  # a damaged file gets a better message here than from llama.cpp
+    base_path = open_model(base).path if base is not None else None
     (evaluation,) = isolated(
         evaluate,
-        [source],
+        [model.path],
         text_option(file, EVALUATION),
-        base=base,
+        base=base_path,
         n_ctx=n_ctx,
         n_chunk=n_chunk,
         compute=compute_options(threads, n_gpu_layers, flash_attn, n_batch, n_ubatch),

@@ -35,7 +35,8 @@ TextFile = Annotated[
     typer.Option("-f", "--file", show_default=False, help="UTF-8 text to measure on."),
 ]
 ContextSize = Annotated[
-    int, typer.Option("-c", "--ctx-size", min=8, help="Tokens per chunk, BOS included.")
+    int,
+    typer.Option("-c", "--ctx-size", min=8, max=1 << 24, help="Tokens per chunk, BOS included."),
 ]
 Chunks = Annotated[
     int | None,
@@ -43,18 +44,26 @@ Chunks = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("-t", "--threads", min=1, show_default="physical cores", help="CPU threads."),
+    typer.Option(
+        "-t", "--threads", min=1, max=512, show_default="physical cores", help="CPU threads."
+    ),
 ]
 GpuLayers = Annotated[
     int,
     typer.Option(
-        "-ngl", "--n-gpu-layers", help="Layers to keep on the GPU; -1: all (GPU builds only)."
+        "-ngl",
+        "--n-gpu-layers",
+        min=-1,
+        max=100_000,
+        help="Layers to keep on the GPU; -1: all (GPU builds only).",
     ),
 ]
 Flash = Annotated[FlashAttention, typer.Option("-fa", "--flash-attn", help="Flash attention.")]
-BatchSize = Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Logical batch size.")]
+BatchSize = Annotated[
+    int, typer.Option("-b", "--batch-size", min=1, max=1 << 24, help="Logical batch size.")
+]
 UBatchSize = Annotated[
-    int, typer.Option("-ub", "--ubatch-size", min=1, help="Physical batch size.")
+    int, typer.Option("-ub", "--ubatch-size", min=1, max=1 << 24, help="Physical batch size.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]

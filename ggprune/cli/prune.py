@@ -44,6 +44,13 @@ def prune_command(
         Path | None,
         typer.Option("--plan", show_default=False, help="Drop what a plan.json says."),
     ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(show_default=False, help="Drop the --drop least important layers of a rank."),
+    ] = None,
+    drop: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help="How many layers, with --scores.")
+    ] = None,
     save_plan: Annotated[
         Path | None, typer.Option(show_default=False, help="Write the plan as JSON.")
     ] = None,
@@ -72,7 +79,7 @@ def prune_command(
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline import prune, pruned_size
     from ggprune.runtime.quantize import QuantizeOptions, parse_type
-    from ggprune.surgery.output import write_text
+    from ggprune.surgery.output import check_outputs, write_text
 
     if type_name is None and (imatrix is not None or allow_requantize):
         raise UsageError("--imatrix and --allow-requantize say how to quantize: add --type")
@@ -80,7 +87,9 @@ def prune_command(
     if type_name is not None:
         options = QuantizeOptions(parse_type(type_name), allow_requantize, n_threads=threads)
     model = open_model(source)
-    plan = _plan(model, prune_layers, keep_layers, plan_file)
+    plan = _plan(model, prune_layers, keep_layers, plan_file, scores, drop)
+    inputs = [*(file.path for file in model.files), plan_file, scores, imatrix]
+    check_outputs([out, save_plan], inputs, force=force)
     matrix = read_imatrix(imatrix) if imatrix is not None else None
     if dry_run:
         size_bytes = pruned_size(model, plan, options, matrix)
@@ -97,17 +106,31 @@ def prune_command(
         )
         size_bytes = written.size_bytes
     if save_plan is not None:
-        write_text(save_plan, plan.to_json())
+        write_text(save_plan, plan.to_json(), force=force)
     _show(model, plan, out, size_bytes, written=not dry_run, as_json=as_json)
 
 
 def _plan(
-    model: Model, prune_layers: str | None, keep_layers: str | None, plan_file: Path | None
+    model: Model,
+    prune_layers: str | None,
+    keep_layers: str | None,
+    plan_file: Path | None,
+    scores: Path | None,
+    drop: int | None,
 ) -> PrunePlan:
+    from ggprune.pipeline import choose
+    from ggprune.scoring import load_order
     from ggprune.surgery import load_plan, make_plan, parse_layers
 
-    if sum(choice is not None for choice in (prune_layers, keep_layers, plan_file)) != 1:
-        raise UsageError("say which layers: one of --prune-layers, --keep-layers or --plan")
+    choices = (prune_layers, keep_layers, plan_file, scores)
+    if sum(choice is not None for choice in choices) != 1:
+        raise UsageError(
+            "say which layers: one of --prune-layers, --keep-layers, --plan or --scores"
+        )
+    if (scores is None) != (drop is None):
+        raise UsageError("--scores and --drop go together: which ranking, and how many layers")
+    if scores is not None and drop is not None:
+        return make_plan(model, choose(model, load_order(scores, model), drop))
     if plan_file is not None:
         return load_plan(plan_file, model)
     if prune_layers is not None:

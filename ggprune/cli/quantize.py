@@ -49,11 +49,13 @@ def quantize_command(
     from ggprune.report.jsontext import to_json
     from ggprune.report.units import size
     from ggprune.runtime.quantize import QuantizeOptions, parse_type
+    from ggprune.surgery.output import check_outputs
 
     options = QuantizeOptions(
         parse_type(type_name), allow_requantize, pure, leave_output_tensor, threads
     )
     model = open_model(source)
+    check_outputs([out], [*(f.path for f in model.files), imatrix], force=force)
     matrix = read_imatrix(imatrix) if imatrix is not None else None
     if dry_run:
         size_bytes = requantized_size(model, options, matrix)

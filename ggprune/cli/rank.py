@@ -13,6 +13,7 @@ from ggprune.cli.options import (
     ContextSize,
     Flash,
     FlashAttention,
+    Force,
     GpuLayers,
     ModelPath,
     TextFile,
@@ -36,6 +37,7 @@ def rank_command(
         Path | None,
         typer.Option(show_default=False, help="Write a picture (.png, .svg, .pdf)."),
     ] = None,
+    force: Force = False,
     threads: Threads = None,
     n_gpu_layers: GpuLayers = -1,
     flash_attn: Flash = FlashAttention.AUTO,
@@ -57,14 +59,12 @@ def rank_command(
     from ggprune.report.render import render_ranking
     from ggprune.runtime.isolate import isolated
     from ggprune.scoring import CALIBRATION
-    from ggprune.surgery.output import check_output, write_text
+    from ggprune.surgery.output import check_outputs, write_text
 
     if plot is not None:
         check_plot(plot)
     model = open_model(source)
-    for target in (out, plot):
-        if target is not None:
-            check_output(target, [f.path for f in model.files], force=True)
+    check_outputs([out, plot], [*(f.path for f in model.files), file], force=force)
     ranking = isolated(
         rank_path,
         model.path,
@@ -76,7 +76,7 @@ def rank_command(
     )
     document = to_json(ranking.to_json())
     if out is not None:
-        write_text(out, document)
+        write_text(out, document, force=force)
     if plot is not None:
         plot_ranking(ranking, plot)
     print(document if as_json else render_ranking(ranking) + "\n", end="")

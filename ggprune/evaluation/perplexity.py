@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from ggprune.scoring.metrics import (
     score_tokens,
 )
 from ggprune.scoring.text import Text, Tokens, describe_text, make_chunks, n_scored
+
+MAX_SEQ = 256  # LLAMA_MAX_SEQ
 
 Progress = Callable[[int, int], object]  # done, total
 
@@ -105,15 +108,21 @@ class _Reader:
     """A model and a session for as many chunks at once as a batch holds."""
 
     def __init__(self, path: Path, n_ctx: int, compute: Compute) -> None:
-        self.n_seq = max(1, compute.n_batch // n_ctx)
+        self.n_seq = min(max(1, compute.n_batch // n_ctx), MAX_SEQ)
         self.model = LlamaModel(path, compute)
-        self.session = Session(self.model, n_ctx, n_seq=self.n_seq, compute=compute)
+        self.n_ctx, self.compute = n_ctx, compute
+
+    @cached_property
+    def session(self) -> Session:
+        """Made when it is first used: the memory of a context is not taken in vain."""
+        return Session(self.model, self.n_ctx, n_seq=self.n_seq, compute=self.compute)
 
     def __enter__(self) -> _Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.session.close()
+        if "session" in vars(self):
+            self.session.close()
         self.model.close()
 
     def groups(self, chunks: Tokens) -> Iterator[Tokens]:

@@ -36,9 +36,9 @@ class Distribution:
     def to_json(self) -> dict[str, Any]:
         return {
             "mean": self.mean.to_json(),
-            "min": self.minimum,
-            "max": self.maximum,
-            "percentiles": {f"{k:g}": v for k, v in self.percentiles.items()},
+            "min": json_number(self.minimum),
+            "max": json_number(self.maximum),
+            "percentiles": {f"{k:g}": json_number(v) for k, v in self.percentiles.items()},
         }
 
 

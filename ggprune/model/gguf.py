@@ -64,12 +64,14 @@ def read_gguf(path: Path) -> GGUFFile:
     view = _map(path)
     try:
         return _Parser(path, view).parse()
-    except struct.error as e:
+    except (struct.error, OverflowError) as e:
         raise FormatError(f"{path}: truncated: the header ends behind the file") from e
 
 
 def _map(path: Path) -> memoryview:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise FormatError(f"{path}: not a regular file")
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 raise FormatError(f"{path}: empty file, not a GGUF")

@@ -44,7 +44,7 @@ def read_imatrix(path: Path) -> Imatrix:
         return _read_gguf(path) if is_gguf else _read_legacy(path)
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror}") from e
-    except (FormatError, struct.error, ValueError) as e:
+    except (FormatError, struct.error, ValueError, TypeError) as e:
         raise DataError(f"{path}: not an importance matrix: {e}") from e
 
 

@@ -53,7 +53,7 @@ class Model:
 
     @cached_property
     def n_layer(self) -> int:
-        """`{arch}.block_count`. Raises FormatError if the tensors say something else."""
+        """`{arch}.block_count`, as the metadata says; `layers` compares it with the tensors."""
         return int(self.value(f"{self.arch}.block_count", int))
 
     @cached_property

@@ -1,6 +1,6 @@
 """The jobs that join the packages: each reads from top to bottom as what it does."""
 
-from ggprune.pipeline.auto import AutoOptions, AutoReport, auto
+from ggprune.pipeline.auto import AutoOptions, AutoReport, auto, choose
 from ggprune.pipeline.prune import Written, prune, pruned_size, requantize, requantized_size
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "AutoReport",
     "Written",
     "auto",
+    "choose",
     "prune",
     "pruned_size",
     "requantize",

@@ -24,20 +24,22 @@ from ggprune.pipeline.prune import (
     file_size,
     no_bars,
     prune,
+    pruned_size,
     quantize_into,
 )
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
 from ggprune.runtime.quantize import QuantizeOptions, dry_runs
-from ggprune.runtime.session import Compute
+from ggprune.runtime.session import Compute, LlamaModel
 from ggprune.scoring import Estimate, Ranking, Text, rank
+from ggprune.scoring.text import make_chunks
 from ggprune.surgery import PrunePlan, make_plan
 from ggprune.surgery.output import PendingFile, check_output
 
 # Types for the comparison at equal bytes, largest first; all work without an imatrix.
 LADDER = (
-    "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_L", "Q3_K_M",
-    "Q3_K_S", "Q2_K",
+    "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS",
+    "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
 )  # fmt: skip
 
 
@@ -121,13 +123,13 @@ def auto(
 
     Raises UsageError, OutputError or ArchitectureError before any work if the job is impossible.
     """
-    _check(model, out, options, calibration, evaluation, force=force)
+    _check(model, out, options, calibration, evaluation, imatrix, force=force)
     ranking = _rank(model, calibration, options, bars)
-    plan = make_plan(model, _choose(model, ranking.order, options.n_drop))
+    plan = make_plan(model, choose(model, ranking.order, options.n_drop))
     prune(model, plan, out, options=options.quantize, imatrix=imatrix, force=force, bars=bars)
     with disk_errors(out), contextlib.ExitStack() as stack:
         candidates = [("base", model.path)]
-        for quantization in _rivals(model, out, options.quantize):
+        for quantization in _rivals(model, out, options.quantize, imatrix):
             pending = stack.enter_context(PendingFile(out))
             quantize_into(model, pending, quantization, imatrix, bars)
             candidates.append((f"{quantization.type}, nothing pruned", pending.path))
@@ -143,6 +145,7 @@ def _check(
     options: AutoOptions,
     calibration: Text,
     evaluation: Text,
+    imatrix: Imatrix | None,
     *,
     force: bool,
 ) -> None:
@@ -157,12 +160,25 @@ def _check(
             "give different texts to -f and --eval-file"
         )
     architecture_of(model)
-    _choose(model, range(model.n_layer), options.n_drop)
+    drop = choose(model, range(model.n_layer), options.n_drop)
     check_output(out, [file.path for file in model.files], force=force)
+    if options.quantize is not None:
+        pruned_size(model, make_plan(model, drop), options.quantize, imatrix)
+    for text, n_chunk in ((calibration, options.n_chunk), (evaluation, None)):
+        isolated(check_text, model.path, text, options.n_ctx, n_chunk)
 
 
-def _choose(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
-    """The first layers of the order, or the first that can be removed together."""
+def check_text(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> None:
+    """Raises DataError if the text is too short for the model. Loads the vocabulary alone."""
+    with LlamaModel(path, vocab_only=True) as model:
+        make_chunks(text, model.tokenize, n_ctx, n_chunk)
+
+
+def choose(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
+    """The first layers of the order, or the first that can be removed together.
+
+    Raises ArchitectureError if no set of that many layers can be removed exactly.
+    """
     drop = choose_legal(model, order, n_drop)
     if drop is None:
         raise ArchitectureError(
@@ -198,17 +214,24 @@ def rank_path(
     return rank(model, text, n_ctx=n_ctx, n_chunk=n_chunk, compute=compute, progress=bar)
 
 
-def _rivals(model: Model, out: Path, chosen: QuantizeOptions | None) -> list[QuantizeOptions]:
+def _rivals(
+    model: Model, out: Path, chosen: QuantizeOptions | None, imatrix: Imatrix | None
+) -> list[QuantizeOptions]:
     """Quantizations without pruning: the chosen type, and the best one that is no larger."""
     rivals = [chosen] if chosen else []
     n_threads = chosen.n_threads if chosen else None
     ladder = [QuantizeOptions(t, allow_requantize=True, n_threads=n_threads) for t in LADDER]
-    outcomes = isolated(dry_runs, model.path, model.tensors, ladder)
-    limit = out.stat().st_size
-    for options, outcome in zip(ladder, outcomes, strict=True):
-        if outcome is not None and file_size(model, outcome, None) <= limit:
-            return rivals if chosen and chosen.type == options.type else [*rivals, options]
-    return rivals
+    outcomes = isolated(dry_runs, model.path, model.tensors, ladder, imatrix)
+    sizes = {
+        options: file_size(model, outcome, imatrix)
+        for options, outcome in zip(ladder, outcomes, strict=True)
+        if outcome is not None
+    }
+    fitting = [options for options, size in sizes.items() if size <= out.stat().st_size]
+    best = max(fitting, key=lambda options: sizes[options], default=None)
+    if best is None or (chosen is not None and chosen.type == best.type):
+        return rivals
+    return [*rivals, best]
 
 
 def _result_name(plan: PrunePlan, options: AutoOptions) -> str:

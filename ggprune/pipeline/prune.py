@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggprune.errors import LlamaAbortError, OutputError, UsageError
+from ggprune.errors import DataError, LlamaAbortError, LlamaError, OutputError
 from ggprune.model import Model, Value, ValueType, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import scalar, string
@@ -66,10 +66,10 @@ def prune(
     """
     layout = make_layout(model, plan)
     inputs = [file.path for file in model.files]
-    check_output(out, inputs, force=force, size_bytes=layout.size_bytes)
+    size_bytes = layout.size_bytes
     if options is not None:  # the pruned and the requantized file exist side by side for a while
-        size_bytes = layout.size_bytes + pruned_size(model, plan, options, imatrix)
-        check_output(out, inputs, force=force, size_bytes=size_bytes)
+        size_bytes += pruned_size(model, plan, options, imatrix)
+    check_output(out, inputs, force=force, size_bytes=size_bytes)
     with disk_errors(out), PendingFile(out) as pruned:
         written = _write(model, plan, layout, pruned, bars)
         if options is None:
@@ -93,10 +93,8 @@ def requantize(
     bars: Bars = no_bars,
 ) -> Written:
     """Write the model in another type. Errors as `prune`."""
-    inputs = [file.path for file in model.files]
-    check_output(out, inputs, force=force)
     size_bytes = requantized_size(model, options, imatrix)
-    check_output(out, inputs, force=force, size_bytes=size_bytes)
+    check_output(out, [f.path for f in model.files], force=force, size_bytes=size_bytes)
     with disk_errors(out), PendingFile(out) as result:
         quantize_into(model, result, options, imatrix, bars)
         return publish(result, force=force, check_load=check_load)
@@ -111,7 +109,7 @@ def pruned_size(
         return layout.size_bytes
     with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
         hollow = Path(folder) / "header-only.gguf"  # sparse: the quantizer reads no tensor data
-        with hollow.open("wb") as file:
+        with disk_errors(hollow), hollow.open("wb") as file:
             file.write(layout.header)
             file.truncate(layout.size_bytes)
         names = kept_names(model, plan)
@@ -122,8 +120,19 @@ def pruned_size(
 
 def requantized_size(model: Model, options: QuantizeOptions, imatrix: Imatrix | None) -> int:
     """Exact bytes of the file that `requantize` would write, without writing it."""
+    _check_quantizable(model, imatrix)
     outcome = isolated(dry_run, model.path, model.tensors, options, imatrix)
     return file_size(model, outcome, imatrix)
+
+
+def _check_quantizable(model: Model, imatrix: Imatrix | None) -> None:
+    if model.alignment != QUANTIZER_ALIGNMENT:
+        raise LlamaError(
+            f"{model.path}: llama.cpp's quantizer cannot write general.alignment = "
+            f"{model.alignment}, only {QUANTIZER_ALIGNMENT}"
+        )
+    if imatrix is not None and not any(t.name in imatrix.entries for t in model.tensors):
+        raise DataError(f"{imatrix.path}: has no entry for any tensor of {model.path}")
 
 
 def file_size(model: Model, outcome: DryRun, imatrix: Imatrix | None) -> int:
@@ -146,11 +155,6 @@ def quantize_into(
     bars: Bars,
 ) -> None:
     """Quantize in a child process and check that nothing but types changed."""
-    if source.alignment != QUANTIZER_ALIGNMENT:
-        raise UsageError(
-            f"{source.path}: llama.cpp's quantizer cannot write general.alignment = "
-            f"{source.alignment}, only {QUANTIZER_ALIGNMENT}; prune without --type"
-        )
     bar = bars(f"quantize to {options.type}")
     with target.named():
         isolated(quantize, source.path, target.path, options, imatrix, bar)

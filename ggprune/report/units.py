@@ -29,7 +29,7 @@ def count(n: int) -> str:
 def estimate(e: Estimate, digits: int = 4) -> str:
     """`6.4073 ± 0.0391`."""
     if not math.isfinite(e.value):
-        return "inf"
+        return str(e.value)
     return f"{number(e.value, digits)} ± {number(e.se, digits)}"
 
 

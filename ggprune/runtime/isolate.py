@@ -12,9 +12,11 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import ParamSpec, TypeVar
 
 from ggprune.errors import LlamaAbortError
@@ -33,22 +35,36 @@ def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
     with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
         log = Path(folder) / "stderr"
         child = context.Process(target=_serve, args=(sender, log, function, args, kwargs))
-        child.start()
-        sender.close()
         try:
+            with _without_main():
+                child.start()
+            sender.close()
             ok, value = receiver.recv()
         except EOFError:
             child.join()
             raise LlamaAbortError(_obituary(child.exitcode, log)) from None
         except BaseException:  # Ctrl-C: the child may be deep inside a computation
-            child.terminate()
+            if child.pid is not None:
+                child.terminate()
             raise
         finally:
-            child.join()
+            if child.pid is not None:
+                child.join()
     if not ok:
         raise value
     result: T = value
     return result
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the user's script: a new process would otherwise run it once more to import it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve(
@@ -59,6 +75,7 @@ def _serve(
     kwargs: dict[str, object],
 ) -> None:
     _split_stderr(log)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer: tuple[bool, object] = (True, function(*args, **kwargs))
     except KeyboardInterrupt:
@@ -67,6 +84,14 @@ def _serve(
         answer = (False, e)
     sender.send(answer)
     sender.close()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end us, and nobody would read the result."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _split_stderr(log: Path) -> None:

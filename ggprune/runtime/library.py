@@ -20,8 +20,8 @@ from ggprune.errors import LlamaError
 from ggprune.version import __version__
 
 LOG_LINES = 40
-LOG_LEVEL_WARN = 3
-DEVICE_CPU, DEVICE_GPU, DEVICE_IGPU, DEVICE_ACCEL = 0, 1, 2, 3  # ggml-backend.h
+SERIOUS = (3, 4)  # GGML_LOG_LEVEL_WARN, GGML_LOG_LEVEL_ERROR
+GPU_DEVICES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
 
 
 class LogTail:
@@ -40,7 +40,7 @@ class LogTail:
 
     def last_error(self) -> str:
         """The newest error that says a reason, else the newest one at all, else nothing."""
-        serious = [line.strip() for level, line in self.lines if level >= LOG_LEVEL_WARN]
+        serious = [line.strip() for level, line in self.lines if level in SERIOUS]
         lines = [line for line in reversed(serious) if line]
         return next((line for line in lines if "error" in line), next(iter(lines), ""))
 
@@ -102,7 +102,7 @@ def device_descriptions() -> tuple[str, ...]:
         function.restype, function.argtypes = restype, [ctypes.c_void_p]
     devices = [lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count())]
     kinds = [(base.ggml_backend_dev_type(d), base.ggml_backend_dev_description(d)) for d in devices]
-    gpus = [text for kind, text in kinds if kind in (DEVICE_GPU, DEVICE_IGPU)]
+    gpus = [text for kind, text in kinds if kind in GPU_DEVICES]
     return tuple(text.decode().strip() for text in gpus or [text for _, text in kinds])
 
 

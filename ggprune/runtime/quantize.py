@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from ggprune.errors import LlamaError, UsageError
 from ggprune.model import Tensor
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.metadata import encode_text
 from ggprune.model.types import TENSOR_TYPES
 from ggprune.runtime.library import llama, log_tail
 
@@ -41,7 +43,7 @@ FILE_TYPES: dict[str, int] = {
 }  # fmt: skip
 
 _TENSOR_LINE = re.compile(
-    r"\[\s*(?P<i>\d+)/\s*(?P<n>\d+)\] (?P<name>\S+)\s+- \[.*?\], type =\s*(?P<old>\w+),"
+    r"\[\s*(?P<i>\d+)/\s*(?P<n>\d+)\] (?P<name>.+?)\s+- \[.*?\], type =\s*(?P<old>\w+),"
     r"(?:.*?\((?P<new>\w+)\)\n)?"
 )
 
@@ -105,19 +107,40 @@ def dry_run(
 
     with _tensor_lines(collect):
         _run(source, Path("unused"), options, imatrix, dry_run=True)
+    _check_outcome(source, tensors, types, options)
     by_name = {t.name.upper(): t for t in TENSOR_TYPES.values()}
     sizes = [by_name[types[tensor.name]].size_bytes(tensor.shape) for tensor in tensors]
     return DryRun(types, sum(-(-size // 32) * 32 for size in sizes))
 
 
+def _check_outcome(
+    source: Path, tensors: tuple[Tensor, ...], types: dict[str, str], options: QuantizeOptions
+) -> None:
+    """A dry run only warns of what the real one refuses; raises LlamaError for it."""
+    if "will require an imatrix" in log_tail().last_error():
+        raise LlamaError(
+            f"{source}: cannot be quantized to {options.type} without an importance matrix: "
+            "give one with --imatrix"
+        )
+    changed = [t for t in tensors if t.type.name != types[t.name] and t.type.block_size > 1]
+    if changed and not options.allow_requantize:
+        raise LlamaError(
+            f"{source}: {changed[0].name} is quantized already ({changed[0].type.name}); "
+            "--allow-requantize quantizes it again, at a loss of quality"
+        )
+
+
 def dry_runs(
-    source: Path, tensors: tuple[Tensor, ...], all_options: Sequence[QuantizeOptions]
+    source: Path,
+    tensors: tuple[Tensor, ...],
+    all_options: Sequence[QuantizeOptions],
+    imatrix: Imatrix | None,
 ) -> tuple[DryRun | None, ...]:
     """A dry run for each of the options, None for types this model's shapes do not allow."""
     outcomes: list[DryRun | None] = []
     for options in all_options:
         try:
-            outcomes.append(dry_run(source, tensors, options, None))
+            outcomes.append(dry_run(source, tensors, options, imatrix))
         except LlamaError:
             outcomes.append(None)
     return tuple(outcomes)
@@ -157,8 +180,9 @@ def _run(
     params.nthread = options.n_threads or 0
     params.dry_run = dry_run
     kept_alive = _set_imatrix(lib, params, imatrix)
+    log_tail().lines.clear()
     status = lib.llama_model_quantize(
-        str(source).encode(), str(target).encode(), ctypes.byref(params)
+        os.fsencode(source), os.fsencode(target), ctypes.byref(params)
     )
     del kept_alive
     if status != 0:
@@ -185,7 +209,7 @@ def _set_imatrix(lib: Any, params: Any, imatrix: Imatrix | None) -> list[Any]:
     data = (lib.llama_model_imatrix_data * (len(imatrix.entries) + 1))()
     for slot, (name, entry) in zip(data, imatrix.entries.items(), strict=False):
         values = np.ascontiguousarray(entry, np.float32)
-        slot.name, slot.size = name.encode(), values.size
+        slot.name, slot.size = encode_text(name), values.size
         slot.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         alive.append(values)
     overrides = _overrides(lib, imatrix_metadata(imatrix))
@@ -196,7 +220,9 @@ def _set_imatrix(lib: Any, params: Any, imatrix: Imatrix | None) -> list[Any]:
 
 def imatrix_metadata(imatrix: Imatrix) -> dict[str, str | int]:
     """The keys llama-quantize adds to the file; strings are cut to the 127 bytes it can pass."""
-    values: dict[str, str | int] = {"quantize.imatrix.file": imatrix.path.name}
+    values: dict[str, str | int] = {
+        "quantize.imatrix.file": imatrix.path.name.encode("utf-8", "replace").decode()
+    }
     if imatrix.dataset:
         values["quantize.imatrix.dataset"] = imatrix.dataset
     values["quantize.imatrix.entries_count"] = len(imatrix.entries)

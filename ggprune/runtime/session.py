@@ -7,6 +7,7 @@ nothing of layers, metrics or files other than the model.
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +39,17 @@ class Compute:
 class LlamaModel:
     """Weights and vocabulary of a GGUF file, loaded by llama.cpp. Use as a context manager."""
 
-    def __init__(self, path: Path, compute: Compute | None = None) -> None:
+    def __init__(
+        self, path: Path, compute: Compute | None = None, *, vocab_only: bool = False
+    ) -> None:
         """Raises LlamaError with llama.cpp's own reason if the file cannot be loaded."""
         self.path = path
         self.lib = llama()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers = (compute or Compute()).n_gpu_layers
+        params.vocab_only = vocab_only
         log_tail().lines.clear()
-        self.handle = self.lib.llama_model_load_from_file(str(path).encode(), params)
+        self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise LlamaError(f"{path}: llama.cpp cannot load it: {log_tail().last_error()}")
         self._finalizer = weakref.finalize(self, self.lib.llama_model_free, self.handle)
@@ -70,24 +74,12 @@ class LlamaModel:
         return int(self.lib.llama_vocab_n_tokens(self.vocab))
 
     @property
-    def n_embd(self) -> int:
-        return int(self.lib.llama_model_n_embd(self.handle))
-
-    @property
-    def n_layer(self) -> int:
-        return int(self.lib.llama_model_n_layer(self.handle))
-
-    @property
     def n_param(self) -> int:
         return int(self.lib.llama_model_n_params(self.handle))
 
     @property
     def size_bytes(self) -> int:
         return int(self.lib.llama_model_size(self.handle))
-
-    @property
-    def n_ctx_train(self) -> int:
-        return int(self.lib.llama_model_n_ctx_train(self.handle))
 
     @property
     def description(self) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ggprune.arch import Architecture
 from ggprune.runtime.tensor import Residual, check_layout, tensor_name
+from ggprune.surgery.selection import runs_of
 
 Handler = Callable[[Residual], None]
 Taps = Mapping[bytes, Handler]
@@ -41,17 +42,6 @@ class EvalCallback:
             self.error = e
             return False
         return True
-
-
-def runs_of(layers: Sequence[int]) -> list[tuple[int, int]]:
-    """Maximal runs of consecutive numbers, ends included: (3, 5, 6) -> [(3, 3), (5, 6)]."""
-    runs: list[tuple[int, int]] = []
-    for n in sorted(layers):
-        if runs and n == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], n)
-        else:
-            runs.append((n, n))
-    return runs
 
 
 def stream_names(arch: Architecture, position: int) -> tuple[bytes, ...]:

@@ -117,6 +117,8 @@ def compare(
         kld[rows] = _kld(base.logits[rows], base.log_sum_exp[rows], logits[rows], lse[rows])
 
     _for_blocks(fill, logits.shape, n_threads)
+    if not np.isfinite(kld).all():
+        raise LlamaError("the KL divergence is not finite: a logit is minus infinity")
     return Comparison(_token_scores(logits, targets, lse, top), kld, top == base.scores.top)
 
 

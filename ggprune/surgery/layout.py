@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from gguf.utility import size_label
 
 from ggprune.arch import removal_metadata
+from ggprune.errors import DataError
 from ggprune.model import Model, Tensor, Value, ValueType
 from ggprune.model.blocks import block_of, rename_block
 from ggprune.model.gguf import MAGIC
-from ggprune.model.metadata import array, encode_text, scalar, string
+from ggprune.model.metadata import SCALAR_FORMATS, array, encode_text, scalar, string
 from ggprune.surgery.plan import PrunePlan
 from ggprune.version import __version__
 
@@ -53,7 +54,12 @@ class Layout:
 
 
 def make_layout(model: Model, plan: PrunePlan) -> Layout:
-    """The file that `plan` makes of `model`: kept tensors in their order, padded with zeros."""
+    """The file that `plan` makes of `model`: kept tensors in their order, padded with zeros.
+
+    Raises DataError if the plan was made for another model.
+    """
+    if plan.fingerprint != model.fingerprint:
+        raise DataError(f"{model.path}: the plan was made for another model")
     names = kept_names(model, plan)
     metadata = pruned_metadata(model, plan)
     kept = [tensor for tensor in model.tensors if tensor.name in names]
@@ -109,7 +115,7 @@ def _size_values(model: Model, kept: Sequence[Tensor]) -> dict[str, Value]:
     """Parameter counts, where the source states them."""
     n_param = sum(tensor.n_element for tensor in kept)
     values: dict[str, Value] = {}
-    if PARAMETER_COUNT in model.metadata:
+    if PARAMETER_COUNT in model.metadata and model.metadata[PARAMETER_COUNT].type in SCALAR_FORMATS:
         values[PARAMETER_COUNT] = scalar(model.metadata[PARAMETER_COUNT].type, n_param)
     if SIZE_LABEL in model.metadata:
         values[SIZE_LABEL] = string(_label(model, kept, n_param))

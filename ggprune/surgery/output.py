@@ -18,7 +18,17 @@ from ggprune.errors import GGPruneError, OutputError
 
 
 def check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_bytes: int = 0) -> None:
-    """Raises OutputError if `target` must not or cannot be written; touches nothing."""
+    """Raises OutputError if `target` must not or cannot be written; touches nothing.
+
+    `inputs` are files that must survive whatever `force` says.
+    """
+    try:
+        _check_output(target, inputs, force=force, size_bytes=size_bytes)
+    except OSError as e:
+        raise OutputError(f"{target}: cannot be written: {e.strerror}") from e
+
+
+def _check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_bytes: int) -> None:
     if target.is_dir():
         raise OutputError(f"{target}: is a folder, expected a file name")
     if not target.parent.is_dir():
@@ -26,6 +36,8 @@ def check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_byte
     for path in inputs:
         if target.exists() and path.exists() and target.samefile(path):
             raise OutputError(f"{target}: is the input itself; choose another output file")
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target}: is not a regular file; it would be replaced")
     if os.path.lexists(target) and not force:
         raise OutputError(f"{target}: exists already; use --force to replace it")
     if not os.access(target.parent, os.W_OK):
@@ -35,6 +47,20 @@ def check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_byte
         raise OutputError(
             f"{target}: needs {size_bytes} bytes, {free} are free in {target.parent.resolve()}"
         )
+
+
+def check_outputs(
+    targets: Iterable[Path | None], inputs: Iterable[Path | None], *, force: bool
+) -> None:
+    """`check_output` for all outputs of a command; none of them may be an input or another."""
+    kept = [path for path in inputs if path is not None]
+    seen: dict[Path, Path] = {}
+    for target in (path for path in targets if path is not None):
+        check_output(target, kept, force=force)
+        place = target.parent.resolve() / target.name
+        if place in seen:
+            raise OutputError(f"{target}: is named as an output twice")
+        seen[place] = target
 
 
 class PendingFile:
@@ -63,9 +89,7 @@ class PendingFile:
 
     def _open_named(self) -> tuple[int, str]:
         try:
-            return tempfile.mkstemp(
-                prefix=f".{self.target.name}.", suffix=".part", dir=self.target.parent
-            )
+            return tempfile.mkstemp(prefix=".ggprune-", suffix=".part", dir=self.target.parent)
         except OSError as e:
             raise OutputError(f"{self.target}: cannot be written: {e.strerror}") from e
 
@@ -114,9 +138,13 @@ class PendingFile:
             self._name.chmod(0o666 & ~_umask())
             self._name.replace(self.target)
         elif force and os.path.lexists(self.target):
-            beside = f".{self.target.name}.{os.getpid()}.part"
+            beside = f".ggprune-{os.getpid()}-{self.fd}.part"
             os.link(self.path, beside, dst_dir_fd=folder)
-            os.replace(beside, self.target.name, src_dir_fd=folder, dst_dir_fd=folder)
+            try:
+                os.replace(beside, self.target.name, src_dir_fd=folder, dst_dir_fd=folder)
+            except OSError:
+                os.unlink(beside, dir_fd=folder)
+                raise
         else:
             os.link(self.path, self.target.name, dst_dir_fd=folder)
 
@@ -127,7 +155,7 @@ def _umask() -> int:
     return mask
 
 
-def write_text(target: Path, text: str, *, force: bool = True) -> None:
+def write_text(target: Path, text: str, *, force: bool) -> None:
     """Write a small file the same way. Raises OutputError if it cannot be written."""
     check_output(target, (), force=force)
     try:

@@ -70,7 +70,7 @@ def load_plan(path: Path, model: Model) -> PrunePlan:
         form, fingerprint, drop = data["ggprune_plan"], data["fingerprint"], data["drop"]
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror}") from e
-    except (ValueError, TypeError, KeyError) as e:
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise DataError(f"{path}: not a ggprune plan") from e
     if form != PLAN_FORMAT:
         raise DataError(f"{path}: plan format {form} is not known to this version")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ggprune.errors import UsageError
 
-_ITEM = re.compile(r"(-?[0-9]+)(?:-(-?[0-9]+))?")
+_ITEM = re.compile(r"(-?[0-9]{1,9})(?:-(-?[0-9]{1,9}))?")
 
 
 def parse_layers(text: str, n_layer: int) -> tuple[int, ...]:
@@ -41,12 +42,17 @@ def _resolve(number: str, n_layer: int) -> int:
     return n % n_layer
 
 
-def format_layers(layers: tuple[int, ...]) -> str:
-    """Sorted layer numbers in the shortest notation `parse_layers` reads: `3,5-7`."""
-    runs: list[list[int]] = []
-    for n in layers:
+def runs_of(layers: Iterable[int]) -> list[tuple[int, int]]:
+    """Maximal runs of consecutive numbers, ends included: (3, 5, 6) -> [(3, 3), (5, 6)]."""
+    runs: list[tuple[int, int]] = []
+    for n in sorted(layers):
         if runs and n == runs[-1][1] + 1:
-            runs[-1][1] = n
+            runs[-1] = (runs[-1][0], n)
         else:
-            runs.append([n, n])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+            runs.append((n, n))
+    return runs
+
+
+def format_layers(layers: Iterable[int]) -> str:
+    """Layer numbers in the shortest notation `parse_layers` reads: `3,5-7`."""
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs_of(layers))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.model import Model, open_model
+from ggprune.runtime.quantize import QuantizeOptions, quantize
 from ggprune.surgery import make_plan
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import build, kv_str, kv_u32, layer_tensors, llama_kvs
@@ -122,6 +124,37 @@ def test_rank(tmp_path: Path) -> None:
     assert json.loads(out) == document
 
 
+def test_a_ranking_says_what_to_drop(tmp_path: Path) -> None:
+    scores, out = tmp_path / "scores.json", tmp_path / "out.gguf"
+    succeed("rank", TINY, "-f", CALIBRATION, "-c", "128", "--chunks", "4", "-o", scores)
+    order = json.loads(scores.read_text())["order"]
+    succeed("--scores", scores, "--drop", "2", TINY, out)
+    assert open_model(out).metadata["ggprune.dropped_layers"].decode() == sorted(order[:2])
+    done = ggprune("rank", TINY, "-f", CALIBRATION, "-o", scores)
+    assert (done.returncode, "--force" in done.stderr) == (1, True)
+
+
+def test_any_shard_can_be_evaluated(tmp_path: Path) -> None:
+    shards = split(TINY, tmp_path, 2)
+    args = ("-f", EVALUATION, "-c", "64", "--chunks", "2")
+    assert succeed("eval", shards[1], *args) == succeed("eval", TINY, *args)
+
+
+def test_the_library_works_in_a_script_without_a_guard(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "import ggprune\n"
+        "print('once')\n"
+        f"model = ggprune.open_model({str(TINY)!r})\n"
+        "plan = ggprune.make_plan(model, (2,))\n"
+        f"ggprune.prune(model, plan, Path({str(tmp_path / 'out.gguf')!r}))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
+    assert open_model(tmp_path / "out.gguf").n_layer == 8
+
+
 def test_rank_with_the_text_that_ships() -> None:
     document = json.loads(succeed("rank", TINY, "-c", "64", "--chunks", "2", "--json"))
     assert document["calibration"]["source"] == "ggprune/calibration.txt"
@@ -200,6 +233,9 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
     taken.write_text("mine")
     plan.write_text(make_plan(open_model(TINY), (1,)).to_json().replace("llama", "x")[:40])
     alias.symlink_to(TINY)
+    quantized, other = tmp / "q4.gguf", tmp / "other.dat"
+    quantize(TINY, quantized, QuantizeOptions("Q4_K_M"))
+    other.write_bytes(struct.pack("<ii3siif", 1, 3, b"foo", 1, 1, 1.0))
     fake = tmp / "fake.gguf"
     fake.write_bytes(build(llama_kvs(2), layer_tensors(2)))
     p = "--prune-layers"
@@ -229,6 +265,29 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
         ),
         "needs an imatrix": (("quantize", TINY, out, "IQ1_S"), 1, "--imatrix"),
         "not loadable": ((p, "1", fake, out), 1, "llama.cpp cannot load it"),
+        "scores without drop": (("--scores", plan, TINY, out), 2, "go together"),
+        "plan over the model": (
+            (p, "1", TINY, out, "--save-plan", TINY, "--force"), 1, "is the input itself",
+        ),
+        "plan over the result": (
+            (p, "1", TINY, out, "--save-plan", out), 1, "named as an output twice",
+        ),
+        "scores over the text": (
+            ("rank", TINY, "-f", latin, "-o", latin, "--force"), 1, "is the input itself",
+        ),
+        "output is a device": ((p, "1", TINY, "/dev/null", "--force"), 1, "not a regular file"),
+        "endless name": ((p, "1", TINY, tmp / ("x" * 300)), 1, "cannot be written"),
+        "endless number": ((p, "9" * 5000, TINY, out), 2, "is not a layer number"),
+        "too many threads": (("bench", TINY, "-t", "100000"), 2, "--threads"),
+        "quantized already": (
+            (p, "1", quantized, out, "--type", "Q8_0"), 1, "--allow-requantize",
+        ),
+        "text too short to judge": (
+            ("auto", TINY, out, "--drop", "1", "--eval-file", short), 1, "at least 1024 are needed",
+        ),
+        "imatrix of another model": (
+            ("quantize", TINY, out, "Q4_K_M", "--imatrix", other), 1, "no entry for any tensor",
+        ),
         "unknown option": (("--prune-layer", "1", TINY, out), 2, "No such option"),
         "unknown command": (("prun", TINY, out), 2, "Did you mean 'prune'?"),
         "missing argument": (("rank",), 2, "Missing argument 'IN.gguf'"),

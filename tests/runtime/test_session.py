@@ -9,7 +9,7 @@ from ggprune.arch import architecture_of
 from ggprune.errors import LlamaError
 from ggprune.model import Model
 from ggprune.runtime.session import Compute, LlamaModel, Session
-from ggprune.runtime.taps import StreamRecorder, ablation_taps, runs_of
+from ggprune.runtime.taps import StreamRecorder, ablation_taps
 from tests.conftest import TINY
 from tests.helpers import ONE_GRAPH, logits_of, pruned_copy, random_tokens
 
@@ -92,13 +92,10 @@ def test_tokens_begin_with_bos_and_text_is_only_text() -> None:
 def test_what_llama_cpp_cannot_load_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(TINY.read_bytes()[:100_000])
-    with pytest.raises(LlamaError, match=r"broken\.gguf: llama\.cpp cannot load it: \S"):
+    with pytest.raises(
+        LlamaError, match=r"cannot load it: .*(within|corrupt|incomplete|bounds|data)"
+    ):
         LlamaModel(path)
-
-
-def test_runs() -> None:
-    assert runs_of((6, 3, 5)) == [(3, 3), (5, 6)]
-    assert runs_of(()) == []
 
 
 def test_compute_defaults_are_llama_cpps() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import OutputError
-from ggprune.surgery.output import PendingFile, check_output, write_text
+from ggprune.surgery.output import PendingFile, check_output, check_outputs, write_text
 
 
 @pytest.fixture(params=["nameless", "named"])
@@ -98,10 +98,25 @@ def test_outputs_that_are_refused(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hard", "in.gguf", "other", "soft"]
 
 
+def test_outputs_must_differ_from_each_other_and_from_inputs(tmp_path: Path) -> None:
+    source, text = tmp_path / "in.gguf", tmp_path / "text.txt"
+    source.write_bytes(b"x")
+    text.write_bytes(b"y")
+    check_outputs([tmp_path / "a", None, tmp_path / "b"], [source, None], force=False)
+    with pytest.raises(OutputError, match="named as an output twice"):
+        check_outputs([tmp_path / "a", tmp_path / "." / "a"], [source], force=True)
+    with pytest.raises(OutputError, match="is the input itself"):
+        check_outputs([tmp_path / "a", text], [source, text], force=True)
+    with pytest.raises(OutputError, match="not a regular file"):
+        check_outputs([Path("/dev/null")], [], force=True)
+    with pytest.raises(OutputError, match=r"(?i)name too long"):
+        check_outputs([tmp_path / ("x" * 300)], [], force=True)
+
+
 def test_small_files_are_written_the_same_way(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    write_text(path, "one")
-    write_text(path, "two")
+    write_text(path, "one", force=False)
+    write_text(path, "two", force=True)
     assert path.read_text() == "two"
     with pytest.raises(OutputError):
         write_text(path, "three", force=False)

@@ -7,7 +7,7 @@ import pytest
 
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model import Model, open_model
-from ggprune.surgery import load_plan, make_plan
+from ggprune.surgery import load_plan, make_layout, make_plan
 from tests.gguf_files import (
     I32,
     build,
@@ -32,6 +32,11 @@ def test_a_plan_is_for_one_model(tmp_path: Path, tiny: Model, dead: Model) -> No
     path.write_text(make_plan(dead, (4,)).to_json())
     with pytest.raises(DataError, match="another model"):
         load_plan(path, tiny)
+
+
+def test_a_plan_is_not_carried_out_on_another_model(tiny: Model, dead: Model) -> None:
+    with pytest.raises(DataError, match="made for another model"):
+        make_layout(tiny, make_plan(dead, (4,)))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 from ggprune.errors import UsageError
 from ggprune.surgery import format_layers, parse_layers
+from ggprune.surgery.selection import runs_of
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,11 @@ def test_layers_are_parsed(text: str, layers: tuple[int, ...]) -> None:
 def test_what_is_not_a_layer_is_an_error(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         parse_layers(text, 12)
+
+
+def test_runs() -> None:
+    assert runs_of((6, 3, 5)) == [(3, 3), (5, 6)]
+    assert runs_of(()) == []
 
 
 @pytest.mark.parametrize("layers", [(), (0,), (3, 5, 6, 7), (0, 1, 11)])
