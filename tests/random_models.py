@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ggprune.model import Value
+from ggprune.model.gguf import read_gguf
+from ggprune.model.metadata import string
 from ggprune.runtime.library import ggml, llama
 from ggprune.runtime.tensor import TensorStruct, accessors, tensor_name
+from tests.gguf_files import FakeTensor, build, kv
 
 SIGMA = 0.1
 
@@ -57,3 +62,36 @@ def fill_tensor(pointer: int, seed: int) -> None:
     if struct.type != 0:
         values = np.zeros(n, np.float32)
     accessors().ggml_backend_tensor_set(pointer, values.ctypes.data, 0, 4 * n)
+
+
+def derive_metadata(donor: Path, arch: str, changes: dict[str, Value | None], out: Path) -> Path:
+    """The donor's metadata for another architecture; None takes a key away, {arch} is filled in."""
+    file = read_gguf(donor)
+    old = str(file.metadata["general.architecture"].decode())
+    metadata = {
+        (arch + key[len(old) :] if key.startswith(f"{old}.") else key): value
+        for key, value in file.metadata.items()
+    }
+    metadata["general.architecture"] = string(arch)
+    for template, value in changes.items():
+        key = template.format(arch=arch)
+        metadata.pop(key, None)
+        if value is not None:
+            metadata[key] = value
+    kvs = [kv(key, value.type, bytes(value.raw)) for key, value in metadata.items()]
+    out.write_bytes(build(kvs))
+    return out
+
+
+def without_keys(source: Path, templates: Iterable[str], out: Path) -> Path:
+    """The same model without some metadata: llama.cpp writes down what it was left to default."""
+    file, data = read_gguf(source), source.read_bytes()
+    arch = str(file.metadata["general.architecture"].decode())
+    gone = {template.format(arch=arch) for template in templates}
+    kvs = [kv(k, v.type, bytes(v.raw)) for k, v in file.metadata.items() if k not in gone]
+    tensors = [
+        FakeTensor(t.name, data[t.offset : t.offset + t.size_bytes], t.shape, t.type.id)
+        for t in file.tensors
+    ]
+    out.write_bytes(build(kvs, tensors, alignment=file.alignment))
+    return out

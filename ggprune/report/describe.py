@@ -121,7 +121,7 @@ def layer_kind(tensors: Sequence[Tensor]) -> str:
     """What a layer is made of, from the names of its tensors: `attention + MoE`."""
     names = " ".join(tensor.name for tensor in tensors)
     parts = []
-    if "attn_" in names:
+    if "attn_output" in names or ".attn_out." in names:
         parts.append("attention")
     if ".ssm_" in names or ".time_mix" in names or "shortconv" in names:
         parts.append("recurrent")
