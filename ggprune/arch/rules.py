@@ -304,10 +304,11 @@ def period(removal: Removal, rule: Params) -> Values:
     return {}
 
 
-def keep_layers(removal: Removal, rule: Params) -> Values:
-    missing = [n for n in rule["layers"] if n not in removal.keep]
-    if missing:
-        raise Illegal(f"layer {missing[0]} must stay: {rule['why']}")
+def last_has_ffn(removal: Removal, _: Params) -> Values:
+    """The rows that yield logits are picked in the feed-forward part of the last layer."""
+    lengths, last = removal.items("{arch}.feed_forward_length"), removal.keep[-1]
+    if lengths is not None and not lengths[last]:
+        raise Illegal(f"layer {last} would come last and has no feed-forward part")
     return {}
 
 
@@ -392,7 +393,7 @@ RULES: dict[str, Callable[[Removal, Params], Values]] = {
     "recurrent_interval": recurrent_interval,
     "both_kinds": both_kinds,
     "period": period,
-    "keep_layers": keep_layers,
+    "last_has_ffn": last_has_ffn,
     "n_layer_not": n_layer_not,
     "n_layer_at_least": n_layer_at_least,
     "frozen_depth": frozen_depth,

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from ggprune.arch import choose_legal, legal_drop, nearest_legal, removal_metadata
+from ggprune.arch.rules import RULES
 from ggprune.arch.schedules import recurrent_flags, removed_below, swa_flags
 from ggprune.model import Model, open_model
 from tests.gguf_files import (
@@ -31,6 +34,22 @@ def changed(model: Model, drop: tuple[int, ...]) -> dict[str, object]:
         key.removeprefix(f"{model.arch}."): value.decode()
         for key, value in removal_metadata(model, keep).items()
     }
+
+
+def test_every_rule_is_known_and_used() -> None:
+    data = json.loads(files("ggprune.arch").joinpath("architectures.json").read_text("utf-8"))
+    rows = data["architectures"].values()
+    named = {rule["rule"] for row in rows for rule in row.get("rules", ())}
+    assert named == set(RULES) - {"generic"}
+    assert all(("reason" in row) != ("residual_in" in row) for row in rows)
+    assert len(rows) == 152
+
+
+def test_deci_ends_with_a_feed_forward_part(tmp_path: Path) -> None:
+    lengths = b"".join(n.to_bytes(4, "little") for n in (8, 8, 0, 8))
+    model = model_of(tmp_path, "deci", 4, kv_array("deci.feed_forward_length", I32, 4, lengths))
+    assert legal_drop(model, (2,))
+    assert not legal_drop(model, (3,))
 
 
 def test_the_formulas_of_llama_cpp() -> None:
