@@ -335,16 +335,19 @@ def test_force_replaces_the_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_so_and_leaves_nothing(
-    tmp_path: Path, sign: signal.Signals
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, sign: signal.Signals
 ) -> None:
+    text = tmp_path_factory.mktemp("long") / "long.txt"
+    text.write_text(CALIBRATION.read_text() * 50)  # ranking takes minutes
     script = (  # a shell has its background jobs ignore Ctrl-C, and so would the tests there
         "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from ggprune.cli import main\n"
         "main()\n"
     )
+    args = ["auto", TINY, tmp_path / "out.gguf", "--drop", "1", "-f", text]
     child = subprocess.Popen(
-        [sys.executable, "-c", script, "auto", TINY, tmp_path / "out.gguf", "--drop", "1"],
+        [sys.executable, "-c", script, *args],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     time.sleep(3)
