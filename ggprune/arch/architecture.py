@@ -48,10 +48,6 @@ def _table() -> dict[str, dict[str, Any]]:
     return table
 
 
-def supported_architectures() -> tuple[str, ...]:
-    return tuple(name for name, row in _table().items() if "reason" not in row)
-
-
 def architecture_of(model: Model) -> Architecture:
     """The model's architecture. Raises ArchitectureError if its layers cannot be removed."""
     row = _table().get(model.arch)

@@ -19,6 +19,7 @@ from ggprune.evaluation import Divergence, Evaluation, evaluate
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline.prune import (
+    QUANTIZER_ALIGNMENT,
     Bars,
     disk_errors,
     file_size,
@@ -218,6 +219,8 @@ def _rivals(
     model: Model, out: Path, chosen: QuantizeOptions | None, imatrix: Imatrix | None
 ) -> list[QuantizeOptions]:
     """Quantizations without pruning: the chosen type, and the best one that is no larger."""
+    if model.alignment != QUANTIZER_ALIGNMENT:
+        return []
     rivals = [chosen] if chosen else []
     n_threads = chosen.n_threads if chosen else None
     ladder = [QuantizeOptions(t, allow_requantize=True, n_threads=n_threads) for t in LADDER]

@@ -120,12 +120,13 @@ def pruned_size(
 
 def requantized_size(model: Model, options: QuantizeOptions, imatrix: Imatrix | None) -> int:
     """Exact bytes of the file that `requantize` would write, without writing it."""
-    _check_quantizable(model, imatrix)
+    check_quantizable(model, imatrix)
     outcome = isolated(dry_run, model.path, model.tensors, options, imatrix)
     return file_size(model, outcome, imatrix)
 
 
-def _check_quantizable(model: Model, imatrix: Imatrix | None) -> None:
+def check_quantizable(model: Model, imatrix: Imatrix | None) -> None:
+    """Raises LlamaError if the quantizer would garble the file, DataError for a strange imatrix."""
     if model.alignment != QUANTIZER_ALIGNMENT:
         raise LlamaError(
             f"{model.path}: llama.cpp's quantizer cannot write general.alignment = "
@@ -155,6 +156,7 @@ def quantize_into(
     bars: Bars,
 ) -> None:
     """Quantize in a child process and check that nothing but types changed."""
+    check_quantizable(source, imatrix)
     bar = bars(f"quantize to {options.type}")
     with target.named():
         isolated(quantize, source.path, target.path, options, imatrix, bar)

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 from ggprune.errors import GGPruneError, OutputError
 
@@ -96,12 +95,7 @@ class PendingFile:
     def __enter__(self) -> PendingFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self.fd)
         if self._name is not None and not self._committed:
             self._name.unlink(missing_ok=True)

@@ -345,7 +345,7 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(
         "from ggprune.cli import main\n"
         "main()\n"
     )
-    args = ["auto", TINY, tmp_path / "out.gguf", "--drop", "1", "-f", text]
+    args: list[str | Path] = ["auto", TINY, tmp_path / "out.gguf", "--drop", "1", "-f", text]
     child = subprocess.Popen(
         [sys.executable, "-c", script, *args],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
