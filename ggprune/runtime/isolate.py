@@ -74,12 +74,11 @@ def _serve(
     args: tuple[object, ...],
     kwargs: dict[str, object],
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
     _split_stderr(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer: tuple[bool, object] = (True, function(*args, **kwargs))
-    except KeyboardInterrupt:
-        return  # the parent has been interrupted as well
     except BaseException as e:
         answer = (False, e)
     sender.send(answer)
