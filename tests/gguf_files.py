@@ -48,14 +48,16 @@ def build(
     magic: bytes = b"GGUF",
 ) -> bytes:
     head = struct.pack("<4sIQQ", magic, version, len(tensors), len(kvs)) + b"".join(kvs)
-    offset, body = 0, b""
+    offset, body = 0, [head]
     for tensor in tensors:
         head += text(tensor.name) + struct.pack("<I", len(tensor.shape))
         head += struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape)
         head += struct.pack("<IQ", tensor.type, offset)
         padded = tensor.data + bytes(-len(tensor.data) % alignment)
-        body, offset = body + padded, offset + len(padded)
-    return head + bytes(-len(head) % alignment) + body
+        body.append(padded)
+        offset += len(padded)
+    body[0] = head + bytes(-len(head) % alignment)
+    return b"".join(body)
 
 
 def llama_kvs(n_layer: int) -> list[bytes]:

@@ -12,7 +12,7 @@ from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
 from ggprune.runtime.taps import Taps
 from ggprune.surgery import make_plan
 
-ONE_GRAPH = Compute(n_batch=512, n_ubatch=512)
+ONE_GRAPH = Compute(n_threads=1, n_batch=512, n_ubatch=512)  # small: threads would only wait
 
 
 def random_tokens(n_vocab: int, n: int, seed: int = 0) -> Tokens:

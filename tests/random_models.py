@@ -7,8 +7,8 @@ model it is part of.
 from __future__ import annotations
 
 import ctypes
+import re
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +22,59 @@ from ggprune.runtime.tensor import TensorStruct, accessors, tensor_name
 from tests.gguf_files import FakeTensor, build, kv
 
 SIGMA = 0.1
+SIDECAR = re.compile(r"(?<!ffn_gate_inp)\.(input_)?scale$")
 
 
 class GGUFInitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
-def make_random_model(metadata: Path, out: Path, seed: int = 0) -> Path:
-    """Write a model of the metadata's architecture and shape to `out`."""
+def make_random_model(metadata: Path, out: Path, *, seed: int = 0, sidecars: bool = False) -> Path:
+    """Write a model of the metadata's architecture and shape to `out`, with the metadata as it is.
+
+    llama.cpp says which tensors it wants; it writes the file itself for few architectures only.
+    With `sidecars`, the optional `.scale` tensors that NVFP4 files have are there too.
+    """
     lib, base = llama(), ggml()
     base.gguf_init_from_file.restype = ctypes.c_void_p
     base.gguf_init_from_file.argtypes = [ctypes.c_char_p, GGUFInitParams]
     base.gguf_free.argtypes = [ctypes.c_void_p]
     context = base.gguf_init_from_file(str(metadata).encode(), GGUFInitParams(True, None))
     assert context, f"{metadata} cannot be read"
+    tensors: dict[str, FakeTensor] = {}
 
-    def fill(pointer: int, _: Any) -> None:
-        fill_tensor(pointer, seed)
+    def collect(pointer: int, _: Any) -> None:
+        tensor = random_tensor(pointer, seed)
+        if sidecars or not SIDECAR.search(tensor.name):
+            tensors[tensor.name] = tensor
 
-    callback = lib.llama_model_set_tensor_data_t(fill)
+    callback = lib.llama_model_set_tensor_data_t(collect)
     params = lib.llama_model_default_params()
-    params.use_extra_bufts = False  # repacked tensors could not be saved
+    params.use_extra_bufts = False
+    params.load_mtp = True
     model = lib.llama_model_init_from_user(context, callback, None, params)
     assert model, f"llama.cpp cannot build a model of {metadata}"
-    lib.llama_model_save_to_file(model, str(out).encode())
     lib.llama_model_free(model)
     base.gguf_free(context)
+    file = read_gguf(metadata)
+    kvs = [kv(key, value.type, bytes(value.raw)) for key, value in file.metadata.items()]
+    out.write_bytes(build(kvs, list(tensors.values())))
     return out
 
 
-def fill_tensor(pointer: int, seed: int) -> None:
-    name = tensor_name(pointer)
+def random_tensor(pointer: int, seed: int) -> FakeTensor:
+    """Normal numbers of sigma 0.1; the state's decay rates are negative, index tables are zeros."""
+    name, struct = tensor_name(pointer), TensorStruct.from_address(pointer)
+    n_dim = max(i + 1 for i in range(4) if struct.ne[i] > 1 or i == 0)
+    shape = tuple(int(n) for n in struct.ne[:n_dim])
     n = accessors().ggml_nbytes(pointer) // 4
     rng = np.random.default_rng([seed, zlib.crc32(name)])
     values = rng.normal(0.0, SIGMA, n).astype(np.float32)
     if b"ssm_a" in name:
         values = -np.abs(values) - np.float32(0.1)
-    struct = TensorStruct.from_address(pointer)
     if struct.type != 0:
         values = np.zeros(n, np.float32)
-    accessors().ggml_backend_tensor_set(pointer, values.ctypes.data, 0, 4 * n)
+    return FakeTensor(name.decode(), values.tobytes(), shape, int(struct.type))
 
 
 def derive_metadata(donor: Path, arch: str, changes: dict[str, Value | None], out: Path) -> Path:
@@ -80,18 +93,4 @@ def derive_metadata(donor: Path, arch: str, changes: dict[str, Value | None], ou
             metadata[key] = value
     kvs = [kv(key, value.type, bytes(value.raw)) for key, value in metadata.items()]
     out.write_bytes(build(kvs))
-    return out
-
-
-def without_keys(source: Path, templates: Iterable[str], out: Path) -> Path:
-    """The same model without some metadata: llama.cpp writes down what it was left to default."""
-    file, data = read_gguf(source), source.read_bytes()
-    arch = str(file.metadata["general.architecture"].decode())
-    gone = {template.format(arch=arch) for template in templates}
-    kvs = [kv(k, v.type, bytes(v.raw)) for k, v in file.metadata.items() if k not in gone]
-    tensors = [
-        FakeTensor(t.name, data[t.offset : t.offset + t.size_bytes], t.shape, t.type.id)
-        for t in file.tensors
-    ]
-    out.write_bytes(build(kvs, tensors, alignment=file.alignment))
     return out

@@ -1,13 +1,20 @@
 """What a layer's position means to each architecture: facts as data, rules that use them."""
 
-from ggprune.arch.architecture import Architecture, architecture_of, removal_metadata
-from ggprune.arch.legal import choose_legal, legal_drop, nearest_legal
+from ggprune.arch.architecture import Architecture, architecture_of, check_scored, removal_change
+from ggprune.arch.change import Change
+from ggprune.arch.legal import choose_legal, legal_drop, nearest_legal, smallest_legal
+from ggprune.arch.removal import mtp_blocks, n_trunk
 
 __all__ = [
     "Architecture",
+    "Change",
     "architecture_of",
+    "check_scored",
     "choose_legal",
     "legal_drop",
+    "mtp_blocks",
+    "n_trunk",
     "nearest_legal",
-    "removal_metadata",
+    "removal_change",
+    "smallest_legal",
 ]

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ggprune.cli import auto, bench, evaluate, inspect, prune, quantize, rank
+from ggprune.cli import auto, bench, evaluate, inspect, prune, quantize, rank, remap
 from ggprune.errors import GGPruneError
 from ggprune.version import __version__
 
-REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan", "--scores")
+REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan", "--scores", "--drop-mtp")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -74,6 +74,7 @@ app.command("inspect")(inspect.inspect_command)
 app.command("quantize")(quantize.quantize_command)
 app.command("eval")(evaluate.evaluate_command)
 app.command("bench")(bench.bench_command)
+app.command("remap")(remap.remap_command)
 
 
 def _version(show: bool) -> None:

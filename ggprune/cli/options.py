@@ -74,6 +74,19 @@ Verify = Annotated[
         help="After checking every byte, also load the result in llama.cpp and decode with it.",
     ),
 ]
+DropMtp = Annotated[
+    bool,
+    typer.Option(
+        "--drop-mtp", help="Also drop all multi-token-prediction (MTP) blocks behind the layers."
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-uniform-layers",
+        help="Prune architectures that ggprune does not know: vouch that all layers are alike.",
+    ),
+]
 ImatrixFile = Annotated[
     Path | None,
     typer.Option(

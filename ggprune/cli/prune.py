@@ -10,11 +10,13 @@ import typer
 from ggprune.cli.options import (
     AllowRequantize,
     AsJson,
+    DropMtp,
     Force,
     ImatrixFile,
     ModelPath,
     OutPath,
     Threads,
+    Trust,
     Verify,
 )
 from ggprune.cli.progress import Bar
@@ -22,6 +24,7 @@ from ggprune.errors import UsageError
 
 if TYPE_CHECKING:
     from ggprune.model import Model
+    from ggprune.pipeline.prune import Written
     from ggprune.surgery import PrunePlan
 
 
@@ -60,6 +63,23 @@ def prune_command(
     ] = None,
     imatrix: ImatrixFile = None,
     allow_requantize: AllowRequantize = False,
+    drop_mtp: DropMtp = False,
+    split_max_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N(M|G)",
+            show_default=False,
+            help="Write shards of at most N megabytes or gigabytes of tensors: OUT-00001-of-...",
+        ),
+    ] = None,
+    split_max_tensors: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, help="Write shards of at most N tensors."),
+    ] = None,
+    keep_split: Annotated[
+        bool, typer.Option("--keep-split", help="Write shards where the input has shards.")
+    ] = False,
+    trust: Trust = False,
     threads: Threads = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan and exact size; write nothing.")
@@ -77,37 +97,39 @@ def prune_command(
     """
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
-    from ggprune.pipeline import prune, pruned_size
+    from ggprune.pipeline.prune import planned, prune
     from ggprune.runtime.quantize import QuantizeOptions, parse_type
+    from ggprune.surgery.layout import Split
     from ggprune.surgery.output import check_outputs, write_text
 
+    split = None
+    if split_max_size is not None or split_max_tensors is not None:
+        max_bytes = _size_bytes(split_max_size) if split_max_size is not None else None
+        split = Split(max_bytes, split_max_tensors)
+    if split is not None and keep_split:
+        raise UsageError("--keep-split divides as the input is: leave out the other split options")
     if type_name is None and (imatrix is not None or allow_requantize):
         raise UsageError("--imatrix and --allow-requantize say how to quantize: add --type")
     options = None
     if type_name is not None:
         options = QuantizeOptions(parse_type(type_name), allow_requantize, n_threads=threads)
     model = open_model(source)
-    plan = _plan(model, prune_layers, keep_layers, plan_file, scores, drop)
+    plan = _plan(
+        model, prune_layers, keep_layers, plan_file, scores, drop, drop_mtp=drop_mtp, trust=trust
+    )
     inputs = [*(file.path for file in model.files), plan_file, scores, imatrix]
     check_outputs([out, save_plan], inputs, force=force)
     matrix = read_imatrix(imatrix) if imatrix is not None else None
+    how: dict[str, Any] = {
+        "options": options, "imatrix": matrix, "split": split, "keep_split": keep_split,
+    }  # fmt: skip
     if dry_run:
-        size_bytes = pruned_size(model, plan, options, matrix)
+        result = planned(model, plan, out, **how)
     else:
-        written = prune(
-            model,
-            plan,
-            out,
-            options=options,
-            imatrix=matrix,
-            force=force,
-            check_load=verify,
-            bars=Bar,
-        )
-        size_bytes = written.size_bytes
+        result = prune(model, plan, out, **how, force=force, check_load=verify, bars=Bar)
     if save_plan is not None:
         write_text(save_plan, plan.to_json(), force=force)
-    _show(model, plan, out, size_bytes, written=not dry_run, as_json=as_json)
+    _show(model, plan, result, written=not dry_run, as_json=as_json)
 
 
 def _plan(
@@ -117,31 +139,46 @@ def _plan(
     plan_file: Path | None,
     scores: Path | None,
     drop: int | None,
+    *,
+    drop_mtp: bool,
+    trust: bool,
 ) -> PrunePlan:
+    from ggprune.arch import mtp_blocks
     from ggprune.pipeline import choose
     from ggprune.scoring import load_order
     from ggprune.surgery import load_plan, make_plan, parse_layers
 
     choices = (prune_layers, keep_layers, plan_file, scores)
-    if sum(choice is not None for choice in choices) != 1:
+    if sum(choice is not None for choice in choices) > 1 or not (any(choices) or drop_mtp):
         raise UsageError(
             "say which layers: one of --prune-layers, --keep-layers, --plan or --scores"
         )
     if (scores is None) != (drop is None):
         raise UsageError("--scores and --drop go together: which ranking, and how many layers")
-    if scores is not None and drop is not None:
-        return make_plan(model, choose(model, load_order(scores, model), drop))
     if plan_file is not None:
         return load_plan(plan_file, model)
-    if prune_layers is not None:
-        return make_plan(model, parse_layers(prune_layers, model.n_layer))
-    keep = parse_layers(keep_layers or "", model.n_layer)
-    return make_plan(model, (n for n in range(model.n_layer) if n not in keep))
+    layers: set[int] = set()
+    if scores is not None and drop is not None:
+        layers = set(choose(model, load_order(scores, model), drop))
+    elif prune_layers is not None:
+        layers = set(parse_layers(prune_layers, model.n_layer))
+    elif keep_layers is not None:
+        layers = set(range(model.n_layer)) - set(parse_layers(keep_layers, model.n_layer))
+    if drop_mtp:
+        layers |= set(mtp_blocks(model))
+    return make_plan(model, layers, trust=trust)
 
 
-def _show(
-    model: Model, plan: PrunePlan, out: Path, size_bytes: int, *, written: bool, as_json: bool
-) -> None:
+def _size_bytes(text: str) -> int:
+    """`512M` or `2G`, in llama-gguf-split's units: 1000 * 1000 and 1000 * 1000 * 1000 bytes."""
+    units = {"M": 1000**2, "G": 1000**3}
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in units or not number.isdecimal() or int(number) == 0:
+        raise UsageError(f"--split-max-size {text}: write a size like 512M or 2G")
+    return int(number) * units[unit]
+
+
+def _show(model: Model, plan: PrunePlan, result: Written, *, written: bool, as_json: bool) -> None:
     from ggprune.report.jsontext import to_json
     from ggprune.report.units import size
     from ggprune.surgery import format_layers
@@ -151,14 +188,19 @@ def _show(
             "source": {"path": str(model.path), "size_bytes": model.size_bytes},
             "plan": {"fingerprint": plan.fingerprint, "arch": plan.arch, "n_layer": plan.n_layer,
                      "drop": list(plan.drop), "keep": list(plan.keep)},
-            "out": {"path": str(out), "size_bytes": size_bytes, "written": written},
+            "out": {"paths": [str(path) for path in result.paths], "arch": plan.out_arch,
+                    "size_bytes": result.size_bytes, "written": written},
+            "notes": list(plan.notes),
         }  # fmt: skip
         print(to_json(document), end="")
         return
     print(f"drop     {format_layers(plan.drop) or '(nothing)'}")
     print(f"keep     {format_layers(plan.keep)}  (renumbered to 0-{len(plan.keep) - 1})")
     print(f"layers   {plan.n_layer} -> {len(plan.keep)}")
-    change = 100 * (size_bytes / model.size_bytes - 1)
-    print(f"size     {size(model.size_bytes)} -> {size(size_bytes)} ({change:+.1f} %)")
-    print(f"bytes    {size_bytes}")
-    print(f"{'written ' if written else 'would be'} {out}")
+    change = 100 * (result.size_bytes / model.size_bytes - 1)
+    print(f"size     {size(model.size_bytes)} -> {size(result.size_bytes)} ({change:+.1f} %)")
+    print(f"bytes    {result.size_bytes}")
+    for note in plan.notes:
+        print(f"note     {note}")
+    for path in result.paths:
+        print(f"{'written ' if written else 'would be'} {path}")

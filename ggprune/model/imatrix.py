@@ -79,9 +79,34 @@ def _values(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _read_legacy(path: Path) -> Imatrix:
+    entries, tail = read_legacy_entries(path)
+    means = {e.name: e.values / np.float32(e.n_call) if e.n_call > 0 else e.values for e in entries}
+    n_chunk, dataset = _legacy_tail(tail)
+    return Imatrix(path, means, dataset, n_chunk)
+
+
+@dataclass(frozen=True)
+class LegacyEntry:
+    """One tensor of a .dat file: sums over `n_call` calls."""
+
+    name: str
+    n_call: int
+    values: NDArray[np.float32]
+
+    def to_bytes(self) -> bytes:
+        name = self.name.encode()
+        head = struct.pack(f"<i{len(name)}sii", len(name), name, self.n_call, len(self.values))
+        return head + self.values.astype("<f4").tobytes()
+
+
+def read_legacy_entries(path: Path) -> tuple[list[LegacyEntry], bytes]:
+    """Entries of a .dat file, and the bytes behind them.
+
+    Raises FormatError, struct.error or ValueError if it is not one.
+    """
     raw, pos = path.read_bytes(), 4
     (n_entry,) = struct.unpack_from("<i", raw)
-    entries = {}
+    entries = []
     for _ in range(n_entry):
         (length,) = struct.unpack_from("<i", raw, pos)
         name = raw[pos + 4 : pos + 4 + length].decode()
@@ -90,17 +115,16 @@ def _read_legacy(path: Path) -> Imatrix:
         if n_value < 1:
             raise FormatError(f"entry {name!r} has {n_value} values")
         values = np.frombuffer(raw, "<f4", n_value, pos + 8).copy()
-        entries[name] = values / np.float32(n_call) if n_call > 0 else values
+        entries.append(LegacyEntry(name, n_call, values))
         pos += 8 + 4 * n_value
     if not entries:
         raise FormatError("it has no entries")
-    n_chunk, dataset = _legacy_tail(raw, pos)
-    return Imatrix(path, entries, dataset, n_chunk)
+    return entries, raw[pos:]
 
 
-def _legacy_tail(raw: bytes, pos: int) -> tuple[int, str]:
+def _legacy_tail(raw: bytes) -> tuple[int, str]:
     """Chunk count and data set name: optional at the end of the file."""
-    if len(raw) < pos + 8:
+    if len(raw) < 8:
         return 0, ""
-    n_chunk, length = struct.unpack_from("<ii", raw, pos)
-    return n_chunk, raw[pos + 8 : pos + 8 + length].decode("utf-8", "replace")
+    n_chunk, length = struct.unpack_from("<ii", raw)
+    return n_chunk, raw[8 : 8 + length].decode("utf-8", "replace")

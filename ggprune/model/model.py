@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,8 @@ from ggprune.model.metadata import Value, encode_text
 
 SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"
-SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, "split.tensors.count")
+SPLIT_TENSORS = "split.tensors.count"
+SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS)
 FINGERPRINT_SAMPLE_BYTES = 4096
 
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<no>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
@@ -52,9 +53,38 @@ class Model:
         return str(self.value("general.architecture", str))
 
     @cached_property
+    def stacks(self) -> tuple[tuple[str, int], ...]:
+        """Name prefix and number of blocks of each stack: one, or an encoder and a decoder."""
+        n_block = int(self.value(f"{self.arch}.block_count", int))
+        found = {block[0] for block in (block_of(t.name) for t in self.tensors) if block}
+        if "dec." in found:
+            key = f"{self.arch}.decoder_block_count"
+            n_decoder = int(self.value(key, int)) if key in self.metadata else n_block
+            return (("enc.", n_block), ("dec.", n_decoder))
+        return (("enc." if "enc." in found else "", n_block),)
+
+    @cached_property
     def n_layer(self) -> int:
-        """`{arch}.block_count`, as the metadata says; `layers` compares it with the tensors."""
-        return int(self.value(f"{self.arch}.block_count", int))
+        """Layers of all stacks, as the metadata says; `layers` compares it with the tensors."""
+        return sum(n for _, n in self.stacks)
+
+    def layer_of(self, name: str) -> int | None:
+        """The layer that a tensor belongs to. A decoder's layers come after the encoder's.
+
+        None if it belongs to no layer. Raises FormatError for a layer that does not exist.
+        """
+        block, first = block_of(name), 0
+        if block is None:
+            return None
+        for prefix, n_block in self.stacks:
+            if prefix == block[0] and block[1] < n_block:
+                return first + block[1]
+            first += n_block
+        raise FormatError(f"{self.path}: {name} is behind {self.arch}.block_count = {self.n_layer}")
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Tensor]:
+        return {tensor.name: tensor for tensor in self.tensors}
 
     @cached_property
     def n_param(self) -> int:
@@ -70,7 +100,7 @@ class Model:
 
     @cached_property
     def layers(self) -> tuple[tuple[Tensor, ...], ...]:
-        """Tensors of each layer. Raises FormatError unless every layer 0..n_layer-1 has some."""
+        """Tensors of each layer. Raises FormatError if a layer has none that should have some."""
         if not 0 < self.n_layer <= max(len(self.tensors), 1):
             raise FormatError(
                 f"{self.path}: {self.arch}.block_count = {self.n_layer}, "
@@ -78,20 +108,23 @@ class Model:
             )
         layers: list[list[Tensor]] = [[] for _ in range(self.n_layer)]
         for tensor in self.tensors:
-            layer = block_of(tensor.name)
-            if layer is None:
-                continue
-            if layer >= self.n_layer:
-                raise FormatError(
-                    f"{self.path}: {tensor.name} is behind {self.arch}.block_count = {self.n_layer}"
-                )
-            layers[layer].append(tensor)
-        empty = [n for n, tensors in enumerate(layers) if not tensors]
+            layer = self.layer_of(tensor.name)
+            if layer is not None:
+                layers[layer].append(tensor)
+        empty = [n for n, tensors in enumerate(layers) if not tensors and not self._is_hollow(n)]
         if empty:
             raise FormatError(
                 f"{self.path}: block_count is {self.n_layer}, but layers {empty} have no tensors"
             )
         return tuple(tuple(tensors) for tensors in layers)
+
+    def _is_hollow(self, layer: int) -> bool:
+        """Is the layer stated to have neither attention heads nor a feed-forward part?"""
+        keys = (f"{self.arch}.attention.head_count", f"{self.arch}.feed_forward_length")
+        stated = [self.metadata[key].decode() for key in keys if key in self.metadata]
+        return len(stated) == 2 and all(
+            isinstance(x, list) and layer < len(x) and x[layer] == 0 for x in stated
+        )
 
     def value(self, key: str, kind: type) -> Any:
         """A decoded metadata value. Raises FormatError if it is missing or of another kind."""
@@ -155,6 +188,17 @@ def open_model(path: Path | str) -> Model:
     return _join(tuple(_read_shards(path, n_shard)))
 
 
+def open_shards(paths: Sequence[Path]) -> Model:
+    """Open the shards of a model, all of them and in order, whatever their names.
+
+    Raises FormatError if they do not belong together.
+    """
+    files = [read_gguf(path) for path in paths]
+    if len(files) > 1:
+        _check_shards(files)
+    return _join(tuple(files))
+
+
 def shard_paths(path: Path, n_shard: int) -> tuple[Path, ...]:
     """Paths of all shards, given any one of them. Raises FormatError if the name does not fit."""
     match = _SHARD.fullmatch(path.name)
@@ -172,13 +216,17 @@ def _read_shards(path: Path, n_shard: int) -> list[GGUFFile]:
     if missing:
         raise FormatError(f"{path}: shards are missing beside it: {', '.join(missing)}")
     files = [read_gguf(p) for p in paths]
+    _check_shards(files)
+    return files
+
+
+def _check_shards(files: Sequence[GGUFFile]) -> None:
     for i, file in enumerate(files):
         no, count = _split_int(file, SPLIT_NO), _split_int(file, SPLIT_COUNT)
-        if (no, count) != (i, n_shard):
+        if (no, count) != (i, len(files)):
             raise FormatError(
-                f"{file.path}: says it is shard {no} of {count}, its name says {i} of {n_shard}"
+                f"{file.path}: says it is shard {no} of {count}, its place is {i} of {len(files)}"
             )
-    return files
 
 
 def _split_int(file: GGUFFile, key: str) -> int:
@@ -196,7 +244,7 @@ def _join(files: tuple[GGUFFile, ...]) -> Model:
             if tensor.name in tensors:
                 raise FormatError(f"{file.path}: tensor {tensor.name} is in another shard as well")
             tensors[tensor.name] = tensor
-    expected = _split_int(files[0], "split.tensors.count")
+    expected = _split_int(files[0], SPLIT_TENSORS)
     if len(files) > 1 and expected != len(tensors):
         raise FormatError(
             f"{files[0].path}: {len(tensors)} tensors in all shards, expected {expected}"

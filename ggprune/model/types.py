@@ -48,3 +48,8 @@ def _table() -> dict[int, TensorType]:
 
 
 TENSOR_TYPES: dict[int, TensorType] = _table()
+
+
+def tensor_type(name: str) -> TensorType:
+    """The type of that name. Raises KeyError if there is none."""
+    return {t.name: t for t in TENSOR_TYPES.values()}[name]

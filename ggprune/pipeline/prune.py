@@ -6,9 +6,10 @@ nothing to clean up.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,21 @@ from ggprune.errors import DataError, LlamaAbortError, LlamaError, OutputError
 from ggprune.model import Model, Value, ValueType, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import scalar, string
+from ggprune.model.model import open_shards
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.loadcheck import check_loads
 from ggprune.runtime.quantize import DryRun, QuantizeOptions, dry_run, imatrix_metadata, quantize
-from ggprune.surgery import Layout, PrunePlan, make_layout
-from ggprune.surgery.layout import kept_names, size_with
+from ggprune.surgery import Layout, PrunePlan
+from ggprune.surgery.contents import Contents, unchanged_contents
+from ggprune.surgery.layout import (
+    Split,
+    checked_contents,
+    lay_out,
+    lay_out_shards,
+    shard_names,
+    size_with,
+    split_as,
+)
 from ggprune.surgery.output import PendingFile, check_output
 from ggprune.surgery.rewrite import write_header, write_tensors
 from ggprune.surgery.verify import ByteComparison, verify_requantized, verify_structure
@@ -42,9 +53,9 @@ def no_bars(_: str) -> Progress | None:
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written, verified and published."""
+    """Files that were written, verified and published: one, or the shards of a split model."""
 
-    path: Path
+    paths: tuple[Path, ...]
     size_bytes: int
 
 
@@ -55,31 +66,58 @@ def prune(
     *,
     options: QuantizeOptions | None = None,
     imatrix: Imatrix | None = None,
+    split: Split | None = None,
+    keep_split: bool = False,
     force: bool = False,
     check_load: bool = True,
     bars: Bars = no_bars,
 ) -> Written:
     """Write the model without the plan's layers, requantized if `options` are given.
 
+    With `split`, or `keep_split` and a split input, shards are written that are named after `out`.
     Raises OutputError before any work if `out` must not or cannot be written, VerificationError or
     LlamaError if the result is not what it should be; then nothing is left behind.
     """
-    layout = make_layout(model, plan)
-    inputs = [file.path for file in model.files]
-    size_bytes = layout.size_bytes
-    if options is not None:  # the pruned and the requantized file exist side by side for a while
-        size_bytes += pruned_size(model, plan, options, imatrix)
-    check_output(out, inputs, force=force, size_bytes=size_bytes)
-    with disk_errors(out), PendingFile(out) as pruned:
-        written = _write(model, plan, layout, pruned, bars)
-        if options is None:
-            return publish(pruned, force=force, check_load=check_load)
-        names = kept_names(model, plan)
-        renamed = imatrix.renamed(names) if imatrix else None
+    contents = checked_contents(model, plan)
+    if keep_split:
+        split = split_as(model, contents)
+    if options is None:
+        return _write_published(model, contents, out, split, force, check_load, bars)
+    size_bytes = lay_out(model, contents).size_bytes + pruned_size(model, plan, options, imatrix)
+    check_output(out, [f.path for f in model.files], force=force, size_bytes=size_bytes)
+    with disk_errors(out), PendingFile(out) as pruned:  # side by side with the result for a while
+        (layout,) = lay_out_shards(model, contents, None)
+        written = _write(contents, [layout], [pruned], bars)
+        renamed = imatrix.renamed(contents.names) if imatrix else None
         with PendingFile(out) as result:
             with pruned.named():
                 quantize_into(written, result, options, renamed, bars)
-            return publish(result, force=force, check_load=check_load)
+            if split is None:
+                return publish([result], force=force, check_load=check_load)
+            whole = open_model(result.path)
+            return _write_published(
+                whole, unchanged_contents(whole), out, split, force, check_load, bars
+            )
+
+
+def _write_published(
+    model: Model,
+    contents: Contents,
+    out: Path,
+    split: Split | None,
+    force: bool,
+    check_load: bool,
+    bars: Bars,
+) -> Written:
+    layouts = lay_out_shards(model, contents, split)
+    targets = shard_names(out, len(layouts))
+    size_bytes = sum(layout.size_bytes for layout in layouts)
+    for target in targets:
+        check_output(target, [f.path for f in model.files], force=force, size_bytes=size_bytes)
+    with disk_errors(out), contextlib.ExitStack() as stack:
+        pending = [stack.enter_context(PendingFile(target)) for target in targets]
+        _write(contents, layouts, pending, bars)
+        return publish(pending, force=force, check_load=check_load)
 
 
 def requantize(
@@ -97,14 +135,36 @@ def requantize(
     check_output(out, [f.path for f in model.files], force=force, size_bytes=size_bytes)
     with disk_errors(out), PendingFile(out) as result:
         quantize_into(model, result, options, imatrix, bars)
-        return publish(result, force=force, check_load=check_load)
+        return publish([result], force=force, check_load=check_load)
+
+
+def planned(
+    model: Model,
+    plan: PrunePlan,
+    out: Path,
+    *,
+    options: QuantizeOptions | None = None,
+    imatrix: Imatrix | None = None,
+    split: Split | None = None,
+    keep_split: bool = False,
+) -> Written:
+    """The files that `prune` would write, with their exact size; writes nothing.
+
+    How many shards a requantized model would have is not known before it is: then it is `out`.
+    """
+    if options is not None:
+        return Written((out,), pruned_size(model, plan, options, imatrix))
+    contents = checked_contents(model, plan)
+    layouts = lay_out_shards(model, contents, split_as(model, contents) if keep_split else split)
+    return Written(shard_names(out, len(layouts)), sum(layout.size_bytes for layout in layouts))
 
 
 def pruned_size(
     model: Model, plan: PrunePlan, options: QuantizeOptions | None, imatrix: Imatrix | None
 ) -> int:
     """Exact bytes of the file that `prune` would write, without writing it."""
-    layout = make_layout(model, plan)
+    contents = checked_contents(model, plan)
+    layout = lay_out(model, contents)
     if options is None:
         return layout.size_bytes
     with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
@@ -112,10 +172,8 @@ def pruned_size(
         with disk_errors(hollow), hollow.open("wb") as file:
             file.write(layout.header)
             file.truncate(layout.size_bytes)
-        names = kept_names(model, plan)
-        return requantized_size(
-            open_model(hollow), options, imatrix.renamed(names) if imatrix else None
-        )
+        renamed = imatrix.renamed(contents.names) if imatrix else None
+        return requantized_size(open_model(hollow), options, renamed)
 
 
 def requantized_size(model: Model, options: QuantizeOptions, imatrix: Imatrix | None) -> int:
@@ -163,23 +221,31 @@ def quantize_into(
         verify_requantized(source, target.path)
 
 
-def publish(pending: PendingFile, *, force: bool, check_load: bool) -> Written:
-    """Let llama.cpp load the file and decode, then give it its name."""
+def publish(pending: Sequence[PendingFile], *, force: bool, check_load: bool) -> Written:
+    """Let llama.cpp load the files and decode, then give them their names."""
     if check_load:
-        with pending.named():
+        with contextlib.ExitStack() as stack:
+            for file in pending:
+                stack.enter_context(file.named())
             _check_loads(pending)
-    size_bytes = pending.path.stat().st_size
-    pending.commit(force=force)
-    return Written(pending.target, size_bytes)
+    size_bytes = sum(file.path.stat().st_size for file in pending)
+    for i, file in enumerate(pending):
+        try:
+            file.commit(force=force)
+        except BaseException:  # all shards or none
+            for before in pending[:i]:
+                before.target.unlink(missing_ok=True)
+            raise
+    return Written(tuple(file.target for file in pending), size_bytes)
 
 
-def _check_loads(pending: PendingFile) -> None:
+def _check_loads(pending: Sequence[PendingFile]) -> None:
     try:
-        isolated(check_loads, pending.path)
+        isolated(check_loads, tuple(file.path for file in pending))
     except LlamaAbortError as e:
         raise LlamaAbortError(
-            f"{pending.target}: not kept: every byte is as planned, but llama.cpp fails with it: "
-            f"{e} (--no-verify skips this check)"
+            f"{pending[0].target}: not kept: every byte is as planned, but llama.cpp fails with "
+            f"it: {e} (--no-verify skips this check)"
         ) from e
 
 
@@ -193,17 +259,22 @@ def disk_errors(target: Path) -> Iterator[None]:
         raise OutputError(f"{target}: cannot be written: {what}; nothing was kept") from e
 
 
-def _write(model: Model, plan: PrunePlan, layout: Layout, target: PendingFile, bars: Bars) -> Model:
-    """Write and prove: the structure as soon as the header stands, each tensor behind its copy."""
-    total = sum(place.tensor.size_bytes for place in layout.placements)
-    with target.named():
-        write_header(layout, target.fd)
-        written = open_model(target.path)
-        verify_structure(model, plan, written)
-        with ByteComparison(written) as comparison:
-            for place in write_tensors(model, layout, target.fd, _counter(bars("copy"), total)):
-                comparison.add(place.tensor, place.name)
-            comparison.finish()
+def _write(
+    contents: Contents, layouts: Sequence[Layout], targets: Sequence[PendingFile], bars: Bars
+) -> Model:
+    """Write and prove: the structure as soon as the headers stand, each tensor behind its copy."""
+    total = sum(tensor.size_bytes for tensor in contents.tensors)
+    with contextlib.ExitStack() as stack:
+        for layout, target in zip(layouts, targets, strict=True):
+            stack.enter_context(target.named())
+            write_header(layout, target.fd)
+        written = open_shards([target.path for target in targets])
+        verify_structure(contents, written)
+        comparison = stack.enter_context(ByteComparison(written))
+        fds = [target.fd for target in targets]
+        for tensor in write_tensors(layouts, fds, _counter(bars("copy"), total)):
+            comparison.add(tensor)
+        comparison.finish()
     return written
 
 

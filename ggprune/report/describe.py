@@ -9,7 +9,6 @@ from typing import Any
 from ggprune.arch import architecture_of, legal_drop
 from ggprune.errors import ArchitectureError
 from ggprune.model import Model, Tensor
-from ggprune.model.blocks import block_of
 from ggprune.report.table import markdown_table
 from ggprune.report.units import count, size
 from ggprune.surgery import format_layers
@@ -17,7 +16,7 @@ from ggprune.surgery import format_layers
 
 def model_document(model: Model) -> dict[str, Any]:
     """`inspect --json`."""
-    outside = [tensor for tensor in model.tensors if block_of(tensor.name) is None]
+    outside = [tensor for tensor in model.tensors if model.layer_of(tensor.name) is None]
     removable, reason = removable_layers(model)
     return {
         "model": {
@@ -82,7 +81,7 @@ def render_model(model: Model) -> str:
     total, mix = max(model.tensor_bytes, 1), _type_bytes(model).most_common()
     shares = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in mix)
     name = model.text("general.name")
-    outside = [tensor for tensor in model.tensors if block_of(tensor.name) is None]
+    outside = [tensor for tensor in model.tensors if model.layer_of(tensor.name) is None]
     lines = [
         f"file          {model.path}" + _shards(model),
         f"name          {name or '-'}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,28 @@ class LlamaModel:
     """Weights and vocabulary of a GGUF file, loaded by llama.cpp. Use as a context manager."""
 
     def __init__(
-        self, path: Path, compute: Compute | None = None, *, vocab_only: bool = False
+        self,
+        path: Path,
+        compute: Compute | None = None,
+        *,
+        vocab_only: bool = False,
+        shards: Sequence[Path] = (),
     ) -> None:
-        """Raises LlamaError with llama.cpp's own reason if the file cannot be loaded."""
+        """`shards` are all files of a split model, in order, if they are not named as such.
+
+        Raises LlamaError with llama.cpp's own reason if the file cannot be loaded.
+        """
         self.path = path
         self.lib = llama()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers = (compute or Compute()).n_gpu_layers
         params.vocab_only = vocab_only
         log_tail().lines.clear()
-        self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
+        if len(shards) > 1:
+            names = (ctypes.c_char_p * len(shards))(*(os.fsencode(shard) for shard in shards))
+            self.handle = self.lib.llama_model_load_from_splits(names, len(shards), params)
+        else:
+            self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise LlamaError(f"{path}: llama.cpp cannot load it: {log_tail().last_error()}")
         self._finalizer = weakref.finalize(self, self.lib.llama_model_free, self.handle)
@@ -74,6 +87,11 @@ class LlamaModel:
     @property
     def size_bytes(self) -> int:
         return int(self.lib.llama_model_size(self.handle))
+
+    @property
+    def has_encoder(self) -> bool:
+        """Does the model read its input with an encoder before it decodes?"""
+        return bool(self.lib.llama_model_has_encoder(self.handle))
 
     @property
     def description(self) -> str:
@@ -198,8 +216,18 @@ class Session:
         """Decode one sequence's next tokens with logits for the last one, as llama-bench does."""
         self._decode(tokens[None, :], position, 1)
 
+    def encode(self, tokens: Tokens) -> None:
+        """Have the encoder of an encoder-decoder model read one sequence, (1, n) token ids."""
+        self.clear()
+        self._fill_batch(tokens, 0, tokens.shape[1])
+        self._check(self.lib.llama_encode(self.handle, self._batch), "encode")
+
     def _decode(self, tokens: Tokens, position: int, n_output: int) -> None:
         """tokens: (n_seq, n). Logits for the last n_output columns."""
+        self._fill_batch(tokens, position, n_output)
+        self._check(self.lib.llama_decode(self.handle, self._batch), "decode")
+
+    def _fill_batch(self, tokens: Tokens, position: int, n_output: int) -> None:
         n_seq, n = tokens.shape
         batch, total = self._batch, n_seq * n
         batch.n_tokens = total
@@ -209,13 +237,14 @@ class Session:
         _view(batch.logits, total)[:] = np.tile(np.arange(n) >= n - n_output, n_seq)
         for i in range(total):
             batch.seq_id[i][0] = i // n
-        status = self.lib.llama_decode(self.handle, batch)
+
+    def _check(self, status: int, what: str) -> None:
         error, self._callback.error = self._callback.error, None
         if error is not None:
             raise error
         if status != 0:
             reason = log_tail().last_error()
-            raise LlamaError(f"{self.model.path}: llama.cpp could not decode ({status}): {reason}")
+            raise LlamaError(f"{self.model.path}: llama.cpp could not {what} ({status}): {reason}")
 
     def _logits(self, n_seq: int, n_output: int) -> Logits:
         pointer = self.lib.llama_get_logits(self.handle)

@@ -44,45 +44,53 @@ class EvalCallback:
         return True
 
 
-def stream_names(arch: Architecture, position: int) -> tuple[bytes, ...]:
-    """Graph names of the residual stream in front of layer `position`."""
-    return tuple(name.encode() for name in arch.stream_names(position))
-
-
 def ablation_taps(arch: Architecture, drop: Sequence[int]) -> Taps:
     """Taps that leave out the layers `drop`: each run's output becomes the run's input.
 
     Where the graph has cut the stream down to the rows that yield logits (behind the last layer),
-    those are taken to be the last rows of the batch.
+    those are taken to be the last rows of the batch. MTP blocks take no part in decoding.
     """
-    taps: dict[bytes, Handler] = {}
-    for first, last in runs_of(drop):
-        entering: list[NDArray[np.float32]] = []
+    saves: dict[bytes, Handler] = {}
+    restores: dict[bytes, Handler] = {}
+    for first, last in runs_of(n for n in drop if n < arch.n_trunk):
+        for before, behind in zip(arch.entering(first), arch.leaving(last), strict=True):
+            entering: list[NDArray[np.float32]] = []
 
-        def save(node: Residual, entering: list[NDArray[np.float32]] = entering) -> None:
-            entering[:] = [node.read()]
+            def save(node: Residual, entering: list[NDArray[np.float32]] = entering) -> None:
+                entering[:] = [node.read()]
 
-        def restore(node: Residual, entering: list[NDArray[np.float32]] = entering) -> None:
-            n_row = node.shape[0]
-            node.write(entering[0][len(entering[0]) - n_row :])
+            def restore(node: Residual, entering: list[NDArray[np.float32]] = entering) -> None:
+                n_row = node.shape[0]
+                node.write(entering[0][len(entering[0]) - n_row :])
 
-        for name in stream_names(arch, first):
-            taps[name] = save
-        for name in stream_names(arch, last + 1):
-            taps[name] = restore
-    return taps
+            saves |= {name.encode(): save for name in before}
+            restores |= {name.encode(): restore for name in behind}
+    both = {name: _both(restores[name], saves[name]) for name in restores.keys() & saves.keys()}
+    return {**saves, **restores, **both}
+
+
+def _both(first: Handler, second: Handler) -> Handler:
+    def handle(node: Residual) -> None:
+        first(node)
+        second(node)
+
+    return handle
 
 
 class StreamRecorder:
     """Taps that keep the residual stream in front of every layer and behind the last one."""
 
-    def __init__(self, arch: Architecture, n_layer: int) -> None:
-        self.stream: list[NDArray[np.float32] | None] = [None] * (n_layer + 1)
+    def __init__(self, arch: Architecture) -> None:
+        self.stream: list[NDArray[np.float32] | None] = [None] * (arch.n_trunk + 1)
         self.taps: dict[bytes, Handler] = {}
-        for position in range(n_layer + 1):
+        for position in range(arch.n_trunk + 1):
 
             def keep(node: Residual, position: int = position) -> None:
-                self.stream[position] = node.read()
+                self.stream[position] = node.read_tokens()
 
-            for name in stream_names(arch, position):
-                self.taps[name] = keep
+            if position < arch.n_trunk:
+                names = arch.entering(position)[0]
+            else:
+                names = arch.leaving(position - 1)[0]
+            for name in names:
+                self.taps[name.encode()] = keep

@@ -89,6 +89,20 @@ class Residual:
         accessors().ggml_backend_tensor_get(self.pointer, values.ctypes.data, 0, values.nbytes)
         return values
 
+    def read_tokens(self) -> NDArray[np.float32]:
+        """A copy with one row per token, (n_token, n_stream * n_embd).
+
+        Where the model carries several streams per token, the shorter of the two axes counts them.
+        """
+        values = self.read()
+        _, inner, outer, _ = (int(n) for n in TensorStruct.from_address(self.pointer).ne)
+        if outer == 1:
+            return values
+        if inner < outer:
+            return np.reshape(values, (outer, -1))
+        by_token = np.swapaxes(values.reshape((outer, inner, -1)), 0, 1)
+        return np.reshape(by_token, (inner, -1))
+
     def write(self, values: NDArray[np.float32]) -> None:
         """Overwrite the node. Raises LlamaError if the shape is another one."""
         if values.shape != self.shape:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ggprune.arch import Architecture, architecture_of, legal_drop
+from ggprune.arch import Architecture, architecture_of, check_scored, legal_drop, n_trunk
 from ggprune.errors import DataError
 from ggprune.model import Model
 from ggprune.runtime.library import default_threads, versions
@@ -100,11 +100,12 @@ def rank(
     text is too short, LlamaError if llama.cpp cannot load or compute the model.
     """
     arch = architecture_of(model)
-    n_layer = len(model.layers)
+    check_scored(arch)
+    n_layer = arch.n_trunk
     with LlamaModel(model.path, compute) as loaded:
         chunks = make_chunks(text, loaded.tokenize, n_ctx, n_chunk)
         with _scoring_session(loaded, n_ctx, compute) as session:
-            sweep = _Sweep(session, arch, n_layer, _threads(compute))
+            sweep = _Sweep(session, arch, _threads(compute))
             for i, chunk in enumerate(chunks):
                 for n_pass in sweep.passes(chunk):
                     if progress is not None:
@@ -144,7 +145,7 @@ def load_order(path: Path, model: Model) -> tuple[int, ...]:
         raise DataError(f"{path}: not a ranking made by ggprune rank") from e
     if fingerprint != model.fingerprint:
         raise DataError(f"{path}: ranks another model than {model.path}")
-    if sorted(order) != list(range(model.n_layer)):
+    if sorted(order) != list(range(n_trunk(model))):
         raise DataError(f"{path}: its order does not name every layer once")
     return tuple(order)
 
@@ -152,9 +153,9 @@ def load_order(path: Path, model: Model) -> tuple[int, ...]:
 class _Sweep:
     """Everything measured so far, per token, so that errors can be computed at the end."""
 
-    def __init__(self, session: Session, arch: Architecture, n_layer: int, n_threads: int) -> None:
-        self.session, self.arch, self.n_threads = session, arch, n_threads
-        self.recorder = StreamRecorder(arch, n_layer)
+    def __init__(self, session: Session, arch: Architecture, n_threads: int) -> None:
+        self.session, self.n_threads, n_layer = session, n_threads, arch.n_trunk
+        self.recorder = StreamRecorder(arch)
         self.ablations = [ablation_taps(arch, (layer,)) for layer in range(n_layer)]
         self.base_nll: list[Float64] = []
         self.similarity: list[list[Float64]] = [[] for _ in range(n_layer)]
@@ -167,7 +168,7 @@ class _Sweep:
         self.session.tap(self.recorder.taps)
         base = base_logits(self._logits(chunk)[:n_token], targets, self.n_threads)
         self.base_nll.append(base.scores.nll)
-        self._add_similarities(n_token)
+        self._add_similarities(n_ctx - n_ctx // 2, n_token)
         yield 1
         for layer, taps in enumerate(self.ablations):
             self.session.tap(taps)
@@ -179,11 +180,14 @@ class _Sweep:
         """Logits of the second half of the chunk, (n_ctx - n_ctx / 2, n_vocab)."""
         return self.session.chunk_logits(chunk[None, :], len(chunk) - len(chunk) // 2)[0]
 
-    def _add_similarities(self, n_token: int) -> None:
-        """Cosine between input and output of every layer, for the scored tokens."""
+    def _add_similarities(self, n_output: int, n_token: int) -> None:
+        """Cosine between input and output of every layer, for the scored tokens.
+
+        They are the first `n_token` of the last `n_output` tokens, which may be all that is left
+        of the stream behind the last layer. Several streams per token count as one vector.
+        """
         stream = [x for x in self.recorder.stream if x is not None]
         assert len(stream) == len(self.similarity) + 1
-        n_output = len(stream[-1])  # llama.cpp keeps the rows that yield logits: the last ones
         rows = [x[len(x) - n_output :][:n_token] for x in stream]
         for layer, values in enumerate(self.similarity):
             values.append(cosine(rows[layer], rows[layer + 1]))

@@ -1,46 +1,31 @@
-"""What the pruned file will look like, byte for byte, before anything is written.
+"""Where every byte of a GGUF file lies, before anything is written: exact sizes for free.
 
-Names, metadata and offsets of the result follow from the model and the plan alone, so exact sizes
-are known without writing.
+Also how a model is divided into shards, in the manner of llama-gguf-split.
 """
 
 from __future__ import annotations
 
-import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from gguf.utility import size_label
-
-from ggprune.arch import removal_metadata
-from ggprune.errors import DataError
-from ggprune.model import Model, Tensor, Value, ValueType
-from ggprune.model.blocks import block_of, rename_block
+from ggprune.errors import DataError, UsageError
+from ggprune.model import Model, Value, ValueType
 from ggprune.model.gguf import MAGIC
-from ggprune.model.metadata import SCALAR_FORMATS, array, encode_text, scalar, string
+from ggprune.model.metadata import encode_text, scalar
+from ggprune.model.model import SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS
+from ggprune.surgery.contents import Contents, OutTensor, pruned_contents, unchanged_contents
 from ggprune.surgery.plan import PrunePlan
-from ggprune.version import __version__
 
-SIZE_LABEL = "general.size_label"
-PARAMETER_COUNT = "general.parameter_count"
-EXPERT_COUNT = "{arch}.expert_count"
-TENSOR_EXTRA = "general.tensor_extra."  # llama.cpp: src/llama-model.cpp, load_stats
-
-DROPPED_LAYERS = "ggprune.dropped_layers"
-SOURCE_FINGERPRINT = "ggprune.source.fingerprint"
-SOURCE_BLOCK_COUNT = "ggprune.source.block_count"
-VERSION = "ggprune.version"
-HISTORY = "ggprune.history"
-PROVENANCE = (DROPPED_LAYERS, SOURCE_FINGERPRINT, SOURCE_BLOCK_COUNT, VERSION)
+MAX_SHARDS = 99_999  # five digits in the file names
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A kept tensor, its new name and where its bytes start in the new file."""
+    """A tensor of the result and where its bytes start in the new file."""
 
-    tensor: Tensor
-    name: str
+    tensor: OutTensor
     offset: int
 
 
@@ -53,129 +38,124 @@ class Layout:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class Split:
+    """How to divide a model into shards: by a limit, or a new shard wherever `groups` changes."""
+
+    max_bytes: int | None = None  # of tensor data
+    max_tensors: int | None = None
+    groups: Mapping[str, int] | None = None  # by tensor name of the result
+
+
+def split_as(model: Model, contents: Contents) -> Split:
+    """The division of the input's files. Shards that lose all their tensors vanish."""
+    number = {file.path: i for i, file in enumerate(model.files)}
+    return Split(groups={new: number[model.by_name[old].path]
+                         for old, new in contents.names.items()})  # fmt: skip
+
+
 def make_layout(model: Model, plan: PrunePlan) -> Layout:
-    """The file that `plan` makes of `model`: kept tensors in their order, padded with zeros.
+    """The single file that `plan` makes of `model`, padded with zeros.
 
     Raises DataError if the plan was made for another model.
     """
+    return lay_out(model, checked_contents(model, plan))
+
+
+def lay_out_shards(model: Model, contents: Contents, split: Split | None) -> tuple[Layout, ...]:
+    """One layout per file: a single one without `split`, or where one shard holds all."""
+    groups = list(_divide(contents.tensors, split)) if split is not None else []
+    if len(groups) > MAX_SHARDS:
+        raise UsageError(f"{len(groups)} shards: at most {MAX_SHARDS} can be named")
+    if len(groups) <= 1:
+        return (lay_out(model, contents),)
+    return tuple(
+        lay_out(model, _shard(contents, group, i, len(groups))) for i, group in enumerate(groups)
+    )
+
+
+def checked_contents(model: Model, plan: PrunePlan) -> Contents:
+    """`pruned_contents`. Raises DataError if the plan was made for another model."""
     if plan.fingerprint != model.fingerprint:
         raise DataError(f"{model.path}: the plan was made for another model")
-    names = kept_names(model, plan)
-    metadata = pruned_metadata(model, plan)
-    kept = [tensor for tensor in model.tensors if tensor.name in names]
+    return pruned_contents(model, plan)
+
+
+def shard_names(path: Path, n: int) -> tuple[Path, ...]:
+    """`out.gguf` -> `out-00001-of-00003.gguf`...; a single file keeps its name."""
+    if n == 1:
+        return (path,)
+    stem = path.name.removesuffix(".gguf")
+    return tuple(path.with_name(f"{stem}-{i + 1:05}-of-{n:05}.gguf") for i in range(n))
+
+
+def lay_out(model: Model, contents: Contents) -> Layout:
+    """A file with these contents, in the version and alignment of `model`."""
     relative, offsets = 0, []
-    for tensor in kept:
+    for tensor in contents.tensors:
         offsets.append(relative)
         relative = _pad(relative + tensor.size_bytes, model.alignment)
-    header = _header(model, metadata, [(t, names[t.name]) for t in kept], offsets)
+    header = _header(model, contents.metadata, contents.tensors, offsets)
     placements = tuple(
-        Placement(tensor, names[tensor.name], len(header) + offset)
-        for tensor, offset in zip(kept, offsets, strict=True)
+        Placement(tensor, len(header) + offset)
+        for tensor, offset in zip(contents.tensors, offsets, strict=True)
     )
     return Layout(header, placements, len(header) + relative)
 
 
 def size_with(model: Model, added: Mapping[str, Value], tensor_bytes: int) -> int:
     """Size of a file with the model's metadata and `added` to it, in front of `tensor_bytes`."""
-    tensors = [(tensor, tensor.name) for tensor in model.tensors]
+    tensors = unchanged_contents(model).tensors
     header = _header(model, {**model.metadata, **added}, tensors, [0] * len(tensors))
     return len(header) + tensor_bytes
 
 
-def kept_names(model: Model, plan: PrunePlan) -> dict[str, str]:
-    """New name of every tensor that stays, by its old name."""
-    new_layer = {old: new for new, old in enumerate(plan.keep)}
-    names: dict[str, str] = {}
-    for tensor in model.tensors:
-        layer = block_of(tensor.name)
-        if layer is None:
-            names[tensor.name] = tensor.name
-        elif layer in new_layer:
-            names[tensor.name] = rename_block(tensor.name, new_layer[layer])
-    return names
+def _divide(tensors: Sequence[OutTensor], split: Split) -> Iterator[list[OutTensor]]:
+    """Tensors of each shard, in order."""
+    group: list[OutTensor] = []
+    n_byte = 0
+    for tensor in tensors:
+        if group and _is_full(group, n_byte, tensor, split):
+            yield group
+            group, n_byte = [], 0
+        group.append(tensor)
+        n_byte += tensor.size_bytes
+    yield group
 
 
-def pruned_metadata(model: Model, plan: PrunePlan) -> dict[str, Value]:
-    """All metadata of the result in the order of the source, provenance at the end."""
-    if not plan.drop:
-        return dict(model.metadata)
-    names = kept_names(model, plan)
-    kept = [tensor for tensor in model.tensors if tensor.name in names]
-    by_position = removal_metadata(model, plan.keep)
-    return {
-        **model.metadata,
-        **by_position,
-        **_size_values(model, kept),
-        **_tensor_extra(model, names),
-        **_provenance(model, plan),
+def _is_full(group: list[OutTensor], n_byte: int, tensor: OutTensor, split: Split) -> bool:
+    if split.max_bytes is not None and n_byte + tensor.size_bytes > split.max_bytes:
+        return True
+    if split.max_tensors is not None and len(group) >= split.max_tensors:
+        return True
+    groups = split.groups or {}
+    before = groups.get(group[0].name)
+    return before is not None and groups.get(tensor.name, before) != before
+
+
+def _shard(contents: Contents, group: list[OutTensor], i: int, n: int) -> Contents:
+    """All metadata is in the first shard. The three keys and their types are llama-gguf-split's."""
+    keys = {
+        SPLIT_NO: scalar(ValueType.UINT16, i),
+        SPLIT_COUNT: scalar(ValueType.UINT16, n),
+        SPLIT_TENSORS: scalar(ValueType.INT32, len(contents.tensors)),
     }
-
-
-def _size_values(model: Model, kept: Sequence[Tensor]) -> dict[str, Value]:
-    """Parameter counts, where the source states them."""
-    n_param = sum(tensor.n_element for tensor in kept)
-    values: dict[str, Value] = {}
-    if PARAMETER_COUNT in model.metadata and model.metadata[PARAMETER_COUNT].type in SCALAR_FORMATS:
-        values[PARAMETER_COUNT] = scalar(model.metadata[PARAMETER_COUNT].type, n_param)
-    if SIZE_LABEL in model.metadata:
-        values[SIZE_LABEL] = string(_label(model, kept, n_param))
-    return values
-
-
-def _label(model: Model, kept: Sequence[Tensor], n_param: int) -> str:
-    """`7B` or `8x7B`, by the formula of gguf-py that made the original label."""
-    value = model.metadata.get(EXPERT_COUNT.format(arch=model.arch))
-    n_expert = value.decode() if value is not None else 0
-    if not isinstance(n_expert, int) or n_expert <= 0:
-        return str(size_label(n_param, 0, 0, 0))
-    n_in_experts = sum(t.n_element for t in kept if "_exps." in t.name)
-    return str(size_label(n_param, n_param - n_in_experts, n_in_experts // n_expert, n_expert))
-
-
-def _tensor_extra(model: Model, names: Mapping[str, str]) -> dict[str, Value]:
-    """`general.tensor_extra.*`: parallel arrays about tensors, one of which names them."""
-    if TENSOR_EXTRA + "name" not in model.metadata:
-        return {}
-    listed = model.value(TENSOR_EXTRA + "name", list)
-    kept = [i for i, name in enumerate(listed) if name in names]
-    values = {
-        key: value.select(kept)
-        for key, value in model.metadata.items()
-        if key.startswith(TENSOR_EXTRA)
-        and value.array_len == len(listed)
-        and value.element_type != ValueType.STRING
-    }
-    renamed = array(ValueType.STRING, [names[listed[i]] for i in kept])
-    return {**values, TENSOR_EXTRA + "name": renamed}
-
-
-def _provenance(model: Model, plan: PrunePlan) -> dict[str, Value]:
-    """Where the file came from. A second pruning moves the first one's record to the history."""
-    values = {
-        DROPPED_LAYERS: array(ValueType.INT32, plan.drop),
-        SOURCE_FINGERPRINT: string(plan.fingerprint),
-        SOURCE_BLOCK_COUNT: scalar(ValueType.UINT32, plan.n_layer),
-        VERSION: string(__version__),
-    }
-    if DROPPED_LAYERS in model.metadata:
-        before = model.metadata[HISTORY].decode() if HISTORY in model.metadata else []
-        record = {k: model.metadata[k].decode() for k in PROVENANCE if k in model.metadata}
-        values[HISTORY] = array(ValueType.STRING, [*before, json.dumps(record)])
-    return values
+    metadata = {**contents.metadata, **keys} if i == 0 else keys
+    return Contents(metadata, tuple(group), contents.names)
 
 
 def _header(
     model: Model,
     metadata: Mapping[str, Value],
-    tensors: Sequence[tuple[Tensor, str]],
+    tensors: Sequence[OutTensor],
     offsets: Sequence[int],
 ) -> bytes:
     parts = [struct.pack("<4sIQQ", MAGIC, model.files[0].version, len(tensors), len(metadata))]
     for key, value in metadata.items():
         parts += [_text(key), struct.pack("<I", value.type), bytes(value.raw)]
-    for (tensor, name), offset in zip(tensors, offsets, strict=True):
+    for tensor, offset in zip(tensors, offsets, strict=True):
         n_dim = len(tensor.shape)
-        parts += [_text(name), struct.pack(f"<I{n_dim}Q", n_dim, *tensor.shape)]
+        parts += [_text(tensor.name), struct.pack(f"<I{n_dim}Q", n_dim, *tensor.shape)]
         parts.append(struct.pack("<IQ", tensor.type.id, offset))
     header = b"".join(parts)
     return header.ljust(_pad(len(header), model.alignment), b"\0")

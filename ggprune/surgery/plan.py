@@ -1,40 +1,67 @@
-"""The decision which layers leave a model: made once, kept as JSON, carried out by `rewrite`."""
+"""The decision which layers leave a model: made once, kept as JSON, carried out by `write`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ggprune.arch import nearest_legal, removal_metadata
-from ggprune.arch.rules import Illegal
+from ggprune.arch import Change, nearest_legal, removal_change
+from ggprune.arch.removal import Illegal
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model import Model
+from ggprune.model.blocks import block_of, rename_block
 from ggprune.surgery.selection import format_layers
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """Which layers of which model to drop. Numbers are 0-based layers of the original model."""
+    """Which layers of which model to drop. Numbers are 0-based layers of the original model.
+
+    Enough to rename what belongs to the model without the model at hand: `stacks` are prefix and
+    depth of its stacks of blocks, `out_arch` is the architecture that the result is stored as.
+    """
 
     fingerprint: str
     arch: str
     n_layer: int
     drop: tuple[int, ...]
+    stacks: tuple[tuple[str, int], ...]
+    out_arch: str
+    notes: tuple[str, ...] = ()  # what a user must know about the result
+    trust: bool = False  # the user vouches for layers of an unknown architecture
 
     @property
     def keep(self) -> tuple[int, ...]:
         """The layers that stay; the i-th becomes layer i."""
         return tuple(n for n in range(self.n_layer) if n not in self.drop)
 
+    def new_number(self, stack: str, number: int) -> int | None:
+        """What a block of a stack is called afterwards; None if it goes."""
+        first = 0
+        for prefix, n_block in self.stacks:
+            if prefix == stack:
+                gone = [n - first for n in self.drop if first <= n < first + n_block]
+                return None if number in gone else number - sum(n < number for n in gone)
+            first += n_block
+        return number  # blocks of something else
+
+    def renamed(self, name: str) -> str | None:
+        """A tensor's name afterwards; None if it goes with its layer."""
+        block = block_of(name)
+        if block is None:
+            return name
+        number = self.new_number(*block)
+        return None if number is None else rename_block(name, number)
+
     def to_json(self) -> str:
         return json.dumps({"ggprune_plan": PLAN_FORMAT, **asdict(self)}, indent=2) + "\n"
 
 
-def make_plan(model: Model, drop: Iterable[int]) -> PrunePlan:
+def make_plan(model: Model, drop: Iterable[int], *, trust: bool = False) -> PrunePlan:
     """A plan that can be carried out exactly.
 
     Raises UsageError for impossible layers, ArchitectureError when the result would not be exact.
@@ -45,17 +72,20 @@ def make_plan(model: Model, drop: Iterable[int]) -> PrunePlan:
         raise UsageError(f"{list(layers)} are not distinct layers of 0 to {n_layer - 1}")
     if len(layers) == n_layer:
         raise UsageError(f"all {n_layer} layers would be dropped: at least one must stay")
-    plan = PrunePlan(model.fingerprint, model.arch, n_layer, layers)
-    if layers:
-        _check_legal(model, plan)
-    return plan
+    plan = PrunePlan(
+        model.fingerprint, model.arch, n_layer, layers, model.stacks, model.arch, trust=trust
+    )
+    if not layers:
+        return plan
+    change = _change(model, plan)
+    return replace(plan, out_arch=change.arch or model.arch, notes=change.notes)
 
 
-def _check_legal(model: Model, plan: PrunePlan) -> None:
+def _change(model: Model, plan: PrunePlan) -> Change:
     try:
-        removal_metadata(model, plan.keep)
+        return removal_change(model, plan.keep, trust=plan.trust)
     except Illegal as e:
-        near = [format_layers(drop) for drop in nearest_legal(model, plan.drop)]
+        near = [format_layers(d) for d in nearest_legal(model, plan.drop, trust=plan.trust)]
         hint = f"; possible nearby: {' or '.join(near)}" if near else ""
         raise ArchitectureError(f"{e}{hint}") from e
 
@@ -65,17 +95,36 @@ def load_plan(path: Path, model: Model) -> PrunePlan:
 
     Raises DataError if it is not a plan, or one for another model.
     """
+    plan = read_plan(path)
+    if plan.fingerprint != model.fingerprint:
+        raise DataError(f"{path}: made for another model than {model.path}")
+    return make_plan(model, plan.drop, trust=plan.trust)
+
+
+def read_plan(path: Path) -> PrunePlan:
+    """Read a plan without its model. Raises DataError if it is not one."""
     try:
         data = json.loads(path.read_text("utf-8"))
-        form, fingerprint, drop = data["ggprune_plan"], data["fingerprint"], data["drop"]
+        form = data["ggprune_plan"]
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror}") from e
     except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise DataError(f"{path}: not a ggprune plan") from e
     if form != PLAN_FORMAT:
         raise DataError(f"{path}: plan format {form} is not known to this version")
-    if fingerprint != model.fingerprint:
-        raise DataError(f"{path}: made for another model than {model.path}")
+    drop = data.get("drop")
     if not isinstance(drop, list) or not all(type(n) is int for n in drop):
         raise DataError(f"{path}: 'drop' is not a list of layer numbers")
-    return make_plan(model, drop)
+    try:
+        return PrunePlan(
+            str(data["fingerprint"]),
+            str(data["arch"]),
+            int(data["n_layer"]),
+            tuple(sorted(drop)),
+            tuple((str(prefix), int(n)) for prefix, n in data["stacks"]),
+            str(data["out_arch"]),
+            tuple(str(note) for note in data["notes"]),
+            bool(data["trust"]),
+        )
+    except (ValueError, TypeError, KeyError) as e:
+        raise DataError(f"{path}: not a complete ggprune plan: {e}") from e

@@ -1,16 +1,18 @@
-"""Writes the pruned file: the new header, then the kept tensors' bytes, untouched."""
+"""Writes files as they were laid out: the new header, then the tensors' bytes, mostly untouched."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ggprune.errors import FormatError
 from ggprune.model import Model
-from ggprune.surgery.copy import Progress, copy_range
-from ggprune.surgery.layout import Layout, Placement, make_layout
+from ggprune.surgery.contents import OutTensor
+from ggprune.surgery.copy import Progress, copy_range, start_writeback
+from ggprune.surgery.edits import edited_blocks, is_edited
+from ggprune.surgery.layout import Layout, make_layout
 from ggprune.surgery.plan import PrunePlan
 
 
@@ -21,7 +23,7 @@ def rewrite(model: Model, plan: PrunePlan, fd: int, progress: Progress | None = 
     """
     layout = make_layout(model, plan)
     write_header(layout, fd)
-    for _ in write_tensors(model, layout, fd, progress):
+    for _ in write_tensors([layout], [fd], progress):
         pass
     return layout
 
@@ -33,19 +35,35 @@ def write_header(layout: Layout, fd: int) -> None:
 
 
 def write_tensors(
-    model: Model, layout: Layout, fd: int, progress: Progress | None = None
-) -> Iterator[Placement]:
-    """Copy tensor after tensor; yields each when all its bytes are written."""
+    layouts: Sequence[Layout], fds: Sequence[int], progress: Progress | None = None
+) -> Iterator[OutTensor]:
+    """Write tensor after tensor to the layouts' files; yields each when all its bytes are there."""
     with contextlib.ExitStack() as stack:
-        sources = {file.path: _open_source(file.path, stack) for file in model.files}
-        for place in layout.placements:
-            tensor = place.tensor
-            source = sources[tensor.path]
-            try:
-                copy_range(source, tensor.offset, fd, place.offset, tensor.size_bytes, progress)
-            except EOFError as e:
-                raise FormatError(f"{tensor.path}: {e}") from e
-            yield place
+        sources: dict[Path | None, int] = {None: -1}
+        for layout, fd in zip(layouts, fds, strict=True):
+            for place in layout.placements:
+                path = place.tensor.source.path if place.tensor.source else None
+                if path is not None and path not in sources:
+                    sources[path] = _open_source(path, stack)
+                try:
+                    _write_tensor(place.tensor, sources[path], fd, place.offset, progress)
+                except EOFError as e:
+                    raise FormatError(f"{path}: {e}") from e
+                yield place.tensor
+
+
+def _write_tensor(
+    tensor: OutTensor, source: int, fd: int, offset: int, progress: Progress | None
+) -> None:
+    if tensor.source is not None and not is_edited(tensor):
+        copy_range(source, tensor.source.offset, fd, offset, tensor.size_bytes, progress)
+        return
+    for block in edited_blocks(tensor, source):
+        os.pwrite(fd, block, offset)
+        start_writeback(fd, offset, len(block))
+        offset += len(block)
+        if progress is not None:
+            progress(len(block))
 
 
 def _open_source(path: Path, stack: contextlib.ExitStack) -> int:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ggprune.errors import VerificationError
 from ggprune.model import Model, Tensor, open_model
+from ggprune.surgery.contents import Contents, OutTensor, pruned_contents
 from ggprune.surgery.copy import Progress
-from ggprune.surgery.layout import kept_names, pruned_metadata
+from ggprune.surgery.edits import edited_blocks, is_edited
 from ggprune.surgery.plan import PrunePlan
 
 # What llama_model_quantize sets or llama-quantize asks it to set.
@@ -36,33 +37,25 @@ def verify(model: Model, plan: PrunePlan, path: Path, progress: Progress | None 
 
     Raises VerificationError at the first difference, FormatError if it is not even a GGUF.
     """
-    result = open_model(path)
-    verify_structure(model, plan, result)
+    result, contents = open_model(path), pruned_contents(model, plan)
+    verify_structure(contents, result)
     with ByteComparison(result) as comparison:
-        names = kept_names(model, plan)
-        for tensor in model.tensors:
-            if tensor.name in names:
-                comparison.add(tensor, names[tensor.name])
+        for tensor in contents.tensors:
+            comparison.add(tensor)
         comparison.finish(progress)
     return result
 
 
-def verify_structure(model: Model, plan: PrunePlan, result: Model) -> None:
-    """Everything but the tensors' bytes."""
-    if result.n_layer != len(plan.keep) or len(result.layers) != len(plan.keep):
-        raise VerificationError(
-            f"{result.path}: block_count is {result.n_layer}, expected {len(plan.keep)}"
-        )
-    expected = pruned_metadata(model, plan)
-    for key in {*expected, *result.metadata}:
-        if expected.get(key) != result.metadata.get(key):
-            raise VerificationError(f"{result.path}: metadata value {key} is not as planned")
-    names = kept_names(model, plan)
-    want = [(names[t.name], t.type, t.shape) for t in model.tensors if t.name in names]
+def verify_structure(contents: Contents, result: Model) -> None:
+    """Everything but the tensors' bytes, and that every layer has tensors."""
+    want = [(t.name, t.type, t.shape) for t in contents.tensors]
     have = [(t.name, t.type, t.shape) for t in result.tensors]
     if want != have:
         odd = next(w for w, h in zip(want, [*have, None], strict=False) if w != h)
         raise VerificationError(f"{result.path}: tensor {odd[0]} is not as planned")
+    for key in {*contents.metadata, *result.metadata}:
+        if contents.metadata.get(key) != result.metadata.get(key):
+            raise VerificationError(f"{result.path}: metadata value {key} is not as planned")
 
 
 def verify_requantized(source: Model, path: Path) -> Model:
@@ -105,11 +98,13 @@ class ByteComparison:
         self.pool.shutdown(cancel_futures=True)
         self.stack.close()
 
-    def add(self, source: Tensor, name: str) -> None:
-        """Compare the written tensor `name` with `source`, soon."""
-        written = self.written[name]
-        fds = self._fd(source.path), self._fd(written.path)
-        self.pending.append((written, self.pool.submit(_equal, *fds, source, written)))
+    def add(self, tensor: OutTensor) -> None:
+        """Compare the written tensor with what it was made of, soon."""
+        written = self.written[tensor.name]
+        source = self._fd(tensor.source.path) if tensor.source is not None else -1
+        fds = source, self._fd(written.path)
+        equal = _equal_edited if is_edited(tensor) else _equal
+        self.pending.append((written, self.pool.submit(equal, *fds, tensor, written)))
 
     def finish(self, progress: Progress | None = None) -> None:
         """Wait for all. Raises VerificationError for the first tensor that differs."""
@@ -126,11 +121,22 @@ class ByteComparison:
         return self.fds[path]
 
 
-def _equal(fd_a: int, fd_b: int, a: Tensor, b: Tensor) -> bool:
+def _equal(source: int, fd: int, tensor: OutTensor, written: Tensor) -> bool:
+    start_of = tensor.source.offset if tensor.source is not None else 0
     return all(
-        os.pread(fd_a, n, a.offset + start) == os.pread(fd_b, n, b.offset + start)
-        for start, n in _blocks(a.size_bytes)
+        os.pread(source, n, start_of + start) == os.pread(fd, n, written.offset + start)
+        for start, n in _blocks(tensor.size_bytes)
     )
+
+
+def _equal_edited(source: int, fd: int, tensor: OutTensor, written: Tensor) -> bool:
+    """Make the bytes once more, and compare them with what the file holds."""
+    offset = written.offset
+    for block in edited_blocks(tensor, source):
+        if os.pread(fd, len(block), offset) != block:
+            return False
+        offset += len(block)
+    return offset == written.offset + written.size_bytes
 
 
 def _blocks(size_bytes: int) -> Iterator[tuple[int, int]]:

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.arch import choose_legal, legal_drop, nearest_legal, removal_metadata
+from ggprune.arch import (
+    choose_legal,
+    legal_drop,
+    mtp_blocks,
+    nearest_legal,
+    removal_change,
+    smallest_legal,
+)
 from ggprune.arch.rules import RULES
 from ggprune.arch.schedules import recurrent_flags, removed_below, swa_flags
+from ggprune.errors import ArchitectureError
 from ggprune.model import Model, open_model
 from tests.gguf_files import (
     BOOL,
@@ -32,7 +40,7 @@ def changed(model: Model, drop: tuple[int, ...]) -> dict[str, object]:
     keep = [n for n in range(model.n_layer) if n not in drop]
     return {
         key.removeprefix(f"{model.arch}."): value.decode()
-        for key, value in removal_metadata(model, keep).items()
+        for key, value in removal_change(model, keep).values.items()
     }
 
 
@@ -98,21 +106,111 @@ def test_hybrids_need_both_kinds(tmp_path: Path) -> None:
     assert not legal_drop(model, (0, 2))
 
 
-def test_mtp_blocks_stay(tmp_path: Path) -> None:
-    model = model_of(tmp_path, "glm4moe", 5, kv_u32("glm4moe.nextn_predict_layers", 1))
-    assert changed(model, (3,)) == {"block_count": 4}
+def test_mtp_blocks_stay_or_go_together(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "glm4moe", 6, kv_u32("glm4moe.nextn_predict_layers", 2))
+    assert changed(model, (3,)) == {"block_count": 5}
+    assert changed(model, (3, 4, 5)) == {"block_count": 3, "nextn_predict_layers": 0}
     assert not legal_drop(model, (4,))
     assert not legal_drop(model, (0, 1, 2, 3))
+    assert tuple(mtp_blocks(model)) == (4, 5)
+    assert choose_legal(model, (5, 4, 2, 1, 0, 3), 2) == (1, 2)  # never chosen: they cost nothing
 
 
 def test_whole_periods_only_where_the_code_counts_layers(tmp_path: Path) -> None:
-    model = model_of(tmp_path, "smollm3", 12)
+    model = model_of(tmp_path, "afmoe", 12)
     assert [n for n in range(12) if legal_drop(model, (n,))] == [11]
     assert legal_drop(model, (3, 4, 5, 6))
     assert legal_drop(model, (10, 11))
+    assert smallest_legal(model, 11) == (11,)
+    assert smallest_legal(model, 5) == (3, 4, 5, 6)
     near = nearest_legal(model, (4, 5, 6))
     assert len(near) == 3
     assert all(legal_drop(model, drop) for drop in near)
+
+
+def test_another_architecture_hosts_what_this_one_cannot_express(tmp_path: Path) -> None:
+    heads = kv_u32("smollm3.attention.head_count", 2)
+    model = model_of(tmp_path, "smollm3", 8, heads)
+    assert removal_change(model, (0, 1, 2, 3)).arch is None
+    change = removal_change(model, (0, 1, 2, 4, 5, 6, 7))
+    assert change.arch == "granite_swa"
+    rope = change.values["smollm3.attention.rope_pattern"].decode()
+    assert rope == [True, True, True, True, True, True, False]
+    assert change.added["blk.6.attn_sinks.weight"] == (-1e30, -1e30)
+
+
+def test_baichuan_is_hosted_by_what_it_is(tmp_path: Path) -> None:
+    for n_layer, host in ((32, "llama"), (40, "refact"), (24, None)):
+        model = model_of(tmp_path, "baichuan", n_layer)
+        assert removal_change(model, range(n_layer - 2)).arch == host
+    assert not legal_drop(model_of(tmp_path, "baichuan", 33), (0,))
+
+
+def test_a_layer_that_lends_its_keys_stays_with_the_borrowers(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "gemma4", 10, kv_u32("gemma4.attention.shared_kv_layers", 4))
+    assert changed(model, (1, 8))["attention.shared_kv_layers"] == 3
+    assert not legal_drop(model, (4,))
+    assert legal_drop(model, (4, 6, 7, 8, 9))  # nobody is left to borrow
+
+
+def test_an_indexer_stays_with_those_who_use_it(tmp_path: Path) -> None:
+    top = kv_u32("glm-dsa.attention.indexer.top_k", 8)
+    types = b"".join(n.to_bytes(4, "little") for n in (1, 0, 1, 0))
+    model = model_of(
+        tmp_path, "glm-dsa", 4, top, kv_array("glm-dsa.attention.indexer.types", I32, 4, types)
+    )
+    assert not legal_drop(model, (2,))
+    assert legal_drop(model, (2, 3))
+    assert changed(model, (1,))["attention.indexer.types"] == [1, 1, 0]
+    by_default = model_of(tmp_path, "glm-dsa", 12, top, kv_u32("glm-dsa.context_length", 1 << 20))
+    kept = changed(by_default, (3,))["attention.indexer.types"]
+    assert kept == [1, 1, 1, 0, 0, 1, 0, 0, 0, 1, 0]  # GLM 5.2's table, written down
+
+
+def test_experts_every_k_layers(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "llama4", 8, kv_u32("llama4.interleave_moe_layer_step", 2))
+    assert changed(model, (0, 1, 2, 3))["interleave_moe_layer_step"] == 2
+    assert not legal_drop(model, (0,))
+
+
+def test_the_first_layers_number_of_heads_is_written_down(tmp_path: Path) -> None:
+    heads = b"".join(n.to_bytes(4, "little") for n in (8, 4, 4))
+    model = model_of(
+        tmp_path,
+        "openelm",
+        3,
+        kv_u32("openelm.embedding_length", 512),
+        kv_array("openelm.attention.head_count", I32, 3, heads),
+    )
+    assert changed(model, (0,))["attention.key_length"] == 64
+    assert "attention.key_length" not in changed(model, (1,))
+
+
+def test_an_unknown_architecture_is_refused_with_what_was_seen(tmp_path: Path) -> None:
+    gates = kv_array("newarch.gates", BOOL, 4, b"\1\0\1\0")
+    model = model_of(tmp_path, "newarch", 4, gates, kv_u32("newarch.moe_every_n", 2))
+    with pytest.raises(ArchitectureError) as refusal:
+        legal_drop(model, (1,))
+    for seen in ("newarch.gates has one entry", "newarch.moe_every_n", "--trust-uniform-layers"):
+        assert seen in str(refusal.value)
+    assert legal_drop(model, (1,), trust=True)
+    kept = removal_change(model, (0, 2, 3), trust=True).values
+    assert kept["newarch.gates"].decode() == [True, True, False]
+
+
+def test_an_unknown_array_of_a_known_architecture_is_refused(tmp_path: Path) -> None:
+    gates = kv_array("llama.gates", BOOL, 4, b"\1\0\1\0")
+    model = model_of(tmp_path, "llama", 4, gates)
+    with pytest.raises(ArchitectureError, match=r"llama.gates has one entry per layer \(4\)"):
+        legal_drop(model, (1,))
+    assert removal_change(model, (0, 2, 3), trust=True).values["llama.gates"].array_len == 3
+
+
+def test_a_template_known_by_the_depth_is_noted(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "llama", 40, kv_str("tokenizer.ggml.pre", "tekken"))
+    assert "chat template" in removal_change(model, range(39)).notes[0]
+    other = model_of(tmp_path, "llama", 40, kv_str("tokenizer.ggml.pre", "llama-bpe"))
+    assert removal_change(other, range(39)).notes == ()
 
 
 def test_a_default_that_depends_on_the_depth_is_written_down(tmp_path: Path) -> None:
@@ -127,7 +225,7 @@ def test_deepseek_lite_stays_what_it_is(tmp_path: Path) -> None:
 
 
 def test_choosing_prefers_the_least_important_legal_set(tmp_path: Path) -> None:
-    model = model_of(tmp_path, "smollm3", 12)
+    model = model_of(tmp_path, "afmoe", 12)
     order = (5, 6, 4, 7, 3, 11, 10, 0, 1, 2, 8, 9)
     assert choose_legal(model, order, 4) == (4, 5, 6, 7)
     assert choose_legal(model, order, 1) == (11,)

@@ -223,7 +223,7 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
     damaged.write_bytes(TINY.read_bytes()[:50_000])
     v1.write_bytes(build([], version=1))
     text.write_text("this is no model")
-    kvs = [kv_str("general.architecture", "baichuan"), kv_u32("baichuan.block_count", 2)]
+    kvs = [kv_str("general.architecture", "kimi-k3"), kv_u32("kimi-k3.block_count", 2)]
     refused.write_bytes(build(kvs, layer_tensors(2)))
     empty, short, latin = tmp / "empty.txt", tmp / "short.txt", tmp / "latin.txt"
     empty.write_text("")
@@ -253,7 +253,7 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
         "no layers": (("prune", TINY, out), 2, "say which layers"),
         "two choices": ((p, "1", "--keep-layers", "2", TINY, out), 2, "say which layers"),
         "broken plan": (("--plan", plan, TINY, out), 1, "not a ggprune plan"),
-        "unknown architecture": ((p, "1", refused, out), 1, "baichuan cannot be removed yet"),
+        "unknown architecture": ((p, "1", refused, out), 1, "kimi-k3 cannot be removed yet"),
         "output exists": ((p, "1", TINY, taken), 1, "--force"),
         "output is the input": ((p, "1", TINY, TINY, "--force"), 1, "is the input itself"),
         "output links to it": ((p, "1", TINY, alias, "--force"), 1, "is the input itself"),

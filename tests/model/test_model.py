@@ -14,9 +14,10 @@ from tests.split import split
 
 
 def test_names_of_layers() -> None:
-    assert block_of("blk.12.attn_q.weight") == 12
+    assert block_of("blk.12.attn_q.weight") == ("", 12)
     assert block_of("token_embd.weight") is None
-    assert block_of("enc.blk.1.attn_q.weight") is None
+    assert block_of("enc.blk.1.attn_q.weight") == ("enc.", 1)
+    assert block_of("v.blk.1.attn_q.weight") is None
     assert rename_block("blk.12.ffn_down.scale", 3) == "blk.3.ffn_down.scale"
 
 

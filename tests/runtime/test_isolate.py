@@ -57,8 +57,8 @@ def test_only_python_speaks_to_the_terminal(capfd: pytest.CaptureFixture[str]) -
 
 
 def test_a_model_is_checked_in_a_child(tmp_path: Path) -> None:
-    isolated(check_loads, TINY)
+    isolated(check_loads, [TINY])
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(TINY.read_bytes()[:100_000])
     with pytest.raises(LlamaError, match="cannot load"):
-        isolated(check_loads, broken)
+        isolated(check_loads, [broken])

@@ -42,7 +42,7 @@ def test_the_model_is_untouched_when_the_taps_are_off(tiny: Model) -> None:
 
 
 def test_the_stream_is_recorded_at_every_layer(tiny: Model) -> None:
-    recorder = StreamRecorder(architecture_of(tiny), 9)
+    recorder = StreamRecorder(architecture_of(tiny))
     with LlamaModel(TINY) as model, Session(model, 64, tapped=True) as session:
         session.tap(recorder.taps)
         session.chunk_logits(random_tokens(1024, 64), 32)

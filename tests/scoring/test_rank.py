@@ -105,7 +105,7 @@ def test_progress_is_told_to_the_end(tiny: Model) -> None:
 
 def test_what_cannot_be_pruned_is_not_ranked(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
-    kvs = [kv_str("general.architecture", "baichuan"), kv_u32("baichuan.block_count", 2)]
+    kvs = [kv_str("general.architecture", "kimi-k3"), kv_u32("kimi-k3.block_count", 2)]
     path.write_bytes(build(kvs, layer_tensors(2)))
     with pytest.raises(ArchitectureError):
         rank(open_model(path), read_text(CALIBRATION))

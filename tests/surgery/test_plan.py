@@ -42,7 +42,7 @@ def test_a_plan_is_not_carried_out_on_another_model(tiny: Model, dead: Model) ->
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"ggprune_plan": 2}, DataError),
+        ({"ggprune_plan": 1}, DataError),
         ({"drop": "3"}, DataError),
         ({"drop": [True]}, DataError),
         ({"drop": [9]}, UsageError),
@@ -72,10 +72,10 @@ def test_what_is_no_plan_at_all(tmp_path: Path, tiny: Model) -> None:
 @pytest.mark.parametrize(
     ("arch", "extra", "reason"),
     [
-        ("baichuan", [], "position encoding by the number of layers"),
+        ("kimi-k3", [], "bank of earlier residuals"),
         ("no-such-arch", [], "nothing is known about architecture no-such-arch"),
-        ("t5", [], "two stacks"),
-        ("glm4", [kv_u32("glm4.nextn_predict_layers", 2)], "MTP.*which stay"),
+        ("hrm_text", [], "used several times over"),
+        ("glm4", [kv_u32("glm4.nextn_predict_layers", 2)], "MTP.*stay or go together"),
         ("minimax-01", [], "decay"),
         (
             "llama",

@@ -1,0 +1,59 @@
+"""What a removal changes besides leaving out blocks: metadata, and the few tensors that follow.
+
+Data only. `rules` decides it, `surgery` carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ggprune.model import Value
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Keep some of the equal groups that a tensor holds, one per layer, along an axis.
+
+    Axis 0 lies within rows, axis 1 counts rows, as in ggml's shapes.
+    """
+
+    axis: int
+    n_group: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply every element of an F32 tensor."""
+
+    factor: float
+
+
+Edit = Slice | Scale
+
+
+@dataclass(frozen=True)
+class Change:
+    """Everything that differs, block numbers aside. Tensor names are old names."""
+
+    values: Mapping[str, Value] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()  # metadata keys
+    arch: str | None = None  # the architecture that computes the result, if another one must
+    moved: Mapping[str, str] = field(default_factory=dict)  # tensors with a new name of their own
+    dropped: frozenset[str] = frozenset()  # tensors outside the layers that nothing uses any more
+    edits: Mapping[str, Edit] = field(default_factory=dict)
+    added: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # F32 tensors by new name
+    notes: tuple[str, ...] = ()  # what a user must know about the result
+
+    def __or__(self, other: Change) -> Change:
+        return Change(
+            {**self.values, **other.values},
+            self.gone | other.gone,
+            other.arch or self.arch,
+            {**self.moved, **other.moved},
+            self.dropped | other.dropped,
+            {**self.edits, **other.edits},
+            {**self.added, **other.added},
+            self.notes + other.notes,
+        )

@@ -1,0 +1,54 @@
+"""`ggprune remap`: carry a model's companions over to the pruned model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ggprune.cli.options import AsJson, Force
+
+
+def remap_command(
+    plan_file: Annotated[
+        Path,
+        typer.Argument(metavar="PLAN.json", show_default=False, help="From prune --save-plan."),
+    ],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            show_default=False,
+            help="An imatrix (GGUF or .dat), a LoRA adapter or a control vector (GGUF).",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", show_default=False, help="The file to write.")
+    ],
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry an imatrix, a LoRA or a control vector over to the layer numbers of a pruned model.
+
+    What belongs to dropped layers is left out; all numbers that stay are copied as they are.
+
+    Example: ggprune remap plan.json imatrix.gguf imatrix-pruned.gguf
+    """
+    from ggprune.pipeline.prune import disk_errors
+    from ggprune.report.jsontext import to_json
+    from ggprune.surgery.output import check_outputs
+    from ggprune.surgery.plan import read_plan
+    from ggprune.surgery.remap import remap
+
+    check_outputs([out], [plan_file, source], force=force)
+    with disk_errors(out):
+        done = remap(read_plan(plan_file), source, out, force=force)
+    if as_json:
+        print(to_json({**asdict(done), "out": str(out)}), end="")
+        return
+    print(f"{done.kind}: {done.n_after} of {done.n_before} tensors belong to layers that stay")
+    for note in done.notes:
+        print(f"note     {note}")
+    print(f"written  {out}")

@@ -1,0 +1,182 @@
+"""What the pruned model consists of: its metadata and its tensors, before they have places.
+
+Follows from the model and the plan alone. Where the bytes come to lie is `layout`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gguf.utility import size_label
+
+from ggprune.arch import Change, removal_change
+from ggprune.arch.change import Edit, Slice
+from ggprune.model import Model, Tensor, Value, ValueType
+from ggprune.model.metadata import SCALAR_FORMATS, array, scalar, string
+from ggprune.model.types import TensorType, tensor_type
+from ggprune.surgery.plan import PrunePlan
+from ggprune.version import __version__
+
+ARCHITECTURE = "general.architecture"
+SIZE_LABEL = "general.size_label"
+PARAMETER_COUNT = "general.parameter_count"
+EXPERT_COUNT = "{arch}.expert_count"
+TENSOR_EXTRA = "general.tensor_extra."  # llama.cpp: src/llama-model.cpp, load_stats
+
+DROPPED_LAYERS = "ggprune.dropped_layers"
+SOURCE_FINGERPRINT = "ggprune.source.fingerprint"
+SOURCE_BLOCK_COUNT = "ggprune.source.block_count"
+SOURCE_ARCHITECTURE = "ggprune.source.architecture"
+VERSION = "ggprune.version"
+HISTORY = "ggprune.history"
+PROVENANCE = (DROPPED_LAYERS, SOURCE_FINGERPRINT, SOURCE_BLOCK_COUNT, SOURCE_ARCHITECTURE, VERSION)
+
+
+@dataclass(frozen=True)
+class OutTensor:
+    """A tensor of the result: bytes of a source tensor, edited or not, or values of its own."""
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]  # ggml order
+    source: Tensor | None
+    edit: Edit | None = None
+    values: tuple[float, ...] = ()  # F32; only without a source
+
+    @property
+    def size_bytes(self) -> int:
+        return self.type.size_bytes(self.shape)
+
+    @property
+    def n_element(self) -> int:
+        n = 1
+        for extent in self.shape:
+            n *= extent
+        return n
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a model but the place of its bytes. `names`: new tensor names by old ones."""
+
+    metadata: Mapping[str, Value]
+    tensors: tuple[OutTensor, ...]
+    names: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def pruned_contents(model: Model, plan: PrunePlan) -> Contents:
+    """The model without the plan's layers. Tensors keep their order, added ones come last."""
+    if not plan.drop:
+        return unchanged_contents(model)
+    change = removal_change(model, plan.keep, trust=plan.trust)
+    names = kept_names(model, plan, change)
+    kept = tuple(
+        _edited(tensor, names[tensor.name], change.edits.get(tensor.name))
+        for tensor in model.tensors
+        if tensor.name in names
+    )
+    f32 = tensor_type("F32")
+    added = tuple(
+        OutTensor(name, f32, (len(values),), None, values=values)
+        for name, values in change.added.items()
+    )
+    tensors = kept + added
+    metadata = {key: value for key, value in model.metadata.items() if key not in change.gone}
+    metadata |= {
+        **change.values,
+        **_size_values(model, tensors),
+        **_tensor_extra(model, names),
+        **_provenance(model, plan, change),
+    }
+    if change.arch is not None:
+        metadata = _rehosted(metadata, model.arch, change.arch)
+    return Contents(metadata, tensors, names, change.notes)
+
+
+def unchanged_contents(model: Model) -> Contents:
+    tensors = tuple(OutTensor(t.name, t.type, t.shape, t) for t in model.tensors)
+    return Contents(model.metadata, tensors, {t.name: t.name for t in model.tensors})
+
+
+def kept_names(model: Model, plan: PrunePlan, change: Change) -> dict[str, str]:
+    """New name of every tensor that stays, by its old name."""
+    names: dict[str, str] = {}
+    for tensor in model.tensors:
+        new = change.moved.get(tensor.name) or plan.renamed(tensor.name)
+        if new is not None and tensor.name not in change.dropped:
+            names[tensor.name] = new
+    return names
+
+
+def _edited(tensor: Tensor, name: str, edit: Edit | None) -> OutTensor:
+    shape = list(tensor.shape)
+    if isinstance(edit, Slice):
+        shape[edit.axis] = shape[edit.axis] // edit.n_group * len(edit.kept)
+    return OutTensor(name, tensor.type, tuple(shape), tensor, edit)
+
+
+def _rehosted(metadata: Mapping[str, Value], old: str, new: str) -> dict[str, Value]:
+    """The keys of one architecture under another one's name."""
+    renamed = {
+        new + key[len(old) :] if key.startswith(f"{old}.") else key: value
+        for key, value in metadata.items()
+    }
+    return {**renamed, ARCHITECTURE: string(new)}
+
+
+def _size_values(model: Model, kept: Sequence[OutTensor]) -> dict[str, Value]:
+    """Parameter counts, where the source states them."""
+    n_param = sum(tensor.n_element for tensor in kept)
+    values: dict[str, Value] = {}
+    if PARAMETER_COUNT in model.metadata and model.metadata[PARAMETER_COUNT].type in SCALAR_FORMATS:
+        values[PARAMETER_COUNT] = scalar(model.metadata[PARAMETER_COUNT].type, n_param)
+    if SIZE_LABEL in model.metadata:
+        values[SIZE_LABEL] = string(_label(model, kept, n_param))
+    return values
+
+
+def _label(model: Model, kept: Sequence[OutTensor], n_param: int) -> str:
+    """`7B` or `8x7B`, by the formula of gguf-py that made the original label."""
+    value = model.metadata.get(EXPERT_COUNT.format(arch=model.arch))
+    n_expert = value.decode() if value is not None else 0
+    if not isinstance(n_expert, int) or n_expert <= 0:
+        return str(size_label(n_param, 0, 0, 0))
+    n_in_experts = sum(t.n_element for t in kept if "_exps." in t.name)
+    return str(size_label(n_param, n_param - n_in_experts, n_in_experts // n_expert, n_expert))
+
+
+def _tensor_extra(model: Model, names: Mapping[str, str]) -> dict[str, Value]:
+    """`general.tensor_extra.*`: parallel arrays about tensors, one of which names them."""
+    if TENSOR_EXTRA + "name" not in model.metadata:
+        return {}
+    listed = model.value(TENSOR_EXTRA + "name", list)
+    kept = [i for i, name in enumerate(listed) if name in names]
+    values = {
+        key: value.select(kept)
+        for key, value in model.metadata.items()
+        if key.startswith(TENSOR_EXTRA)
+        and value.array_len == len(listed)
+        and value.element_type != ValueType.STRING
+    }
+    renamed = array(ValueType.STRING, [names[listed[i]] for i in kept])
+    return {**values, TENSOR_EXTRA + "name": renamed}
+
+
+def _provenance(model: Model, plan: PrunePlan, change: Change) -> dict[str, Value]:
+    """Where the file came from. A second pruning moves the first one's record to the history."""
+    values = {
+        DROPPED_LAYERS: array(ValueType.INT32, plan.drop),
+        SOURCE_FINGERPRINT: string(plan.fingerprint),
+        SOURCE_BLOCK_COUNT: scalar(ValueType.UINT32, plan.n_layer),
+        VERSION: string(__version__),
+    }
+    if change.arch is not None:
+        values[SOURCE_ARCHITECTURE] = string(model.arch)
+    if DROPPED_LAYERS in model.metadata:
+        before = model.metadata[HISTORY].decode() if HISTORY in model.metadata else []
+        record = {k: model.metadata[k].decode() for k in PROVENANCE if k in model.metadata}
+        values[HISTORY] = array(ValueType.STRING, [*before, json.dumps(record)])
+    return values

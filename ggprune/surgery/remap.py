@@ -1,0 +1,168 @@
+"""Carries what belongs to a model over to the numbering of the pruned one.
+
+Importance matrices (GGUF and legacy .dat), LoRA adapters and control vectors name layers by number.
+The plan alone says what becomes of a number; the model is not needed.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggprune.errors import DataError, FormatError
+from ggprune.model import Model, Value, open_model
+from ggprune.model.blocks import block_of
+from ggprune.model.gguf import MAGIC
+from ggprune.model.imatrix import LegacyEntry, read_legacy_entries
+from ggprune.model.metadata import SCALAR_FORMATS, scalar, string
+from ggprune.surgery.contents import ARCHITECTURE, Contents, OutTensor
+from ggprune.surgery.layout import lay_out
+from ggprune.surgery.output import PendingFile, check_output
+from ggprune.surgery.plan import PrunePlan
+from ggprune.surgery.rewrite import write_header, write_tensors
+from ggprune.surgery.verify import ByteComparison, verify_structure
+
+ADAPTER_TYPE = "adapter.type"
+CONTROL_VECTOR = "controlvector"
+DIRECTION = re.compile(r"direction\.([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Remapped:
+    """What a companion was and how many of its tensors or entries are left."""
+
+    kind: str
+    n_before: int
+    n_after: int
+    notes: tuple[str, ...] = ()
+
+
+def remap(plan: PrunePlan, source: Path, out: Path, *, force: bool = False) -> Remapped:
+    """Write the companion `source` of the unpruned model as one of the pruned model.
+
+    Raises DataError if it is not a companion of such a model, OutputError if `out` cannot be
+    written; then nothing is left behind.
+    """
+    check_output(out, [source], force=force)
+    try:
+        with source.open("rb") as file:
+            is_gguf = file.read(4) == MAGIC
+    except OSError as e:
+        raise DataError(f"{source}: cannot be read: {e.strerror}") from e
+    remap_kind = _remap_gguf if is_gguf else _remap_dat
+    return remap_kind(plan, source, out, force)
+
+
+def _remap_gguf(plan: PrunePlan, source: Path, out: Path, force: bool) -> Remapped:
+    model = open_model(source)
+    kind = _kind(model)
+    if kind == "control vector":
+        contents, notes = _control_vector(plan, model)
+    else:
+        contents, notes = _by_tensor_names(plan, model), plan.notes if kind == "LoRA" else ()
+    if kind == "LoRA" and model.arch != plan.arch:
+        raise DataError(f"{source}: an adapter for {model.arch}, the plan is for {plan.arch}")
+    _write(model, contents, out, force)
+    return Remapped(kind, len(model.tensors), len(contents.tensors), notes)
+
+
+def _kind(model: Model) -> str:
+    architecture = model.text(ARCHITECTURE)
+    if any(tensor.name.endswith(".in_sum2") for tensor in model.tensors):
+        return "imatrix"
+    if model.text(ADAPTER_TYPE) == "lora":
+        return "LoRA"
+    if architecture == CONTROL_VECTOR:
+        return "control vector"
+    raise DataError(
+        f"{model.path}: not an importance matrix, a LoRA adapter or a control vector"
+        + (": models are pruned by ggprune prune" if f"{architecture}.block_count" in model.metadata
+           else "")
+    )  # fmt: skip
+
+
+def _by_tensor_names(plan: PrunePlan, model: Model) -> Contents:
+    names: dict[str, str] = {}
+    for tensor in model.tensors:
+        _check_exists(plan, tensor.name, model.path)
+        new = plan.renamed(tensor.name)
+        if new is not None:
+            names[tensor.name] = new
+    metadata = dict(model.metadata)
+    if model.text(ARCHITECTURE) == plan.arch:
+        metadata[ARCHITECTURE] = string(plan.out_arch)
+    return _contents(model, names, metadata)
+
+
+def _check_exists(plan: PrunePlan, name: str, path: Path) -> None:
+    block = block_of(name)
+    if block is not None and block[1] >= dict(plan.stacks).get(block[0], 0):
+        raise DataError(f"{path}: {name} belongs to no layer of a model of {plan.n_layer} layers")
+
+
+def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str, ...]]:
+    """`direction.N` is added behind layer N; llama.cpp has none behind layer 0."""
+    names: dict[str, str] = {}
+    notes: list[str] = []
+    for tensor in model.tensors:
+        match = DIRECTION.fullmatch(tensor.name)
+        if match is None or int(match[1]) >= plan.n_layer:
+            raise DataError(f"{model.path}: {tensor.name} is not a direction of one of its layers")
+        number = plan.new_number(plan.stacks[0][0], int(match[1]))
+        if number == 0:
+            notes.append(f"{tensor.name} is lost: its layer is the first now, which takes none")
+        elif number is not None:
+            names[tensor.name] = f"direction.{number}"
+    metadata = dict(model.metadata)
+    hint, count = f"{CONTROL_VECTOR}.model_hint", f"{CONTROL_VECTOR}.layer_count"
+    if hint in metadata:
+        metadata[hint] = string(plan.out_arch)
+    if count in metadata and metadata[count].type in SCALAR_FORMATS:
+        metadata[count] = scalar(metadata[count].type, len(names))
+    return _contents(model, names, metadata), tuple(notes)
+
+
+def _contents(model: Model, names: Mapping[str, str], metadata: Mapping[str, Value]) -> Contents:
+    if not names:
+        raise DataError(f"{model.path}: nothing of it belongs to a layer that stays")
+    kept = (t for t in model.tensors if t.name in names)
+    return Contents(
+        metadata, tuple(OutTensor(names[t.name], t.type, t.shape, t) for t in kept), names
+    )
+
+
+def _write(model: Model, contents: Contents, out: Path, force: bool) -> None:
+    layout = lay_out(model, contents)
+    with PendingFile(out) as pending, pending.named():
+        write_header(layout, pending.fd)
+        written = open_model(pending.path)
+        verify_structure(contents, written)
+        with ByteComparison(written) as comparison:
+            for tensor in write_tensors([layout], [pending.fd]):
+                comparison.add(tensor)
+            comparison.finish()
+        pending.commit(force=force)
+
+
+def _remap_dat(plan: PrunePlan, source: Path, out: Path, force: bool) -> Remapped:
+    try:
+        entries, tail = read_legacy_entries(source)
+    except (OSError, FormatError, struct.error, ValueError) as e:
+        raise DataError(f"{source}: neither a GGUF nor a legacy importance matrix: {e}") from e
+    kept: list[LegacyEntry] = []
+    for entry in entries:
+        _check_exists(plan, entry.name, source)
+        new = plan.renamed(entry.name)
+        if new is not None:
+            kept.append(LegacyEntry(new, entry.n_call, entry.values))
+    if not kept:
+        raise DataError(f"{source}: nothing of it belongs to a layer that stays")
+    with PendingFile(out) as pending:
+        data = struct.pack("<i", len(kept)) + b"".join(entry.to_bytes() for entry in kept) + tail
+        with open(pending.fd, "wb", closefd=False) as file:
+            file.write(data)
+        pending.commit(force=force)
+    return Remapped("imatrix", len(entries), len(kept))

@@ -1,0 +1,7 @@
+"""See `table`."""
+
+import sys
+
+from tests.arch.table import main
+
+sys.exit(main(sys.argv[1:]))

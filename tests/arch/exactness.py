@@ -1,0 +1,116 @@
+"""Is the file without some layers exactly what leaving them out in memory predicts?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ggprune.arch import (
+    architecture_of,
+    legal_drop,
+    nearest_legal,
+    removal_change,
+)
+from ggprune.errors import ArchitectureError
+from ggprune.model import Model
+from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
+from ggprune.runtime.taps import Taps, ablation_taps
+from ggprune.surgery import make_plan
+from tests.helpers import ONE_GRAPH, pruned_copy, random_tokens
+
+N_TOKEN = 192  # longer than the sliding windows of all models
+ROUNDING = 1e-3  # of the logits' standard deviation, as flash attention on or off makes
+
+Verdict = Literal["exact", "rounded", "refused", "wrong"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one set. `difference` is the largest one, in standard deviations."""
+
+    verdict: Verdict
+    drop: tuple[int, ...]
+    reason: str = ""
+    difference: float = 0.0
+
+
+def n_vocab_of(model: Model) -> int:
+    return len(model.value("tokenizer.ggml.tokens", list))
+
+
+class Checker:
+    """Checks sets of one model, which stays loaded."""
+
+    def __init__(self, model: Model, folder: Path, n_token: int = N_TOKEN) -> None:
+        self.model, self.folder, self.arch = model, folder, architecture_of(model)
+        n_vocab = len(model.value("tokenizer.ggml.tokens", list))
+        self.tokens = random_tokens(n_vocab, n_token)
+        self.loaded = Loaded(model.path, self.tokens)
+        self.base = self.loaded.logits({}, {})
+
+    def check(self, drop: tuple[int, ...]) -> Outcome:
+        """Write the file without `drop` and compare; or see that it is refused as it must be."""
+        if not legal_drop(self.model, drop):
+            return Outcome("refused", drop, refusal(self.model, drop))
+        predicted = self.predict(drop)
+        written = pruned_copy(self.model, drop, self.folder / "out.gguf")
+        found = Loaded(written.path, self.tokens).logits({}, {})
+        written.path.unlink()
+        if np.array_equal(found, self.base) and any(n < self.arch.n_trunk for n in drop):
+            return Outcome("wrong", drop, "the layers make no difference: nothing is proved")
+        difference = float(np.abs(predicted - found).max() / found.std())
+        if np.array_equal(predicted, found):
+            return Outcome("exact", drop)
+        kept = [n for n in range(self.model.n_layer) if n not in drop]
+        notes = " ".join(removal_change(self.model, kept).notes)
+        if "rounding" in notes and difference < ROUNDING:
+            return Outcome("rounded", drop, difference=difference)
+        return Outcome("wrong", drop, f"logits differ by {difference:.2g} sigma", difference)
+
+    def predict(self, drop: tuple[int, ...]) -> Logits:
+        """Logits with the layers left out in memory."""
+        if len(self.model.stacks) == 1:
+            return self.loaded.logits({}, ablation_taps(self.arch, drop))
+        (_, n_encoder), (_, n_decoder) = self.model.stacks
+        encoder = replace(self.arch, n_trunk=n_encoder)
+        decoder = replace(self.arch, n_trunk=n_decoder)
+        return self.loaded.logits(
+            ablation_taps(encoder, [n for n in drop if n < n_encoder]),
+            ablation_taps(decoder, [n - n_encoder for n in drop if n >= n_encoder]),
+        )
+
+
+class Loaded:
+    """A loaded model that computes the same tokens again and again."""
+
+    def __init__(self, path: Path, tokens: Tokens) -> None:
+        self.model = LlamaModel(path, ONE_GRAPH)
+        self.session = Session(self.model, tokens.shape[1], compute=ONE_GRAPH, tapped=True)
+        self.tokens = tokens
+
+    def logits(self, encoder: Taps, decoder: Taps) -> Logits:
+        """Logits of the last half. An encoder, if there is one, reads the first half before."""
+        half = self.tokens.shape[1] // 2
+        tokens = self.tokens
+        if self.model.has_encoder:
+            self.session.tap(encoder)
+            self.session.encode(tokens[:, :half])
+            tokens = tokens[:, half:]
+        self.session.tap(decoder)
+        result: Logits = self.session.chunk_logits(tokens, half)[0].copy()
+        return result
+
+
+def refusal(model: Model, drop: tuple[int, ...]) -> str:
+    """The rule that a refusal names. It must name its source and nearby sets that are legal."""
+    try:
+        make_plan(model, drop)
+    except ArchitectureError as e:
+        text = str(e)
+    assert "not exact for" in text
+    assert "llama.cpp src/models" in text
+    assert all(legal_drop(model, near) for near in nearest_legal(model, drop))
+    return text.split("not exact for ")[1].split(" (llama.cpp", maxsplit=1)[0].split(": ", 1)[1]

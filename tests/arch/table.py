@@ -1,0 +1,145 @@
+"""`make test-archs`: every family, every set, and what llama-quantize makes of the same sets.
+
+    python -m tests.arch [NAME...]
+
+Exits with 1 if a file is wrong, or if a family that should have exact sets has none.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ggprune.arch import architecture_of
+from ggprune.errors import ArchitectureError, GGPruneError, LlamaAbortError
+from ggprune.report.table import markdown_table
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.session import Logits, Tokens
+from ggprune.surgery import format_layers
+from tests.arch.exactness import Checker, Loaded, Outcome
+from tests.arch.families import FAMILIES, Family
+
+PEER = shutil.which("llama-quantize")
+N_WORKER = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One family's line."""
+
+    name: str
+    outcomes: tuple[Outcome, ...]
+    refused: str | None  # the architecture as a whole
+    peer: Counter[str] | None
+    n_layer: int
+
+    @property
+    def is_good(self) -> bool:
+        return all(o.verdict != "wrong" for o in self.outcomes)
+
+    @property
+    def n_useful(self) -> int:
+        """Exact sets with layers other than a trailing run."""
+        return sum(
+            o.verdict in ("exact", "rounded") and not _is_trailing(o.drop, self.n_layer)
+            for o in self.outcomes
+        )
+
+
+def _is_trailing(drop: Sequence[int], n_layer: int) -> bool:
+    return tuple(drop) == tuple(range(n_layer - len(drop), n_layer))
+
+
+def check_apart(family: Family) -> Row:
+    """In a process of its own: llama.cpp aborts on what it does not expect."""
+    try:
+        return isolated(check_family, family)
+    except LlamaAbortError as e:
+        return Row(family.name, (Outcome("wrong", (), str(e)),), None, None, family.n_layer)
+
+
+def check_family(family: Family) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        # NVFP4's sidecars only where they are not another architecture's business
+        model = family.make(Path(folder), sidecars=family.name == family.donor)
+        try:
+            architecture_of(model)
+        except ArchitectureError as e:
+            reason = str(e).split("yet: ")[-1]
+            return Row(family.name, (), reason, None, model.n_layer)
+        sets = family.all_sets(model)
+        checker = Checker(model, Path(folder))
+        outcomes = tuple(checker.check(drop) for drop in sets)
+        peer = Counter(peer_verdict(checker, drop) for drop in sets) if PEER else None
+        return Row(family.name, outcomes, None, peer, model.n_layer)
+
+
+def peer_verdict(checker: Checker, drop: tuple[int, ...]) -> str:
+    """What llama-quantize --prune-layers makes of the same set."""
+    assert PEER is not None
+    out = checker.folder / "peer.gguf"
+    layers = ",".join(map(str, drop))
+    command = [PEER, "--prune-layers", layers, str(checker.model.path), str(out), "COPY"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        return "fails"
+    try:
+        found = isolated(peer_logits, out, checker.tokens)
+    except GGPruneError:
+        return "does not load"
+    return "exact" if np.array_equal(found, checker.predict(drop)) else "wrong"
+
+
+def peer_logits(path: Path, tokens: Tokens) -> Logits:
+    return Loaded(path, tokens).logits({}, {})
+
+
+def table(rows: Sequence[Row]) -> str:
+    headers = ["architecture", "sets", "exact", "rounded", "refused", "wrong", "why refused"]
+    headers += ["llama-quantize"] if PEER else []
+    lines = []
+    for row in rows:
+        count = Counter(o.verdict for o in row.outcomes)
+        reasons = [f"{format_layers(o.drop)}: {o.reason}" for o in row.outcomes if o.reason]
+        reason = row.refused or (reasons[0] if reasons else "")
+        more = f" (+ {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        numbers = [str(count[v] or "-") for v in ("exact", "rounded", "refused", "wrong")]
+        line = [row.name, str(len(row.outcomes)), *numbers, reason + more]
+        if PEER:
+            line.append(", ".join(f"{n} {v}" for v, n in (row.peer or Counter()).items()))
+        lines.append(line)
+    return markdown_table(headers, lines, left=(0, 6, 7))
+
+
+def main(names: Sequence[str]) -> int:
+    families = [f for f in FAMILIES if not names or f.name in names]
+    rows: dict[str, Row] = {}
+    with ThreadPoolExecutor(N_WORKER) as pool:
+        futures = {pool.submit(check_apart, family): family for family in families}
+        for future in as_completed(futures):
+            rows[futures[future].name] = future.result()
+            print(f"\r{len(rows)}/{len(families)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    ordered = [rows[family.name] for family in families]
+    print(table(ordered))
+    count = Counter(o.verdict for row in ordered for o in row.outcomes)
+    useful = sum(row.n_useful > 0 for row in ordered)
+    print(
+        f"\n{len(ordered)} models, {sum(count.values())} sets: {count['exact']} exact, "
+        f"{count['rounded']} equal up to rounding, {count['refused']} refused, "
+        f"{count['wrong']} wrong. {useful} models have exact sets other than trailing runs."
+    )
+    frozen = {family.name for family in families if family.frozen}
+    for row in ordered:
+        if row.refused is None and row.n_useful == 0 and row.name not in frozen:
+            print(f"{row.name}: no set of use is exact")
+    missing = [r for r in ordered if r.refused is None and not r.n_useful and r.name not in frozen]
+    return 1 if missing or not all(row.is_good for row in ordered) else 0
