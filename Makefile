@@ -14,10 +14,10 @@ export CXXFLAGS := $(CXXFLAGS) -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 PIP_FLAGS := --no-cache-dir
 endif
 
-.PHONY: demo test lint type format bench fixtures clean help
+.PHONY: demo test test-archs lint type format bench docs fixtures clean help
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 
 $(READY): pyproject.toml
 	@echo "Installing into .venv. llama.cpp is compiled the first time: about 5 minutes."
@@ -40,6 +40,9 @@ demo: $(READY)  ## rank, prune, requantize, evaluate and benchmark the embedded 
 test: $(READY)  ## run all tests
 	@$(BIN)/python -m pytest
 
+test-archs: $(READY)  ## every architecture: exact, refused or wrong, as a table
+	@$(BIN)/python -m tests.arch
+
 lint: $(READY)  ## ruff: style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -53,6 +56,9 @@ format: $(READY)  ## let ruff rewrite the files
 
 bench: $(READY)  ## side-by-side measurements
 	@$(BIN)/python benchmarks/prune_copy.py
+
+docs: $(READY)  ## write the generated pages of docs/ again
+	@$(BIN)/python -m docs.make_architectures
 
 fixtures: $(READY)  ## make fixtures/tiny.gguf and its texts again (half an hour; needs torch)
 	@$(BIN)/python -m pip install --quiet --editable '.[fixtures]'

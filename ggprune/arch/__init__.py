@@ -2,8 +2,9 @@
 
 from ggprune.arch.architecture import Architecture, architecture_of, check_scored, removal_change
 from ggprune.arch.change import Change
-from ggprune.arch.legal import choose_legal, legal_drop, nearest_legal, smallest_legal
+from ggprune.arch.legal import choose_legal, legal_drop, nearest_legal, shortest_runs
 from ggprune.arch.removal import mtp_blocks, n_trunk
+from ggprune.arch.traits import layer_traits
 
 __all__ = [
     "Architecture",
@@ -11,10 +12,11 @@ __all__ = [
     "architecture_of",
     "check_scored",
     "choose_legal",
+    "layer_traits",
     "legal_drop",
     "mtp_blocks",
     "n_trunk",
     "nearest_legal",
     "removal_change",
-    "smallest_legal",
+    "shortest_runs",
 ]

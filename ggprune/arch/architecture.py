@@ -21,7 +21,7 @@ from ggprune.arch.rules import layer_change, unknown_arrays
 from ggprune.errors import ArchitectureError
 from ggprune.model import Model
 
-TRUST = "--trust-uniform-layers"
+TRUST = "ggprune prune --trust-uniform-layers"
 
 # What architectures call the stream that enters layer 0; tried where nothing else is known.
 USUAL_INPUTS = ("embd", "inp_scaled", "inpL", "inp_embd", "model.embed_tokens", "model.input_embed")

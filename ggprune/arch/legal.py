@@ -10,6 +10,7 @@ from ggprune.arch.removal import n_trunk
 from ggprune.model import Model
 
 MAX_TRIES = 20_000
+MAX_RUN = 16  # longer than any period so far
 
 
 def legal_drop(model: Model, drop: Sequence[int], *, trust: bool = False) -> bool:
@@ -19,14 +20,22 @@ def legal_drop(model: Model, drop: Sequence[int], *, trust: bool = False) -> boo
     return bool(keep) and is_legal(model, keep, trust=trust)
 
 
-def smallest_legal(model: Model, layer: int) -> tuple[int, ...] | None:
-    """The shortest run with this layer that can be removed, of those the nearest around it."""
-    for length in range(1, model.n_layer):
-        starts = range(max(0, layer - length + 1), min(layer, model.n_layer - length) + 1)
-        for start in sorted(starts, key=lambda s: abs(2 * s + length - 1 - 2 * layer)):
-            if legal_drop(model, range(start, start + length)):
-                return tuple(range(start, start + length))
-    return None
+def shortest_runs(model: Model, *, trust: bool = False) -> tuple[tuple[int, ...] | None, ...]:
+    """For every layer the shortest run with it that can be removed: itself, where it can go alone.
+
+    None where no run of up to MAX_RUN layers can go.
+    """
+    found: list[tuple[int, ...] | None] = [None] * model.n_layer
+    for length in range(1, min(MAX_RUN, model.n_layer - 1) + 1):
+        if all(run is not None for run in found):
+            break
+        for start in range(model.n_layer - length + 1):
+            run = tuple(range(start, start + length))
+            wanted = [n for n in run if found[n] is None]
+            if wanted and legal_drop(model, run, trust=trust):
+                for n in wanted:
+                    found[n] = run
+    return tuple(found)
 
 
 def nearest_legal(

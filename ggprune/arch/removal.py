@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ggprune.arch.schedules import recurrent_flags, swa_flags
+from ggprune.arch.schedules import recurrent_flags
 from ggprune.errors import ArchitectureError, FormatError
 from ggprune.model import Model, Value
 from ggprune.model.metadata import SCALAR_FORMATS, scalar
@@ -134,12 +134,9 @@ class Removal:
         pattern = self.items(SWA_PATTERN)
         return None if pattern is None else tuple(bool(x) for x in pattern)
 
-    def windows(self, period: int, *, dense_first: bool = False) -> tuple[bool, ...]:
-        """Which layers of the trunk have a sliding window; `period` is llama.cpp's default."""
-        if self.swa is not None:
-            return self.swa
-        stated = self.number(SWA_PATTERN, period)
-        return swa_flags(stated, self.n_trunk, dense_first=dense_first)
+    def period(self, default: int) -> int:
+        """The period of the sliding windows, where it is not an array."""
+        return int(self.number(SWA_PATTERN, default))
 
     def recurrent(self, interval: int | None = None) -> tuple[bool, ...] | None:
         """Which layers of the trunk are recurrent, None if nothing says so.

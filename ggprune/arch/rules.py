@@ -154,9 +154,9 @@ def swa_period(removal: Removal, rule: Params) -> Change:
         return Change()
     if removal.swa is not None:
         return swa_array(removal, rule)
-    period = removal.number(SWA_PATTERN, rule["period"])
+    period = removal.period(rule["period"])
     dense_first = rule.get("dense_first", False)
-    flags = removal.windows(period, dense_first=dense_first)
+    flags = swa_flags(period, removal.n_trunk, dense_first=dense_first)
     kept = tuple(flags[n] for n in removal.trunk)
     _check_any(kept, "sliding-window")
     if kept == swa_flags(period, len(kept), dense_first=dense_first):
@@ -248,6 +248,7 @@ def n_layer_not(removal: Removal, rule: Params) -> Change:
 
 
 def n_layer_at_least(removal: Removal, rule: Params) -> Change:
+    """A depth below which llama.cpp takes the model for another one."""
     if "tensor" in rule and rule["tensor"] not in removal.model.by_name:
         return Change()
     if len(removal.trunk) < rule["value"]:

@@ -11,6 +11,7 @@ from ggprune.cli.options import (
     AllowRequantize,
     AsJson,
     ContextSize,
+    DropMtp,
     Flash,
     FlashAttention,
     Force,
@@ -35,6 +36,7 @@ def auto_command(
         str | None,
         typer.Option("--type", show_default=False, help="Requantize as well: Q4_K_M, Q8_0, ..."),
     ] = None,
+    drop_mtp: DropMtp = False,
     file: TextFile = None,
     eval_file: Annotated[
         Path | None,
@@ -89,6 +91,7 @@ def auto_command(
         quantize = QuantizeOptions(parse_type(type_name), allow_requantize, n_threads=threads)
     options = AutoOptions(
         drop,
+        drop_mtp,
         quantize,
         n_ctx,
         n_chunk,

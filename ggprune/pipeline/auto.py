@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggprune.arch import architecture_of, choose_legal
+from ggprune.arch import architecture_of, check_scored, choose_legal, mtp_blocks, n_trunk
 from ggprune.bench import Benchmark, Speed, benchmark
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.evaluation import Divergence, Evaluation, evaluate
@@ -49,6 +49,7 @@ class AutoOptions:
     """What to drop and how to measure it."""
 
     n_drop: int
+    drop_mtp: bool = False  # and all multi-token-prediction blocks
     quantize: QuantizeOptions | None = None
     n_ctx: int = 512
     n_chunk: int | None = None
@@ -126,7 +127,7 @@ def auto(
     """
     _check(model, out, options, calibration, evaluation, imatrix, force=force)
     ranking = _rank(model, calibration, options, bars)
-    plan = make_plan(model, choose(model, ranking.order, options.n_drop))
+    plan = make_plan(model, _chosen(model, ranking.order, options))
     prune(model, plan, out, options=options.quantize, imatrix=imatrix, force=force, bars=bars)
     with disk_errors(out), contextlib.ExitStack() as stack:
         candidates = [("base", model.path)]
@@ -150,18 +151,19 @@ def _check(
     *,
     force: bool,
 ) -> None:
-    if not 1 <= options.n_drop < model.n_layer:
+    n_layer = n_trunk(model)
+    if not 1 <= options.n_drop < n_layer:
         raise UsageError(
-            f"--drop {options.n_drop}: the model has {model.n_layer} layers, "
-            f"1 to {model.n_layer - 1} can be dropped"
+            f"--drop {options.n_drop}: the model has {n_layer} layers, "
+            f"1 to {n_layer - 1} can be dropped"
         )
     if calibration.sha256 == evaluation.sha256:
         raise UsageError(
             "the layers would be judged by the very text they were chosen with: "
             "give different texts to -f and --eval-file"
         )
-    architecture_of(model)
-    drop = choose(model, range(model.n_layer), options.n_drop)
+    check_scored(architecture_of(model))
+    drop = _chosen(model, range(model.n_layer), options)
     check_output(out, [file.path for file in model.files], force=force)
     if options.quantize is not None:
         pruned_size(model, make_plan(model, drop), options.quantize, imatrix)
@@ -187,6 +189,11 @@ def choose(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
             "ggprune inspect shows which layers can"
         )
     return drop
+
+
+def _chosen(model: Model, order: Sequence[int], options: AutoOptions) -> tuple[int, ...]:
+    mtp = tuple(mtp_blocks(model)) if options.drop_mtp else ()
+    return (*choose(model, order, options.n_drop), *mtp)
 
 
 def _rank(model: Model, text: Text, options: AutoOptions, bars: Bars) -> Ranking:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ggprune.arch import architecture_of, legal_drop
+from ggprune.arch import layer_traits, shortest_runs
 from ggprune.errors import ArchitectureError
 from ggprune.model import Model, Tensor
 from ggprune.report.table import markdown_table
@@ -17,7 +18,8 @@ from ggprune.surgery import format_layers
 def model_document(model: Model) -> dict[str, Any]:
     """`inspect --json`."""
     outside = [tensor for tensor in model.tensors if model.layer_of(tensor.name) is None]
-    removable, reason = removable_layers(model)
+    runs, reason = removable_layers(model)
+    traits = layer_traits(model)
     return {
         "model": {
             "path": str(model.path),
@@ -32,7 +34,13 @@ def model_document(model: Model) -> dict[str, Any]:
             "types": dict(_type_bytes(model).most_common()),
         },
         "layers": [
-            {"layer": i, "removable": i in removable, **_group(tensors)}
+            {
+                "layer": i,
+                "traits": list(traits[i]),
+                "removable": runs[i] == (i,),
+                "removable_with": list(runs[i] or ()),
+                **_group(tensors),
+            }
             for i, tensors in enumerate(model.layers)
         ],
         "refused": reason,
@@ -40,23 +48,31 @@ def model_document(model: Model) -> dict[str, Any]:
     }
 
 
-def removable_layers(model: Model) -> tuple[tuple[int, ...], str | None]:
-    """Layers that can be removed alone, and why none can if the architecture is refused."""
+def removable_layers(model: Model) -> tuple[tuple[tuple[int, ...] | None, ...], str | None]:
+    """For every layer the shortest run that can go with it, and why none can if that is so."""
     try:
-        architecture_of(model)
+        return shortest_runs(model), None
     except ArchitectureError as e:
-        return (), str(e).removeprefix(f"{model.path}: ")
-    return tuple(n for n in range(model.n_layer) if legal_drop(model, (n,))), None
+        return (None,) * model.n_layer, str(e).removeprefix(f"{model.path}: ")
 
 
-def _removal_line(model: Model) -> str:
-    removable, reason = removable_layers(model)
+def _removal_line(runs: Sequence[tuple[int, ...] | None], reason: str | None) -> str:
     if reason is not None:
         return reason
-    if len(removable) == model.n_layer:
-        return "any layers, alone or together"
-    alone = format_layers(removable) or "none"
-    return f"alone: {alone}; the others only together with others, if at all"
+    alone = [n for n, run in enumerate(runs) if run == (n,)]
+    together = [n for n, run in enumerate(runs) if run is not None and len(run) > 1]
+    never = [n for n, run in enumerate(runs) if run is None]
+    if len(alone) == len(runs):
+        return "every layer alone"
+    groups = (("alone", alone), ("only with others", together), ("never", never))
+    return "; ".join(f"{what}: {format_layers(layers)}" for what, layers in groups if layers)
+
+
+def _removal_cell(layer: int, run: tuple[int, ...] | None) -> str:
+    if run is None:
+        return "never"
+    others = [n for n in run if n != layer]
+    return f"with {format_layers(others)}" if others else "alone"
 
 
 def _group(tensors: Sequence[Tensor]) -> dict[str, Any]:
@@ -82,6 +98,7 @@ def render_model(model: Model) -> str:
     shares = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in mix)
     name = model.text("general.name")
     outside = [tensor for tensor in model.tensors if model.layer_of(tensor.name) is None]
+    runs, reason = removable_layers(model)
     lines = [
         f"file          {model.path}" + _shards(model),
         f"name          {name or '-'}",
@@ -90,25 +107,31 @@ def render_model(model: Model) -> str:
         f"parameters    {count(model.n_param)}",
         f"size          {size(model.size_bytes)} ({model.bits_per_weight:.2f} bits per weight)",
         f"types         {shares or '-'}",
-        f"removable     {_removal_line(model)}",
+        f"removable     {_removal_line(runs, reason)}",
         f"fingerprint   {model.fingerprint}",
     ]
-    rows = [_layer_row(str(i), tensors) for i, tensors in enumerate(model.layers)]
+    rows = [
+        _layer_row(str(i), tensors, layer_kind(tensors, words), _removal_cell(i, run))
+        for i, (tensors, words, run) in enumerate(
+            zip(model.layers, layer_traits(model), runs, strict=True)
+        )
+    ]
     if outside:
-        rows.append(_layer_row("-", outside, kind="not in a layer"))
-    headers = ("layer", "kind", "tensors", "types", "params", "size")
-    return "\n".join(lines) + "\n\n" + markdown_table(headers, rows, left=(1, 3))
+        rows.append(_layer_row("-", outside, "not in a layer", ""))
+    headers = ("layer", "kind", "goes", "tensors", "types", "params", "size")
+    return "\n".join(lines) + "\n\n" + markdown_table(headers, rows, left=(1, 2, 4))
 
 
 def _shards(model: Model) -> str:
     return f" (+ {len(model.files) - 1} more shards)" if len(model.files) > 1 else ""
 
 
-def _layer_row(label: str, tensors: Sequence[Tensor], kind: str | None = None) -> tuple[str, ...]:
+def _layer_row(label: str, tensors: Sequence[Tensor], kind: str, goes: str) -> tuple[str, ...]:
     types = Counter(tensor.type.name for tensor in tensors)
     return (
         label,
-        kind or layer_kind(tensors),
+        kind,
+        goes,
         str(len(tensors)),
         ", ".join(f"{n} {name}" for name, n in types.most_common()),
         count(sum(t.n_element for t in tensors)),
@@ -116,16 +139,17 @@ def _layer_row(label: str, tensors: Sequence[Tensor], kind: str | None = None) -
     )
 
 
-def layer_kind(tensors: Sequence[Tensor]) -> str:
-    """What a layer is made of, from the names of its tensors: `attention + MoE`."""
+def layer_kind(tensors: Sequence[Tensor], traits: Sequence[str] = ()) -> str:
+    """What a layer is made of, from its tensors, and what its place makes it: `attention + MoE`."""
     names = " ".join(tensor.name for tensor in tensors)
     parts = []
-    if "attn_output" in names or ".attn_out." in names:
-        parts.append("attention")
-    if ".ssm_" in names or ".time_mix" in names or "shortconv" in names:
+    if "recurrent" in traits or re.search(r"\.ssm_|\.time_mix|shortconv", names):
         parts.append("recurrent")
+    if "recurrent" not in traits and re.search(r"attn_(output|out|o)\.", names):
+        parts.append("attention")
     if "_exps" in names:
         parts.append("MoE")
     elif ".ffn_" in names or "channel_mix" in names:
         parts.append("FFN")
-    return " + ".join(parts) or "other"
+    more = [trait for trait in traits if trait != "recurrent"]
+    return ", ".join([" + ".join(parts) or "other", *more])

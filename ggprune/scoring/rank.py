@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ggprune.arch import Architecture, architecture_of, check_scored, legal_drop, n_trunk
-from ggprune.errors import DataError
+from ggprune.errors import DataError, LlamaError
 from ggprune.model import Model
 from ggprune.runtime.library import default_threads, versions
 from ggprune.runtime.session import Compute, LlamaModel, Session
@@ -187,7 +187,12 @@ class _Sweep:
         of the stream behind the last layer. Several streams per token count as one vector.
         """
         stream = [x for x in self.recorder.stream if x is not None]
-        assert len(stream) == len(self.similarity) + 1
+        if len(stream) != len(self.similarity) + 1:
+            silent = [n for n, x in enumerate(self.recorder.stream) if x is None]
+            raise LlamaError(
+                f"this build of llama.cpp gives the residual stream at {silent} other names: "
+                "install the llama-cpp-python version that ggprune was tested with"
+            )
         rows = [x[len(x) - n_output :][:n_token] for x in stream]
         for layer, values in enumerate(self.similarity):
             values.append(cosine(rows[layer], rows[layer + 1]))

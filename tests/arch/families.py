@@ -179,6 +179,22 @@ HAND_MADE = (
 )  # fmt: skip
 
 
+# Architectures that compute with a donor's metadata as it is.
+RENAMED = {
+    "llama": "arctic hunyuan-moe olmoe qwen2moe",
+    "deepseek": "bailingmoe deepseek2-ocr",
+    "xverse": (
+        "bitnet bloom codeshell deci ernie4_5 gptneox jais llada maincoder mpt nemotron "
+        "orion pangu-embedded phi3 plamo plamo3 qwen qwen3 seed_oss starcoder"
+    ),
+    "qwen35moe": "falcon-h1 mamba2 qwen35 qwen3next qwen3vlmoe",
+    "lfm2moe": "lfm2",
+    "gemma3": "mimo2",
+    "granitemoe": "muse-glimmer talkie",
+    "nemotron_h": "nemotron_h_moe",
+}
+
+
 def fixture_family(name: str) -> Family:
     """A committed metadata file as it is."""
     file = read_gguf(METADATA[name])
@@ -186,4 +202,8 @@ def fixture_family(name: str) -> Family:
     return Family(name, name, arch, n_layer=int(file.metadata[f"{arch}.block_count"].decode()))
 
 
-FAMILIES = (*(fixture_family(name) for name in METADATA), *HAND_MADE)
+FAMILIES = (
+    *(fixture_family(name) for name in METADATA),
+    *(Family(arch, donor, arch) for donor, names in RENAMED.items() for arch in names.split()),
+    *HAND_MADE,
+)

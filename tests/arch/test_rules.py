@@ -12,7 +12,7 @@ from ggprune.arch import (
     mtp_blocks,
     nearest_legal,
     removal_change,
-    smallest_legal,
+    shortest_runs,
 )
 from ggprune.arch.rules import RULES
 from ggprune.arch.schedules import recurrent_flags, removed_below, swa_flags
@@ -121,8 +121,9 @@ def test_whole_periods_only_where_the_code_counts_layers(tmp_path: Path) -> None
     assert [n for n in range(12) if legal_drop(model, (n,))] == [11]
     assert legal_drop(model, (3, 4, 5, 6))
     assert legal_drop(model, (10, 11))
-    assert smallest_legal(model, 11) == (11,)
-    assert smallest_legal(model, 5) == (3, 4, 5, 6)
+    runs = shortest_runs(model)
+    assert runs[11] == (11,)
+    assert runs[5] == (2, 3, 4, 5)
     near = nearest_legal(model, (4, 5, 6))
     assert len(near) == 3
     assert all(legal_drop(model, drop) for drop in near)

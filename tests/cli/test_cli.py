@@ -18,10 +18,10 @@ from ggprune.model import Model, open_model
 from ggprune.runtime.quantize import QuantizeOptions, quantize
 from ggprune.surgery import make_plan
 from tests.conftest import CALIBRATION, EVALUATION, TINY
-from tests.gguf_files import build, kv_str, kv_u32, layer_tensors, llama_kvs
+from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, layer_tensors, llama_kvs
 from tests.split import split
 
-COMMANDS = ("prune", "rank", "auto", "inspect", "quantize", "eval", "bench")
+COMMANDS = ("prune", "rank", "auto", "inspect", "quantize", "eval", "bench", "remap")
 
 
 def ggprune(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -307,6 +307,25 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
         ),
         "nothing to measure": (("bench", TINY, "-p", "0", "-n", "0"), 2, "nothing to measure"),
     }  # fmt: skip
+
+
+def test_shards_mtp_and_companions(tmp_path: Path) -> None:
+    out, plan = tmp_path / "out.gguf", tmp_path / "plan.json"
+    args = ("--prune-layers", "1,3", TINY, out, "--split-max-size", "2M")
+    planned = succeed(*args, "--dry-run")
+    assert "would be" in planned
+    assert not list(tmp_path.iterdir())
+    done = json.loads(succeed(*args, "--save-plan", plan, "--json"))
+    assert [Path(p).name for p in done["out"]["paths"]] == [
+        f"out-{i + 1:05}-of-00004.gguf" for i in range(4)
+    ]
+    assert done["notes"] == []
+    lora, remapped = tmp_path / "lora.gguf", tmp_path / "remapped.gguf"
+    kvs = [kv_str("general.architecture", "llama"), kv_str("adapter.type", "lora")]
+    tensor = FakeTensor("blk.2.attn_q.weight.lora_a", bytes(32))
+    lora.write_bytes(build(kvs, [tensor]))
+    assert "LoRA: 1 of 1 tensors" in succeed("remap", plan, lora, remapped)
+    assert open_model(remapped).tensors[0].name == "blk.1.attn_q.weight.lora_a"
 
 
 def test_wrong_inputs_give_one_line_and_leave_nothing(tmp_path: Path) -> None:
