@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ggprune.errors import DataError, LlamaError
 from ggprune.runtime.library import default_threads, llama, log_tail
-from ggprune.runtime.taps import EvalCallback, Taps
+from ggprune.runtime.taps import EvalCallback, NamedTaps, Program, Taps
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
@@ -180,7 +180,11 @@ class Session:
 
     def tap(self, taps: Taps) -> None:
         """Exchange the taps; an empty mapping computes the model as it is."""
-        self._callback.taps = taps
+        self._callback.program = NamedTaps(taps)
+
+    def run(self, program: Program) -> None:
+        """Set what the decodes to come do with their graph nodes."""
+        self._callback.program = program
 
     def clear(self) -> None:
         """Forget all tokens."""

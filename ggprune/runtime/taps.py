@@ -8,40 +8,113 @@ overwritten with its input is gone: the rest computes exactly what a file withou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.arch import Architecture
-from ggprune.runtime.tensor import Residual, check_layout, tensor_name
+from ggprune.errors import LlamaError
+from ggprune.runtime.graph import Graph, Mask
+from ggprune.runtime.tensor import Residual, check_layout, set_computed, tensor_name
 from ggprune.surgery.selection import runs_of
 
 Handler = Callable[[Residual], None]
 Taps = Mapping[bytes, Handler]
 
 
+class Program(Protocol):
+    """What to do during one decode."""
+
+    def ask(self, pointer: int) -> bool:
+        """Called for every node in the order of computation, before it; True: stop behind it."""
+
+    def computed(self, pointer: int) -> None:
+        """Called for the nodes that `ask` said True to."""
+
+
 class EvalCallback:
-    """The function llama.cpp calls for every node. `taps` may be exchanged between decodes."""
+    """The function llama.cpp calls for every node. The program may be exchanged between decodes."""
 
     def __init__(self) -> None:
-        self.taps: Taps = {}
+        self.program: Program = NamedTaps({})
         self.error: BaseException | None = None
         self._checked = False
 
     def __call__(self, pointer: int, ask: bool, _: object) -> bool:
         """What ctypes cannot raise is kept in `error` and stops the decode."""
+        if self.error is not None:
+            return False
         try:
-            handler = self.taps.get(tensor_name(pointer))
-            if ask or handler is None:
-                return handler is not None
             if not self._checked:
                 check_layout(pointer)
                 self._checked = True
-            handler(Residual(pointer))
+            if ask:
+                return self.program.ask(pointer)
+            self.program.computed(pointer)
         except BaseException as e:
             self.error = e
             return False
         return True
+
+
+class NamedTaps:
+    """Calls handlers for nodes by name, and computes everything."""
+
+    def __init__(self, taps: Taps) -> None:
+        self.taps = taps
+
+    def ask(self, pointer: int) -> bool:
+        set_computed(pointer, True)  # an earlier program may have left it out
+        return tensor_name(pointer) in self.taps
+
+    def computed(self, pointer: int) -> None:
+        self.taps[tensor_name(pointer)](Residual(pointer))
+
+
+class Tracer(NamedTaps):
+    """Also writes down the nodes and what they read."""
+
+    def __init__(self, taps: Taps) -> None:
+        super().__init__(taps)
+        self.pointers: list[int] = []
+
+    def ask(self, pointer: int) -> bool:
+        self.pointers.append(pointer)
+        return super().ask(pointer)
+
+
+class GraphChangedError(LlamaError):
+    """llama.cpp has built another graph than the one that was traced."""
+
+
+class PartOfGraph:
+    """Computes only some nodes of a traced graph; handlers are called by position."""
+
+    def __init__(self, graph: Graph, live: Mask | None, handlers: Mapping[int, Handler]) -> None:
+        self.pointers, self.handlers = graph.pointers, handlers
+        self.live = [True] * len(graph.pointers) if live is None else live.tolist()
+        self.position = -1
+
+    def ask(self, pointer: int) -> bool:
+        self.position += 1
+        i = self.position
+        if i >= len(self.pointers) or pointer != self.pointers[i]:
+            raise GraphChangedError("llama.cpp has built another graph")
+        set_computed(pointer, self.live[i])
+        return i in self.handlers
+
+    def computed(self, pointer: int) -> None:
+        self.handlers[self.position](Residual(pointer))
+
+
+def joined(*all_taps: Taps) -> Taps:
+    """Several taps at once; where they name the same node, the first ones' handlers go first."""
+    result: dict[bytes, Handler] = {}
+    for taps in all_taps:
+        for name, handler in taps.items():
+            result[name] = _both(result[name], handler) if name in result else handler
+    return result
 
 
 def ablation_taps(arch: Architecture, drop: Sequence[int]) -> Taps:
@@ -65,8 +138,7 @@ def ablation_taps(arch: Architecture, drop: Sequence[int]) -> Taps:
 
             saves |= {name.encode(): save for name in before}
             restores |= {name.encode(): restore for name in behind}
-    both = {name: _both(restores[name], saves[name]) for name in restores.keys() & saves.keys()}
-    return {**saves, **restores, **both}
+    return joined(restores, saves)
 
 
 def _both(first: Handler, second: Handler) -> Handler:
@@ -78,15 +150,20 @@ def _both(first: Handler, second: Handler) -> Handler:
 
 
 class StreamRecorder:
-    """Taps that keep the residual stream in front of every layer and behind the last one."""
+    """Taps that keep the residual stream in front of every layer and behind the last one.
+
+    `rows` are as llama.cpp has them, `stream` has one row per token.
+    """
 
     def __init__(self, arch: Architecture) -> None:
+        self.rows: dict[int, NDArray[np.float32]] = {}
         self.stream: list[NDArray[np.float32] | None] = [None] * (arch.n_trunk + 1)
         self.taps: dict[bytes, Handler] = {}
         for position in range(arch.n_trunk + 1):
 
             def keep(node: Residual, position: int = position) -> None:
-                self.stream[position] = node.read_tokens()
+                self.rows[position] = node.read()
+                self.stream[position] = node.by_token(self.rows[position])
 
             if position < arch.n_trunk:
                 names = arch.entering(position)[0]

@@ -38,6 +38,8 @@ class TensorStruct(ctypes.Structure):
 
 
 NAME_OFFSET: int = TensorStruct.name.offset
+FLAGS_OFFSET: int = TensorStruct.flags.offset
+COMPUTE = 16  # GGML_TENSOR_FLAG_COMPUTE, ggml.h: without it a backend skips the node
 
 
 @cache
@@ -46,6 +48,8 @@ def accessors() -> ctypes.CDLL:
     lib = ggml()
     lib.ggml_get_name.restype, lib.ggml_get_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
     lib.ggml_nbytes.restype, lib.ggml_nbytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+    lib.ggml_nelements.restype, lib.ggml_nelements.argtypes = ctypes.c_int64, [ctypes.c_void_p]
+    lib.ggml_op_name.restype, lib.ggml_op_name.argtypes = ctypes.c_char_p, [ctypes.c_int]
     for function in (lib.ggml_backend_tensor_get, lib.ggml_backend_tensor_set):
         function.restype = None
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
@@ -57,13 +61,25 @@ def tensor_name(pointer: int) -> bytes:
     return ctypes.string_at(pointer + NAME_OFFSET, MAX_NAME).split(b"\0", 1)[0]
 
 
+@cache
+def op_name(op: int) -> str:
+    """Name of an operation: MUL_MAT, VIEW..."""
+    return str(accessors().ggml_op_name(op).decode())
+
+
+def set_computed(pointer: int, wanted: bool) -> None:
+    """Have ggml compute a graph node, or leave it out."""
+    flags = ctypes.c_int32.from_address(pointer + FLAGS_OFFSET)
+    flags.value = flags.value | COMPUTE if wanted else flags.value & ~COMPUTE
+
+
 def check_layout(pointer: int) -> None:
-    """Raises LlamaError unless name and size read through the struct are what ggml says."""
+    """Raises LlamaError unless name and extents read through the struct are what ggml says."""
     lib, tensor = accessors(), TensorStruct.from_address(pointer)
-    size = tensor.ne[0] * 4
-    for n in tensor.ne[1:]:
-        size *= n
-    if tensor.name != lib.ggml_get_name(pointer) or size != lib.ggml_nbytes(pointer):
+    n_element = 1
+    for n in tensor.ne:
+        n_element *= n
+    if tensor.name != lib.ggml_get_name(pointer) or n_element != lib.ggml_nelements(pointer):
         raise LlamaError(
             "this build of llama.cpp lays out its tensors differently; "
             "install the llama-cpp-python version that ggprune was tested with"
@@ -89,12 +105,11 @@ class Residual:
         accessors().ggml_backend_tensor_get(self.pointer, values.ctypes.data, 0, values.nbytes)
         return values
 
-    def read_tokens(self) -> NDArray[np.float32]:
-        """A copy with one row per token, (n_token, n_stream * n_embd).
+    def by_token(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `read` gave with one row per token, (n_token, n_stream * n_embd).
 
         Where the model carries several streams per token, the shorter of the two axes counts them.
         """
-        values = self.read()
         _, inner, outer, _ = (int(n) for n in TensorStruct.from_address(self.pointer).ne)
         if outer == 1:
             return values

@@ -1,0 +1,156 @@
+"""Logits of a model without some of its layers, computing only what lies behind them.
+
+One pass through the whole model keeps the residual stream in front of every layer. Without layers
+n..m the stream in front of n becomes the stream behind m: it is supplied, and nodes that nobody
+needs any more are left out. The logits are those of the full computation, bit for bit; half of the
+work, on average over the layers, is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.arch import Architecture
+from ggprune.errors import LlamaError
+from ggprune.runtime.graph import Graph, Mask, graph_of
+from ggprune.runtime.session import Logits, Session, Tokens
+from ggprune.runtime.taps import (
+    GraphChangedError,
+    Handler,
+    PartOfGraph,
+    StreamRecorder,
+    Tracer,
+    ablation_taps,
+    joined,
+)
+from ggprune.runtime.tensor import Residual
+from ggprune.surgery.selection import runs_of
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream of one chunk, without the layers `drop`.
+
+    `rows[n]` is what enters layer n as llama.cpp has it; n_trunk: what leaves the last one.
+    `tokens[n]` is the same with one row per token, (n_token, n_stream * n_embd).
+    """
+
+    drop: tuple[int, ...]
+    rows: dict[int, Rows]
+    tokens: list[Rows | None]
+
+
+class Ablator:
+    """Computes chunks with and without layers, through a session for one chunk at a time."""
+
+    def __init__(self, session: Session, arch: Architecture, *, share_prefix: bool = True) -> None:
+        """Without `share_prefix` every pass computes the whole model: slower, the same numbers."""
+        self.session, self.arch = session, arch
+        self.share_prefix = share_prefix and arch.n_loop == 1
+        self._graph: Graph | None = None
+        self._live: dict[tuple[tuple[int, int], ...], tuple[Mask, frozenset[int]]] = {}
+        self._entries: dict[int, int] = {}  # where a layer's input is in the graph: its number
+
+    def base(self, chunk: Tokens, n_output: int, drop: Sequence[int] = ()) -> tuple[Logits, Stream]:
+        """Logits of the last `n_output` tokens without `drop`, and the stream between the layers.
+
+        chunk: (n_ctx,). The logits, (n_output, n_vocab), are valid until the next pass.
+        """
+        recorder = StreamRecorder(self.arch)
+        tracer = Tracer(joined(ablation_taps(self.arch, drop), recorder.taps))
+        self.session.run(tracer)
+        logits = self._logits(chunk, n_output)
+        if self._graph is None or self._graph.pointers != tuple(tracer.pointers):
+            self._trace(tracer)
+        return logits, Stream(tuple(sorted(drop)), recorder.rows, recorder.stream)
+
+    def without(
+        self, chunk: Tokens, n_output: int, layers: Sequence[int], stream: Stream
+    ) -> Logits:
+        """Logits of the chunk that `stream` was kept of, without `layers` as well. As `base`."""
+        drop = tuple(sorted({*layers, *stream.drop}))
+        first = min(layers)
+        if self._graph is not None and first in stream.rows:
+            runs = runs_of(n for n in drop if first <= n < self.arch.n_trunk)
+            try:
+                self.session.run(self._part(self._graph, runs, stream))
+                return self._logits(chunk, n_output)
+            except GraphChangedError:
+                self._graph = None
+        self.session.tap(ablation_taps(self.arch, drop))
+        return self._logits(chunk, n_output)
+
+    def share_computed(self, layers: Sequence[int]) -> float:
+        """Share of the graph's nodes that `without` computes for these layers."""
+        if self._graph is None:
+            return 1.0
+        mask, _ = self._needed(self._graph, self._stretches(self._graph, runs_of(layers)))
+        return float(mask.mean())
+
+    def _logits(self, chunk: Tokens, n_output: int) -> Logits:
+        logits: Logits = self.session.chunk_logits(chunk[None, :], n_output)[0]
+        return logits
+
+    def _trace(self, tracer: Tracer) -> None:
+        self._graph = None
+        self._live.clear()
+        if not self.share_prefix:
+            return
+        try:
+            graph = graph_of(tracer.pointers)
+            layers = range(self.arch.n_trunk)
+            self._entries = {graph.find(self.arch.entering(n)[0]): n for n in layers}
+            self._graph = graph
+        except LlamaError:  # an unknown build: compute everything
+            self.share_prefix = False
+
+    def _stretches(self, graph: Graph, runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Where runs of layers lie in the graph: behind what enters, up to what leaves."""
+        return [
+            (graph.find(self.arch.entering(first)[0]) + 1, graph.find(self.arch.leaving(last)[0]))
+            for first, last in runs
+        ]
+
+    def _needed(
+        self, graph: Graph, stretches: Sequence[tuple[int, int]]
+    ) -> tuple[Mask, frozenset[int]]:
+        """Nodes to compute, and inputs of layers to supply: some share keys with later layers."""
+        key = tuple(stretches)
+        if key not in self._live:
+            known = [p for p in self._entries if p < stretches[0][1]]
+            self._live[key] = graph.live(stretches, known)
+        return self._live[key]
+
+    def _part(self, graph: Graph, runs: Sequence[tuple[int, int]], stream: Stream) -> PartOfGraph:
+        """Supply the stream behind the first run; alias the stream around the others."""
+        stretches = self._stretches(graph, runs)
+        live, reached = self._needed(graph, stretches)
+        handlers = {p: _writer([stream.rows[self._entries[p]]]) for p in reached}
+        handlers[stretches[0][1]] = _writer([stream.rows[runs[0][0]]])
+        for before, behind in stretches[1:]:
+            kept: list[Rows] = []
+            handlers[before - 1] = _reader(kept)
+            handlers[behind] = _writer(kept)
+        return PartOfGraph(graph, live, handlers)
+
+
+def _reader(kept: list[Rows]) -> Handler:
+    def read(node: Residual) -> None:
+        kept[:] = [node.read()]
+
+    return read
+
+
+def _writer(kept: list[Rows]) -> Handler:
+    """Behind the last layer only the rows that yield logits are left: the last ones."""
+
+    def write(node: Residual) -> None:
+        node.write(kept[0][len(kept[0]) - node.shape[0] :])
+
+    return write

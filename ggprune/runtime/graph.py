@@ -1,0 +1,96 @@
+"""The graph that llama.cpp computes, and which of its nodes a computation needs.
+
+From one traced decode: the nodes in the order in which they are computed, and what each reads.
+When the values of some nodes are supplied from outside, everything that only they needed can be
+left out. Knows nothing of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.errors import LlamaError
+from ggprune.runtime.tensor import COMPUTE, TensorStruct, op_name, tensor_name
+
+Mask = NDArray[np.bool_]
+
+# Operations that only give other names to memory; all others that end in a view write into it.
+ALIASES = frozenset({"NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in the order of computation; `reads[i]` are positions of nodes that node i needs."""
+
+    pointers: tuple[int, ...]
+    names: tuple[bytes, ...]
+    reads: tuple[tuple[int, ...], ...]
+
+    def find(self, names: Sequence[str]) -> int:
+        """Position of the last node with one of these names. Raises LlamaError if there is none."""
+        wanted = {name.encode() for name in names}
+        for i in range(len(self.names) - 1, -1, -1):
+            if self.names[i] in wanted:
+                return i
+        raise LlamaError(f"llama.cpp's graph has no node named {' or '.join(names)}")
+
+    def live(
+        self, dropped: Sequence[tuple[int, int]], supplied: Iterable[int] = ()
+    ) -> tuple[Mask, frozenset[int]]:
+        """Nodes that must be computed when stretches of the graph are not wanted.
+
+        `dropped` are (first, last) in order; the value of `last` is supplied from outside. Computed
+        is what lies behind the first stretch, without the others, and whatever that needs. Also
+        returns which of the nodes that can be `supplied` as well are needed.
+        """
+        ends, can_be_supplied = {last for _, last in dropped}, frozenset(supplied)
+        wanted = np.zeros(len(self.pointers), bool)
+        wanted[dropped[0][1] + 1 :] = True
+        for first, last in dropped:
+            wanted[first : last + 1] = False
+        stack, reached = [int(i) for i in np.flatnonzero(wanted)], set()
+        while stack:
+            for j in self.reads[stack.pop()]:
+                if wanted[j] or j in ends:
+                    continue
+                if j in can_be_supplied:
+                    reached.add(j)
+                    continue
+                wanted[j] = True
+                stack.append(j)
+        return wanted, frozenset(reached)
+
+
+def graph_of(pointers: Sequence[int]) -> Graph:
+    """The graph of nodes that were asked about in this order, while it is in memory.
+
+    Raises LlamaError if a node lacks the flag that all nodes of a graph have: then the library
+    lays out its tensors differently.
+    """
+    position = {pointer: i for i, pointer in enumerate(pointers)}
+    writers: dict[int, list[int]] = {}  # of memory outside the graph: caches, states
+    reads: list[tuple[int, ...]] = []
+    for i, pointer in enumerate(pointers):
+        struct = TensorStruct.from_address(pointer)
+        if not struct.flags & COMPUTE:
+            raise LlamaError("this build of llama.cpp has no flag that leaves out graph nodes")
+        sources = [s for s in (*struct.src, struct.view_src) if s]
+        needed = {position[s] for s in sources if position.get(s, i) < i}
+        for source in sources:
+            needed.update(writers.get(_root(source), ()))
+        reads.append(tuple(needed))
+        root = _root(pointer)
+        if root not in position and op_name(struct.op) not in ALIASES:
+            writers.setdefault(root, []).append(i)
+    return Graph(tuple(pointers), tuple(tensor_name(p) for p in pointers), tuple(reads))
+
+
+def _root(pointer: int) -> int:
+    """The tensor that owns the memory."""
+    while view := TensorStruct.from_address(pointer).view_src:
+        pointer = view
+    return pointer
