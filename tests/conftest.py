@@ -17,6 +17,12 @@ CALIBRATION = FIXTURES / "calibration.txt"
 EVALUATION = FIXTURES / "evaluation.txt"
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees what another one, or the user, has measured."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Model:
     """The trained model: llama, 9 layers, F16."""

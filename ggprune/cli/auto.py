@@ -21,6 +21,7 @@ from ggprune.cli.options import (
     OutPath,
     TextFile,
     Threads,
+    UseCache,
     compute_options,
     text_option,
 )
@@ -61,6 +62,7 @@ def auto_command(
     threads: Threads = None,
     n_gpu_layers: GpuLayers = -1,
     flash_attn: Flash = FlashAttention.AUTO,
+    cache: UseCache = True,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -80,6 +82,7 @@ def auto_command(
     from ggprune.report.render import render_auto
     from ggprune.runtime.quantize import QuantizeOptions, parse_type
     from ggprune.scoring import CALIBRATION, EVALUATION
+    from ggprune.scoring.cache import default_folder
     from ggprune.surgery.output import check_outputs, write_text
 
     if report is not None:
@@ -99,6 +102,7 @@ def auto_command(
         n_gen,
         n_repeat,
         compute_options(threads, n_gpu_layers, flash_attn),
+        default_folder() if cache else None,
     )
     model = open_model(source)
     inputs = [*(f.path for f in model.files), file, eval_file, imatrix]

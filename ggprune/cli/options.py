@@ -65,6 +65,22 @@ BatchSize = Annotated[
 UBatchSize = Annotated[
     int, typer.Option("-ub", "--ubatch-size", min=1, max=1 << 24, help="Physical batch size.")
 ]
+Confidence = Annotated[
+    float,
+    typer.Option(
+        min=0.5, max=0.9999, help="Of all decisions together: how sure a layer leaves the race."
+    ),
+]
+Exhaustive = Annotated[
+    bool, typer.Option("--exhaustive", help="Score every layer on every chunk; no race.")
+]
+UseCache = Annotated[
+    bool,
+    typer.Option(
+        "--cache/--no-cache",
+        help="Keep finished measurements in the user's cache folder: a run that was ended goes on.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Verify = Annotated[

@@ -10,7 +10,9 @@ import typer
 from ggprune.cli.options import (
     AsJson,
     Chunks,
+    Confidence,
     ContextSize,
+    Exhaustive,
     Flash,
     FlashAttention,
     Force,
@@ -18,6 +20,7 @@ from ggprune.cli.options import (
     ModelPath,
     TextFile,
     Threads,
+    UseCache,
     compute_options,
     text_option,
 )
@@ -37,6 +40,20 @@ def rank_command(
         Path | None,
         typer.Option(show_default=False, help="Write a picture (.png, .svg, .pdf)."),
     ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What the layers are ordered by: kld, ppl, same_top_p, rms_delta_p, bi, angular "
+            "or relative_magnitude.",
+        ),
+    ] = "kld",
+    decide: Annotated[
+        int, typer.Option(min=1, help="Race: settle which N layers matter least, by KLD.")
+    ] = 4,
+    exhaustive: Exhaustive = False,
+    confidence: Confidence = 0.95,
+    cache: UseCache = True,
     force: Force = False,
     threads: Threads = None,
     n_gpu_layers: GpuLayers = -1,
@@ -50,6 +67,9 @@ def rank_command(
     Influence, 1 - cos(input, output). Nothing is written: layers are left out in memory.
     Without -f a text that ships with ggprune is used.
 
+    Layers race: one that is surely among the --decide least important ones, or surely not, gets
+    no more chunks; the column "tokens" tells.
+
     Example: ggprune rank model.gguf -f my-domain.txt --chunks 20 -o scores.json
     """
     from ggprune.model import open_model
@@ -58,9 +78,12 @@ def rank_command(
     from ggprune.report.plot import check_plot, plot_ranking
     from ggprune.report.render import render_ranking
     from ggprune.runtime.isolate import isolated
-    from ggprune.scoring import CALIBRATION
+    from ggprune.scoring import CALIBRATION, Metric
+    from ggprune.scoring.cache import default_folder
+    from ggprune.scoring.rank import parse_metric
     from ggprune.surgery.output import check_outputs, write_text
 
+    by = parse_metric(metric)
     if plot is not None:
         check_plot(plot)
     model = open_model(source)
@@ -73,6 +96,10 @@ def rank_command(
         n_chunk=n_chunk,
         compute=compute_options(threads, n_gpu_layers, flash_attn),
         bar=Bar("rank"),
+        metric=by,
+        n_decide=None if exhaustive or by is not Metric.KLD else decide,
+        confidence=confidence,
+        cache=default_folder() if cache else None,
     )
     document = to_json(ranking.to_json())
     if out is not None:

@@ -18,6 +18,7 @@ from ggprune.scoring.metrics import (
     json_number,
     mean_estimate,
     ppl_estimate,
+    rms_estimate,
     share_estimate,
 )
 
@@ -100,7 +101,7 @@ def divergence(
         difference=_difference(ppl, base_ppl, covariance),
         kld=distribution(kld),
         delta_p=distribution(delta_p),
-        rms_delta_p=_rms(delta_p),
+        rms_delta_p=rms_estimate(delta_p),
         same_top_p=share_estimate(same_top),
     )
 
@@ -124,9 +125,3 @@ def _ln_ratio(nll: Float64, base_nll: Float64, covariance: float) -> Estimate:
 def _difference(ppl: Estimate, base: Estimate, covariance: float) -> Estimate:
     variance = ppl.se**2 + base.se**2 - 2 * ppl.value * base.value * covariance
     return Estimate(ppl.value - base.value, math.sqrt(max(variance, 0.0)), ppl.n)
-
-
-def _rms(values: Float64) -> Estimate:
-    square = mean_estimate(np.square(values))
-    rms = math.sqrt(square.value)
-    return Estimate(rms, 0.5 * square.se / rms if rms > 0 else 0.0, square.n)

@@ -32,7 +32,7 @@ from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
 from ggprune.runtime.quantize import QuantizeOptions, dry_runs
 from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.scoring import Estimate, Ranking, Text, rank
+from ggprune.scoring import Estimate, Metric, Ranking, Text, rank
 from ggprune.scoring.text import make_chunks
 from ggprune.surgery import PrunePlan, make_plan
 from ggprune.surgery.output import PendingFile, check_output
@@ -57,6 +57,7 @@ class AutoOptions:
     n_gen: int = 128
     n_repeat: int = 5
     compute: Compute | None = None
+    cache: Path | None = None  # folder for finished measurements
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,8 @@ def _rank(model: Model, text: Text, options: AutoOptions, bars: Bars) -> Ranking
         n_chunk=options.n_chunk,
         compute=options.compute,
         bar=bars("rank"),
+        n_decide=options.n_drop,
+        cache=options.cache,
     )
 
 
@@ -216,10 +219,16 @@ def rank_path(
     n_chunk: int | None,
     compute: Compute | None,
     bar: Any,
+    metric: Metric = Metric.KLD,
+    n_decide: int | None = None,
+    confidence: float = 0.95,
+    cache: Path | None = None,
 ) -> Ranking:
     """`rank` with arguments that can be sent to a child process."""
-    model = open_model(path)
-    return rank(model, text, n_ctx=n_ctx, n_chunk=n_chunk, compute=compute, progress=bar)
+    return rank(
+        open_model(path), text, n_ctx=n_ctx, n_chunk=n_chunk, compute=compute, progress=bar,
+        metric=metric, n_decide=n_decide, confidence=confidence, cache=cache,
+    )  # fmt: skip
 
 
 def _rivals(

@@ -26,6 +26,7 @@ def render_ranking(ranking: Ranking) -> str:
             estimate(score.ppl),
             percent(score.same_top_p),
             estimate(score.bi),
+            str(score.kld.n),
             drawn,
         )
         for score, drawn in zip(scores, bars(values), strict=True)
@@ -37,11 +38,14 @@ def render_ranking(ranking: Ranking) -> str:
         f"PPL {estimate(ranking.base_ppl)} on {about['source']} "
         f"({about['n_chunk']} chunks of {about['n_ctx']}, {about['n_token']} tokens scored)"
     )
-    headers = ("layer", "KLD without it", "PPL without it", "same top p", "BI", scale)
-    table = markdown_table(headers, rows, left=(5,))
-    if all(score.removable for score in scores):
-        return f"{head}\n\n{table}"
-    return f"{head}\n\n{table}\n\n* cannot be removed alone, perhaps together with others"
+    headers = ("layer", "KLD without it", "PPL without it", "same top p", "BI", "tokens", scale)
+    parts = [head, markdown_table(headers, rows, left=(6,))]
+    if not all(score.removable for score in scores):
+        parts.append("* cannot be removed alone, perhaps together with others")
+    if ranking.undecided:
+        pairs = ", ".join(f"{a} and {b}" for a, b in ranking.undecided)
+        parts.append(f"Not settled by this text, more chunks would be needed: {pairs}.")
+    return "\n\n".join(parts)
 
 
 def render_evaluation(evaluation: Evaluation) -> str:

@@ -86,11 +86,12 @@ class Ablator:
         self.session.tap(ablation_taps(self.arch, drop))
         return self._logits(chunk, n_output)
 
-    def share_computed(self, layers: Sequence[int]) -> float:
-        """Share of the graph's nodes that `without` computes for these layers."""
+    def share_computed(self, drop: Sequence[int], first: int) -> float:
+        """Share of the graph's nodes that `without` computes for `drop` from layer `first` on."""
         if self._graph is None:
             return 1.0
-        mask, _ = self._needed(self._graph, self._stretches(self._graph, runs_of(layers)))
+        runs = runs_of(n for n in drop if n >= first)
+        mask, _ = self._needed(self._graph, self._stretches(self._graph, runs))
         return float(mask.mean())
 
     def _logits(self, chunk: Tokens, n_output: int) -> Logits:
@@ -104,7 +105,7 @@ class Ablator:
             return
         try:
             graph = graph_of(tracer.pointers)
-            layers = range(self.arch.n_trunk)
+            layers = [n for n in range(self.arch.n_trunk) if self.arch.entering(n)[0]]
             self._entries = {graph.find(self.arch.entering(n)[0]): n for n in layers}
             self._graph = graph
         except LlamaError:  # an unknown build: compute everything

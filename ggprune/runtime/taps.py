@@ -127,6 +127,8 @@ def ablation_taps(arch: Architecture, drop: Sequence[int]) -> Taps:
     restores: dict[bytes, Handler] = {}
     for first, last in runs_of(n for n in drop if n < arch.n_trunk):
         for before, behind in zip(arch.entering(first), arch.leaving(last), strict=True):
+            if not before:
+                raise LlamaError(f"the stream in front of layer {first} has no name in the graph")
             entering: list[NDArray[np.float32]] = []
 
             def save(node: Residual, entering: list[NDArray[np.float32]] = entering) -> None:

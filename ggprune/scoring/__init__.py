@@ -1,7 +1,7 @@
 """Calibration text to chunks, metrics, per-layer scores."""
 
 from ggprune.scoring.metrics import Estimate
-from ggprune.scoring.rank import LayerScore, Ranking, load_order, rank
+from ggprune.scoring.rank import LayerScore, Metric, Ranking, load_order, rank
 from ggprune.scoring.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "EVALUATION",
     "Estimate",
     "LayerScore",
+    "Metric",
     "Ranking",
     "Text",
     "load_order",

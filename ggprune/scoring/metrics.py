@@ -54,6 +54,13 @@ def ppl_estimate(nll: Float64) -> Estimate:
     return Estimate(ppl, ppl * mean.se, mean.n)
 
 
+def rms_estimate(values: Float64) -> Estimate:
+    """Root of the mean square; its error follows from the mean square's to first order."""
+    square = mean_estimate(np.square(values))
+    rms = math.sqrt(square.value)
+    return Estimate(rms, 0.5 * square.se / rms if rms > 0 else 0.0, square.n)
+
+
 def share_estimate(hits: NDArray[np.bool_]) -> Estimate:
     """Share of true values with the binomial error sqrt(p (1 - p) / (n - 1))."""
     n, share = len(hits), float(np.mean(hits))

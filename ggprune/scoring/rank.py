@@ -7,33 +7,53 @@ that would be written. Chunk by chunk: the whole model first, then once without 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from ggprune.arch import Architecture, architecture_of, check_scored, legal_drop, n_trunk
-from ggprune.errors import DataError, LlamaError
+from ggprune.arch import legal_drop, n_trunk
+from ggprune.errors import DataError, UsageError
 from ggprune.model import Model
-from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.session import Compute, LlamaModel, Session
-from ggprune.runtime.taps import StreamRecorder, ablation_taps
+from ggprune.runtime.library import versions
+from ggprune.runtime.session import Compute
+from ggprune.scoring.measure import BaseRows, Effort, Measurer, Rows
 from ggprune.scoring.metrics import (
-    Comparison,
     Estimate,
     Float64,
-    base_logits,
-    compare,
-    cosine,
     mean_estimate,
     ppl_estimate,
+    rms_estimate,
     share_estimate,
 )
-from ggprune.scoring.text import Text, Tokens, describe_text, make_chunks, n_scored
+from ggprune.scoring.race import survivors, undecided_pairs
+from ggprune.scoring.text import Text, describe_text
 
 Progress = Callable[[int, int], object]  # done, total
+
+
+class Metric(str, Enum):
+    """What a layer is ranked by; lower is less important, except for same_top_p."""
+
+    KLD = "kld"
+    PPL = "ppl"
+    SAME_TOP_P = "same_top_p"
+    RMS_DELTA_P = "rms_delta_p"
+    BI = "bi"
+    ANGULAR = "angular"
+    RELATIVE_MAGNITUDE = "relative_magnitude"
+
+
+def parse_metric(name: str) -> Metric:
+    """Raises UsageError for an unknown name."""
+    try:
+        return Metric(name)
+    except ValueError as e:
+        raise UsageError(f"--metric {name}: one of {', '.join(m.value for m in Metric)}") from e
 
 
 @dataclass(frozen=True)
@@ -43,9 +63,29 @@ class LayerScore:
     layer: int
     ppl: Estimate
     kld: Estimate  # nats, KL(base || without the layer)
+    kld_99: float  # 99 % of the tokens have less
     same_top_p: Estimate
+    rms_delta_p: Estimate  # change of the probability of the token that came
     bi: Estimate  # Block Influence, 1 - mean cos(x_l, x_{l+1}) (ShortGPT), of the whole model
+    relative_magnitude: Estimate  # |x_{l+1} - x_l| / |x_{l+1}|, of the whole model
+    angular: Estimate  # arccos(cos(x_l, x_{l+1})) / pi, of the whole model, over the chunks
     removable: bool = True  # can a file without this layer alone be written?
+
+    def value(self, metric: Metric) -> float:
+        """The importance by a metric: higher is worth more."""
+        found: Estimate = getattr(self, metric.value)
+        return -found.value if metric is Metric.SAME_TOP_P else found.value
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("ppl", "kld", "same_top_p", "rms_delta_p", "bi", "relative_magnitude", "angular")
+        estimates = {name: getattr(self, name).to_json() for name in names}
+        return {
+            "layer": self.layer,
+            **estimates,
+            "kld_99": self.kld_99,
+            "n_token": self.kld.n,
+            "removable": self.removable,
+        }
 
 
 @dataclass(frozen=True)
@@ -57,11 +97,16 @@ class Ranking:
     base_ppl: Estimate
     layers: tuple[LayerScore, ...]
     versions: dict[str, str]
+    metric: Metric = Metric.KLD
+    undecided: tuple[tuple[int, int], ...] = ()  # neighbours whose order the text does not settle
+    windows: Float64 = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
+    effort: Effort = field(default_factory=Effort, compare=False)
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Layers by KL divergence, least important first."""
-        return tuple(s.layer for s in sorted(self.layers, key=lambda s: (s.kld.value, s.layer)))
+        """Layers by the metric, least important first."""
+        by_metric = sorted(self.layers, key=lambda s: (s.value(self.metric), s.layer))
+        return tuple(s.layer for s in by_metric)
 
     def to_json(self) -> dict[str, Any]:
         """The document of docs/formats.md."""
@@ -69,18 +114,12 @@ class Ranking:
             "model": self.model,
             "calibration": self.calibration,
             "base": {"ppl": self.base_ppl.to_json()},
-            "layers": [
-                {
-                    "layer": s.layer,
-                    "ppl": s.ppl.to_json(),
-                    "kld": s.kld.to_json(),
-                    "same_top_p": s.same_top_p.to_json(),
-                    "bi": s.bi.to_json(),
-                    "removable": s.removable,
-                }
-                for s in self.layers
-            ],
+            "metric": self.metric.value,
+            "layers": [score.to_json() for score in self.layers],
             "order": list(self.order),
+            "undecided": [list(pair) for pair in self.undecided],
+            "windows": [[round(float(x), 6) for x in row] for row in self.windows],
+            "effort": vars(self.effort),
             "versions": self.versions,
         }
 
@@ -92,32 +131,100 @@ def rank(
     n_ctx: int = 512,
     n_chunk: int | None = None,
     compute: Compute | None = None,
+    metric: Metric = Metric.KLD,
+    n_decide: int | None = None,
+    confidence: float = 0.95,
+    cache: Path | None = None,
+    share_prefix: bool = True,
     progress: Progress | None = None,
 ) -> Ranking:
     """Score every layer of the model on the text.
 
+    With `n_decide`, layers race: one that is surely not among the `n_decide` least important gets
+    no more chunks, and when those are in sure order, none does. `cache` is a folder for finished
+    measurements.
+
     Raises ArchitectureError if layers of this model cannot be left out exactly, DataError if the
     text is too short, LlamaError if llama.cpp cannot load or compute the model.
     """
-    arch = architecture_of(model)
-    check_scored(arch)
-    n_layer = arch.n_trunk
-    with LlamaModel(model.path, compute) as loaded:
-        chunks = make_chunks(text, loaded.tokenize, n_ctx, n_chunk)
-        with _scoring_session(loaded, n_ctx, compute) as session:
-            sweep = _Sweep(session, arch, _threads(compute))
-            for i, chunk in enumerate(chunks):
-                for n_pass in sweep.passes(chunk):
-                    if progress is not None:
-                        progress(i * (n_layer + 1) + n_pass, len(chunks) * (n_layer + 1))
+    with Measurer(
+        model, text, n_ctx=n_ctx, n_chunk=n_chunk, compute=compute, cache=cache,
+        share_prefix=share_prefix,
+    ) as measurer:  # fmt: skip
+        race = _Race(measurer, n_decide, confidence)
+        n_layer, n_chunk = measurer.arch.n_trunk, measurer.n_chunk
+        for i in range(n_chunk):
+            for n_pass in race.run(i):
+                if progress is not None:
+                    progress(i * (n_layer + 1) + n_pass, n_chunk * (n_layer + 1))
+            if not race.active:
+                break
+        if progress is not None and not race.active:  # over before its end
+            progress(n_chunk * (n_layer + 1), n_chunk * (n_layer + 1))
     return Ranking(
         model=describe_model(model),
-        calibration=describe_text(text, n_ctx, len(chunks)),
-        base_ppl=ppl_estimate(np.concatenate(sweep.base_nll)),
-        layers=tuple(
-            replace(score, removable=legal_drop(model, (score.layer,))) for score in sweep.scores()
-        ),
+        calibration=describe_text(text, n_ctx, len(race.base)),
+        base_ppl=ppl_estimate(np.concatenate([base.nll for base in race.base])),
+        layers=tuple(_score(model, layer, race) for layer in range(n_layer)),
         versions=versions(),
+        metric=metric,
+        undecided=race.undecided(),
+        windows=np.mean([base.angular for base in race.base], axis=0),
+        effort=measurer.effort,
+    )
+
+
+class _Race:
+    """Rows of every layer and chunk so far, and the layers that get more."""
+
+    def __init__(self, measurer: Measurer, n_decide: int | None, confidence: float) -> None:
+        self.measurer, self.n_decide, self.confidence = measurer, n_decide, confidence
+        self.active = list(range(measurer.arch.n_trunk))
+        self.base: list[BaseRows] = []
+        self.rows: dict[int, list[Rows]] = {layer: [] for layer in self.active}
+
+    def run(self, i: int) -> Iterator[int]:
+        """One chunk; yields the number of passes through the model."""
+        self.base.append(self.measurer.base(i))
+        n_pass = 1
+        yield n_pass
+        for j in range(i + 1):  # one that comes back catches up
+            for layer in (n for n in self.active if len(self.rows[n]) == j):
+                self.rows[layer] += self.measurer.measure(j, [(layer,)])
+                n_pass += j == i
+                yield n_pass
+        if self.n_decide is not None:
+            self.active = survivors(self._seen(), self.n_decide, self.confidence)
+
+    def undecided(self) -> tuple[tuple[int, int], ...]:
+        """Neighbours whose order is not sure, of those that were to be decided."""
+        k = self.n_decide or len(self.rows) - 1
+        z = NormalDist().inv_cdf(1 - (1 - self.confidence) / len(self.rows))
+        if len(self.rows) < 2:
+            return ()
+        return tuple(undecided_pairs(self._seen(), k, z))
+
+    def _seen(self) -> dict[int, Sequence[Float64]]:
+        return {layer: [row.kld for row in rows] for layer, rows in self.rows.items()}
+
+
+def _score(model: Model, layer: int, race: _Race) -> LayerScore:
+    rows = race.rows[layer]
+    kld = np.concatenate([row.kld for row in rows])
+    delta_p = np.concatenate([row.delta_p for row in rows])
+    return LayerScore(
+        layer=layer,
+        ppl=ppl_estimate(np.concatenate([row.nll for row in rows])),
+        kld=mean_estimate(kld),
+        kld_99=float(np.percentile(kld, 99)),
+        same_top_p=share_estimate(np.concatenate([row.same_top for row in rows])),
+        rms_delta_p=rms_estimate(delta_p),
+        bi=mean_estimate(np.concatenate([base.bi[layer] for base in race.base])),
+        relative_magnitude=mean_estimate(
+            np.concatenate([base.magnitude[layer] for base in race.base])
+        ),
+        angular=mean_estimate(np.array([base.angular[layer, layer + 1] for base in race.base])),
+        removable=legal_drop(model, (layer,)),
     )
 
 
@@ -148,73 +255,3 @@ def load_order(path: Path, model: Model) -> tuple[int, ...]:
     if sorted(order) != list(range(n_trunk(model))):
         raise DataError(f"{path}: its order does not name every layer once")
     return tuple(order)
-
-
-class _Sweep:
-    """Everything measured so far, per token, so that errors can be computed at the end."""
-
-    def __init__(self, session: Session, arch: Architecture, n_threads: int) -> None:
-        self.session, self.n_threads, n_layer = session, n_threads, arch.n_trunk
-        self.recorder = StreamRecorder(arch)
-        self.ablations = [ablation_taps(arch, (layer,)) for layer in range(n_layer)]
-        self.base_nll: list[Float64] = []
-        self.similarity: list[list[Float64]] = [[] for _ in range(n_layer)]
-        self.compared: list[list[Comparison]] = [[] for _ in range(n_layer)]
-
-    def passes(self, chunk: Tokens) -> Iterator[int]:
-        """Measure one chunk, (n_ctx,) tokens; yields the number of passes through the model."""
-        n_ctx = len(chunk)
-        n_token, targets = n_scored(n_ctx), chunk[n_ctx // 2 + 1 :]
-        self.session.tap(self.recorder.taps)
-        base = base_logits(self._logits(chunk)[:n_token], targets, self.n_threads)
-        self.base_nll.append(base.scores.nll)
-        self._add_similarities(n_ctx - n_ctx // 2, n_token)
-        yield 1
-        for layer, taps in enumerate(self.ablations):
-            self.session.tap(taps)
-            logits = self._logits(chunk)[:n_token]
-            self.compared[layer].append(compare(base, logits, targets, self.n_threads))
-            yield layer + 2
-
-    def _logits(self, chunk: Tokens) -> Any:
-        """Logits of the second half of the chunk, (n_ctx - n_ctx / 2, n_vocab)."""
-        return self.session.chunk_logits(chunk[None, :], len(chunk) - len(chunk) // 2)[0]
-
-    def _add_similarities(self, n_output: int, n_token: int) -> None:
-        """Cosine between input and output of every layer, for the scored tokens.
-
-        They are the first `n_token` of the last `n_output` tokens, which may be all that is left
-        of the stream behind the last layer. Several streams per token count as one vector.
-        """
-        stream = [x for x in self.recorder.stream if x is not None]
-        if len(stream) != len(self.similarity) + 1:
-            silent = [n for n, x in enumerate(self.recorder.stream) if x is None]
-            raise LlamaError(
-                f"this build of llama.cpp gives the residual stream at {silent} other names: "
-                "install the llama-cpp-python version that ggprune was tested with"
-            )
-        rows = [x[len(x) - n_output :][:n_token] for x in stream]
-        for layer, values in enumerate(self.similarity):
-            values.append(cosine(rows[layer], rows[layer + 1]))
-
-    def scores(self) -> tuple[LayerScore, ...]:
-        return tuple(
-            LayerScore(
-                layer=layer,
-                ppl=ppl_estimate(np.concatenate([c.scores.nll for c in parts])),
-                kld=mean_estimate(np.concatenate([c.kld for c in parts])),
-                same_top_p=share_estimate(np.concatenate([c.same_top for c in parts])),
-                bi=mean_estimate(1 - np.concatenate(self.similarity[layer])),
-            )
-            for layer, parts in enumerate(self.compared)
-        )
-
-
-def _scoring_session(model: LlamaModel, n_ctx: int, compute: Compute | None) -> Session:
-    """One chunk is one graph, so that a row of the residual stream is a token of the chunk."""
-    whole = Compute(**{**vars(compute or Compute()), "n_batch": n_ctx, "n_ubatch": n_ctx})
-    return Session(model, n_ctx, compute=whole, tapped=True)
-
-
-def _threads(compute: Compute | None) -> int:
-    return (compute and compute.n_threads) or default_threads()

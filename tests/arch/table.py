@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.arch import architecture_of
-from ggprune.errors import ArchitectureError, GGPruneError, LlamaAbortError
+from ggprune.errors import ArchitectureError, GGPruneError, LlamaAbortError, LlamaError
 from ggprune.report.table import markdown_table
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Logits, Tokens
@@ -92,10 +92,14 @@ def peer_verdict(checker: Checker, drop: tuple[int, ...]) -> str:
     if subprocess.run(command, capture_output=True, check=False).returncode:
         return "fails"
     try:
+        predicted = checker.predict(drop)
+    except LlamaError:
+        return "cannot be compared"
+    try:
         found = isolated(peer_logits, out, checker.tokens)
     except GGPruneError:
         return "does not load"
-    return "exact" if np.array_equal(found, checker.predict(drop)) else "wrong"
+    return "exact" if np.array_equal(found, predicted) else "wrong"
 
 
 def peer_logits(path: Path, tokens: Tokens) -> Logits:

@@ -67,7 +67,8 @@ def test_scores_are_those_of_the_written_files(
 def test_the_document_has_the_documented_shape(ranking: Ranking, tiny: Model) -> None:
     document = json.loads(to_json(ranking.to_json()))
     assert set(document) == {
-        "model", "calibration", "base", "layers", "order", "versions",
+        "model", "calibration", "base", "metric", "layers", "order", "undecided", "windows",
+        "effort", "versions",
     }  # fmt: skip
     assert document["model"] == {
         "path": str(TINY), "fingerprint": tiny.fingerprint, "arch": "llama", "n_layer": 9,
@@ -78,7 +79,8 @@ def test_the_document_has_the_documented_shape(ranking: Ranking, tiny: Model) ->
     assert calibration["n_token"] == 6 * 255
     assert [layer["layer"] for layer in document["layers"]] == list(range(9))
     assert set(document["layers"][0]) == {
-        "layer", "ppl", "kld", "same_top_p", "bi", "removable",
+        "layer", "ppl", "kld", "kld_99", "same_top_p", "rms_delta_p", "bi", "relative_magnitude",
+        "angular", "n_token", "removable",
     }  # fmt: skip
     assert document["order"] == list(ranking.order)
 

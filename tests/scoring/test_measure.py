@@ -1,0 +1,133 @@
+"""Measuring sets of layers: caches, interruptions, the work it takes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ggprune.errors import OutputError
+from ggprune.model import Model
+from ggprune.scoring import rank, read_text
+from ggprune.scoring.cache import ScoreCache, default_folder
+from ggprune.scoring.measure import Measurer
+from ggprune.scoring.similarity import angular_distances, influences, relative_magnitudes
+from tests.conftest import CALIBRATION, EVALUATION, TINY
+
+N_CTX, N_CHUNK = 128, 4
+
+
+def test_half_of_the_work(tiny: Model) -> None:
+    ranking = rank(tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=N_CHUNK)
+    plain = rank(tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=N_CHUNK, share_prefix=False)
+    assert ranking.layers == plain.layers
+    assert ranking.effort.n_pass == plain.effort.n_pass == N_CHUNK * 10
+    # llama-perplexity would compute 1 + 9 whole models; the base pass here is one of them.
+    assert ranking.effort.work <= 0.56 * plain.effort.work
+
+
+def test_what_is_cached_is_not_computed_again(tiny: Model, tmp_path: Path) -> None:
+    text = read_text(CALIBRATION)
+    first = rank(tiny, text, n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
+    again = rank(tiny, text, n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
+    assert again.layers == first.layers
+    assert np.array_equal(again.windows, first.windows)
+    assert (again.effort.n_pass, again.effort.n_cached) == (0, 20)
+    more = rank(tiny, text, n_ctx=N_CTX, n_chunk=N_CHUNK, cache=tmp_path)
+    assert (more.effort.n_pass, more.effort.n_cached) == (20, 20)
+    assert more.layers == rank(tiny, text, n_ctx=N_CTX, n_chunk=N_CHUNK).layers
+    other = rank(tiny, read_text(EVALUATION), n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
+    assert other.effort.n_cached == 0
+
+
+def test_a_killed_run_continues(tiny: Model, tmp_path: Path) -> None:
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "ggprune", "rank", str(TINY), "-f", str(CALIBRATION),
+               "-c", str(N_CTX), "--chunks", "60", "--exhaustive", "--json"]  # fmt: skip
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
+    folder = tmp_path / "ggprune"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _n_entry(folder):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    n_kept = _n_entry(folder)
+    assert 0 < n_kept < 600
+    text = read_text(CALIBRATION)
+    resumed = rank(tiny, text, n_ctx=N_CTX, n_chunk=60, cache=folder)
+    whole = rank(tiny, text, n_ctx=N_CTX, n_chunk=60)
+    assert resumed.effort.n_cached + resumed.effort.n_pass >= 600
+    assert resumed.effort.n_cached > 0
+    assert resumed.layers == whole.layers
+
+
+def _n_entry(folder: Path) -> int:
+    import sqlite3
+
+    files = list(folder.glob("*.sqlite"))
+    if not files:
+        return 0
+    try:
+        with sqlite3.connect(files[0], timeout=5) as connection:
+            return int(connection.execute("SELECT count(*) FROM entry").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_sets_on_top_of_sets(tiny: Model) -> None:
+    with Measurer(tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=2) as measurer:
+        (direct,) = measurer.measure(1, [(2, 4, 6)])
+        (behind,) = measurer.measure(1, [(2, 4, 6)], within=(2, 4))
+        assert np.array_equal(direct.kld, behind.kld)
+        (same,) = measurer.measure(1, [(2, 4)], within=(2, 4))
+        assert np.array_equal(same.kld, measurer.measure(1, [(4, 2)])[0].kld)
+
+
+def test_a_race_costs_less_and_decides_the_same(tiny: Model) -> None:
+    text = read_text(CALIBRATION)
+    exhaustive = rank(tiny, text, n_ctx=N_CTX)
+    race = rank(tiny, text, n_ctx=N_CTX, n_decide=4)
+    assert set(race.order[:4]) == set(exhaustive.order[:4])
+    assert race.effort.n_pass < exhaustive.effort.n_pass / 2
+    assert min(s.kld.n for s in race.layers) < max(s.kld.n for s in exhaustive.layers) / 3
+    assert race.undecided == ()
+
+
+def test_the_cache_survives_what_is_thrown_at_it(tmp_path: Path) -> None:
+    cache = ScoreCache(tmp_path / "new" / "folder", {"a": 1})
+    arrays = {"x": np.arange(6.0).reshape(2, 3), "y": np.array([True, False])}
+    cache.put(3, "1,2", arrays)
+    cache.close()
+    again = ScoreCache(tmp_path / "new" / "folder", {"a": 1})
+    found = again.get(3, "1,2")
+    assert found is not None
+    assert all(np.array_equal(found[k], arrays[k]) for k in arrays)
+    assert again.get(3, "2") is None
+    assert ScoreCache(tmp_path / "new" / "folder", {"a": 2}).get(3, "1,2") is None
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="--no-cache"):
+        ScoreCache(tmp_path / "file", {})
+
+
+def test_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "ggprune"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_folder() == Path.home() / ".cache" / "ggprune"
+
+
+def test_similarities_of_known_streams() -> None:
+    a = np.array([[1, 0], [0, 2]], np.float32)
+    b = np.array([[0, 3], [0, 1]], np.float32)  # a right angle, and the same direction
+    assert influences([a, b]).tolist() == [[1, 0]]
+    assert relative_magnitudes([a, b])[0] == pytest.approx([np.sqrt(10) / 3, 1])
+    distances = angular_distances([a, b, -b])
+    assert distances[0, 1] == pytest.approx(0.25)  # a half turn is 1: (0.5 + 0) / 2
+    assert distances[1, 2] == pytest.approx(1)
+    assert distances[2, 0] == 0
