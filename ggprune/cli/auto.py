@@ -19,6 +19,8 @@ from ggprune.cli.options import (
     ImatrixFile,
     ModelPath,
     OutPath,
+    Protect,
+    StrategyName,
     TextFile,
     Threads,
     UseCache,
@@ -62,6 +64,8 @@ def auto_command(
     threads: Threads = None,
     n_gpu_layers: GpuLayers = -1,
     flash_attn: Flash = FlashAttention.AUTO,
+    strategy: StrategyName = "search",
+    protect: Protect = None,
     cache: UseCache = True,
     force: Force = False,
     as_json: AsJson = False,
@@ -74,6 +78,7 @@ def auto_command(
 
     Example: ggprune auto model-f16.gguf small.gguf --drop 2 --type Q4_K_M
     """
+    from ggprune.arch import n_trunk
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline import AutoOptions, auto
@@ -83,6 +88,8 @@ def auto_command(
     from ggprune.runtime.quantize import QuantizeOptions, parse_type
     from ggprune.scoring import CALIBRATION, EVALUATION
     from ggprune.scoring.cache import default_folder
+    from ggprune.scoring.choose import parse_strategy
+    from ggprune.surgery import parse_layers
     from ggprune.surgery.output import check_outputs, write_text
 
     if report is not None:
@@ -92,6 +99,7 @@ def auto_command(
     quantize = None
     if type_name is not None:
         quantize = QuantizeOptions(parse_type(type_name), allow_requantize, n_threads=threads)
+    model = open_model(source)
     options = AutoOptions(
         drop,
         drop_mtp,
@@ -103,8 +111,9 @@ def auto_command(
         n_repeat,
         compute_options(threads, n_gpu_layers, flash_attn),
         default_folder() if cache else None,
+        parse_strategy(strategy),
+        parse_layers(protect, n_trunk(model)) if protect is not None else (),
     )
-    model = open_model(source)
     inputs = [*(f.path for f in model.files), file, eval_file, imatrix]
     check_outputs([out, report], inputs, force=force)
     result = auto(

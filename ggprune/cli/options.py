@@ -74,6 +74,18 @@ Confidence = Annotated[
 Exhaustive = Annotated[
     bool, typer.Option("--exhaustive", help="Score every layer on every chunk; no race.")
 ]
+StrategyName = Annotated[
+    str,
+    typer.Option(
+        "--strategy",
+        metavar="NAME",
+        help="How the set is found: oneshot, greedy, window, search or exhaustive.",
+    ),
+]
+Protect = Annotated[
+    str | None,
+    typer.Option(metavar="LAYERS", show_default=False, help="Layers that stay, whatever happens."),
+]
 UseCache = Annotated[
     bool,
     typer.Option(

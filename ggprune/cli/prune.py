@@ -145,7 +145,7 @@ def _plan(
 ) -> PrunePlan:
     from ggprune.arch import mtp_blocks
     from ggprune.pipeline import choose
-    from ggprune.scoring import load_order
+    from ggprune.scoring import load_chosen, load_order
     from ggprune.surgery import load_plan, make_plan, parse_layers
 
     choices = (prune_layers, keep_layers, plan_file, scores)
@@ -159,7 +159,8 @@ def _plan(
         return load_plan(plan_file, model)
     layers: set[int] = set()
     if scores is not None and drop is not None:
-        layers = set(choose(model, load_order(scores, model), drop))
+        chosen = load_chosen(scores, model, drop)
+        layers = set(chosen or choose(model, load_order(scores, model), drop))
     elif prune_layers is not None:
         layers = set(parse_layers(prune_layers, model.n_layer))
     elif keep_layers is not None:

@@ -18,6 +18,8 @@ from ggprune.cli.options import (
     Force,
     GpuLayers,
     ModelPath,
+    Protect,
+    StrategyName,
     TextFile,
     Threads,
     UseCache,
@@ -25,6 +27,7 @@ from ggprune.cli.options import (
     text_option,
 )
 from ggprune.cli.progress import Bar
+from ggprune.errors import UsageError
 
 
 def rank_command(
@@ -51,6 +54,12 @@ def rank_command(
     decide: Annotated[
         int, typer.Option(min=1, help="Race: settle which N layers matter least, by KLD.")
     ] = 4,
+    drop: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, help="Also find the best N layers to drop."),
+    ] = None,
+    strategy: StrategyName = "search",
+    protect: Protect = None,
     exhaustive: Exhaustive = False,
     confidence: Confidence = 0.95,
     cache: UseCache = True,
@@ -72,6 +81,7 @@ def rank_command(
 
     Example: ggprune rank model.gguf -f my-domain.txt --chunks 20 -o scores.json
     """
+    from ggprune.arch import n_trunk
     from ggprune.model import open_model
     from ggprune.pipeline.auto import rank_path
     from ggprune.report.jsontext import to_json
@@ -80,13 +90,18 @@ def rank_command(
     from ggprune.runtime.isolate import isolated
     from ggprune.scoring import CALIBRATION, Metric
     from ggprune.scoring.cache import default_folder
+    from ggprune.scoring.choose import parse_strategy
     from ggprune.scoring.rank import parse_metric
+    from ggprune.surgery import parse_layers
     from ggprune.surgery.output import check_outputs, write_text
 
     by = parse_metric(metric)
     if plot is not None:
         check_plot(plot)
     model = open_model(source)
+    protected = parse_layers(protect, n_trunk(model)) if protect is not None else ()
+    if drop is not None and drop >= n_trunk(model):
+        raise UsageError(f"--drop {drop}: the model has {n_trunk(model)} layers")
     check_outputs([out, plot], [*(f.path for f in model.files), file], force=force)
     ranking = isolated(
         rank_path,
@@ -100,6 +115,9 @@ def rank_command(
         n_decide=None if exhaustive or by is not Metric.KLD else decide,
         confidence=confidence,
         cache=default_folder() if cache else None,
+        n_drop=drop,
+        strategy=parse_strategy(strategy),
+        protect=protected,
     )
     document = to_json(ranking.to_json())
     if out is not None:

@@ -32,7 +32,7 @@ from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
 from ggprune.runtime.quantize import QuantizeOptions, dry_runs
 from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.scoring import Estimate, Metric, Ranking, Text, rank
+from ggprune.scoring import Estimate, Metric, Ranking, Strategy, Text, rank
 from ggprune.scoring.text import make_chunks
 from ggprune.surgery import PrunePlan, make_plan
 from ggprune.surgery.output import PendingFile, check_output
@@ -58,6 +58,8 @@ class AutoOptions:
     n_repeat: int = 5
     compute: Compute | None = None
     cache: Path | None = None  # folder for finished measurements
+    strategy: Strategy = Strategy.SEARCH
+    protect: tuple[int, ...] = ()  # layers that stay
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def auto(
     """
     _check(model, out, options, calibration, evaluation, imatrix, force=force)
     ranking = _rank(model, calibration, options, bars)
-    plan = make_plan(model, _chosen(model, ranking.order, options))
+    assert ranking.chosen is not None
+    plan = make_plan(model, _with_mtp(model, ranking.chosen.drop, options))
     prune(model, plan, out, options=options.quantize, imatrix=imatrix, force=force, bars=bars)
     with disk_errors(out), contextlib.ExitStack() as stack:
         candidates = [("base", model.path)]
@@ -164,7 +167,8 @@ def _check(
             "give different texts to -f and --eval-file"
         )
     check_scored(architecture_of(model))
-    drop = _chosen(model, range(model.n_layer), options)
+    free = [n for n in range(n_layer) if n not in options.protect]
+    drop = _with_mtp(model, choose(model, free, options.n_drop), options)
     check_output(out, [file.path for file in model.files], force=force)
     if options.quantize is not None:
         pruned_size(model, make_plan(model, drop), options.quantize, imatrix)
@@ -192,9 +196,8 @@ def choose(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
     return drop
 
 
-def _chosen(model: Model, order: Sequence[int], options: AutoOptions) -> tuple[int, ...]:
-    mtp = tuple(mtp_blocks(model)) if options.drop_mtp else ()
-    return (*choose(model, order, options.n_drop), *mtp)
+def _with_mtp(model: Model, drop: tuple[int, ...], options: AutoOptions) -> tuple[int, ...]:
+    return (*drop, *mtp_blocks(model)) if options.drop_mtp else drop
 
 
 def _rank(model: Model, text: Text, options: AutoOptions, bars: Bars) -> Ranking:
@@ -207,6 +210,9 @@ def _rank(model: Model, text: Text, options: AutoOptions, bars: Bars) -> Ranking
         compute=options.compute,
         bar=bars("rank"),
         n_decide=options.n_drop,
+        n_drop=options.n_drop,
+        strategy=options.strategy,
+        protect=options.protect,
         cache=options.cache,
     )
 
@@ -223,11 +229,16 @@ def rank_path(
     n_decide: int | None = None,
     confidence: float = 0.95,
     cache: Path | None = None,
+    n_drop: int | None = None,
+    strategy: Strategy = Strategy.SEARCH,
+    protect: tuple[int, ...] = (),
+    narrate: Any = None,
 ) -> Ranking:
     """`rank` with arguments that can be sent to a child process."""
     return rank(
         open_model(path), text, n_ctx=n_ctx, n_chunk=n_chunk, compute=compute, progress=bar,
         metric=metric, n_decide=n_decide, confidence=confidence, cache=cache,
+        n_drop=n_drop, strategy=strategy, protect=protect, narrate=narrate,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from ggprune.pipeline import AutoReport
 from ggprune.pipeline.auto import Row
 from ggprune.report.table import bars, is_log_scale, markdown_table
 from ggprune.report.units import count, estimate, percent, size
-from ggprune.scoring import Ranking
+from ggprune.scoring import Choice, Ranking
 from ggprune.surgery import format_layers
 
 
@@ -45,7 +45,22 @@ def render_ranking(ranking: Ranking) -> str:
     if ranking.undecided:
         pairs = ", ".join(f"{a} and {b}" for a, b in ranking.undecided)
         parts.append(f"Not settled by this text, more chunks would be needed: {pairs}.")
+    if ranking.chosen is not None:
+        parts.append(render_choice(ranking.chosen))
     return "\n\n".join(parts)
+
+
+def render_choice(choice: Choice) -> str:
+    """The race of every step, then the set."""
+    rows = [
+        (step.what, str(step.n_set), format_layers(step.drop), estimate(step.kld))
+        for step in choice.steps
+    ]
+    table = markdown_table(("race", "sets", "winner", "KLD"), rows, left=(0, 2))
+    return (
+        f"{table}\n\nchosen by {choice.strategy.value}: {format_layers(choice.drop)} "
+        f"(KLD {estimate(choice.kld)}, PPL {estimate(choice.ppl)}, {choice.n_set} sets measured)"
+    )
 
 
 def render_evaluation(evaluation: Evaluation) -> str:

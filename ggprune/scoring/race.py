@@ -17,8 +17,7 @@ import numpy as np
 from ggprune.scoring.metrics import Float64
 
 K = TypeVar("K")
-MIN_CHUNKS = 2
-MANY_CHUNKS = 8  # enough of them to tell how much chunks differ
+MIN_CHUNKS = 4  # enough of them to tell how much chunks differ
 
 # By candidate: per-token numbers of every chunk it has seen; lower is better.
 Seen = Mapping[K, Sequence[Float64]]
@@ -61,14 +60,15 @@ def ranked(seen: Seen[K]) -> list[K]:
 def is_worse(a: Sequence[Float64], b: Sequence[Float64], z: float) -> bool:
     """Is a's mean above b's by more than z standard errors of the paired difference?
 
-    Paired over the chunks both have seen. Tokens of a chunk are not independent, so with many
-    chunks the error is the larger one of the tokens' and of the chunk means'.
+    Paired over the chunks both have seen. Tokens of a chunk are not independent, so the error is
+    the larger one of the tokens' and of the chunk means'.
     """
     n = min(len(a), len(b))
     differences = [x - y for x, y in zip(a[:n], b[:n], strict=True)]
     tokens = np.concatenate(differences)
     error = float(np.std(tokens)) / math.sqrt(max(len(tokens) - 1, 1))
-    if n >= MANY_CHUNKS:
+    if n >= MIN_CHUNKS:
         means = np.array([d.mean() for d in differences])
-        error = max(error, float(np.std(means, ddof=1)) / math.sqrt(n))
+        spread = math.sqrt((n - 1) / (n - 3))  # of Student's t with n - 1 degrees of freedom
+        error = max(error, spread * float(np.std(means, ddof=1)) / math.sqrt(n))
     return float(tokens.mean()) > z * error

@@ -7,7 +7,7 @@ that would be written. Chunk by chunk: the whole model first, then once without 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -21,6 +21,7 @@ from ggprune.errors import DataError, UsageError
 from ggprune.model import Model
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
+from ggprune.scoring.choose import Choice, Strategy, choose_set
 from ggprune.scoring.measure import BaseRows, Effort, Measurer, Rows
 from ggprune.scoring.metrics import (
     Estimate,
@@ -101,6 +102,7 @@ class Ranking:
     undecided: tuple[tuple[int, int], ...] = ()  # neighbours whose order the text does not settle
     windows: Float64 = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
     effort: Effort = field(default_factory=Effort, compare=False)
+    chosen: Choice | None = None  # a set of layers, where one was asked for
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -120,6 +122,7 @@ class Ranking:
             "undecided": [list(pair) for pair in self.undecided],
             "windows": [[round(float(x), 6) for x in row] for row in self.windows],
             "effort": vars(self.effort),
+            "chosen": self.chosen.to_json() if self.chosen is not None else None,
             "versions": self.versions,
         }
 
@@ -136,13 +139,18 @@ def rank(
     confidence: float = 0.95,
     cache: Path | None = None,
     share_prefix: bool = True,
+    n_drop: int | None = None,
+    strategy: Strategy = Strategy.SEARCH,
+    protect: Iterable[int] = (),
     progress: Progress | None = None,
+    narrate: Callable[[str], object] | None = None,
 ) -> Ranking:
     """Score every layer of the model on the text.
 
     With `n_decide`, layers race: one that is surely not among the `n_decide` least important gets
     no more chunks, and when those are in sure order, none does. `cache` is a folder for finished
-    measurements.
+    measurements. With `n_drop`, the set of so many layers that costs the least is searched for as
+    well (`choose_set`); `narrate` is told what is being tried.
 
     Raises ArchitectureError if layers of this model cannot be left out exactly, DataError if the
     text is too short, LlamaError if llama.cpp cannot load or compute the model.
@@ -161,6 +169,11 @@ def rank(
                 break
         if progress is not None and not race.active:  # over before its end
             progress(n_chunk * (n_layer + 1), n_chunk * (n_layer + 1))
+        chosen = None
+        if n_drop is not None:
+            chosen = choose_set(
+                measurer, n_drop, strategy, protect=protect, confidence=confidence, progress=narrate
+            )
     return Ranking(
         model=describe_model(model),
         calibration=describe_text(text, n_ctx, len(race.base)),
@@ -171,6 +184,7 @@ def rank(
         undecided=race.undecided(),
         windows=np.mean([base.angular for base in race.base], axis=0),
         effort=measurer.effort,
+        chosen=chosen,
     )
 
 
@@ -236,6 +250,19 @@ def describe_model(model: Model) -> dict[str, Any]:
         "n_layer": model.n_layer,
         "size_bytes": model.size_bytes,
     }
+
+
+def load_chosen(path: Path, model: Model, n_drop: int) -> tuple[int, ...] | None:
+    """The set of so many layers that a ranking has chosen, None if it has none of that size.
+
+    Raises DataError as `load_order`.
+    """
+    load_order(path, model)
+    chosen = json.loads(path.read_text("utf-8")).get("chosen")
+    if not isinstance(chosen, dict) or not isinstance(chosen.get("drop"), list):
+        return None
+    drop = tuple(chosen["drop"])
+    return drop if len(drop) == n_drop and all(type(n) is int for n in drop) else None
 
 
 def load_order(path: Path, model: Model) -> tuple[int, ...]:

@@ -118,6 +118,20 @@ T5: dict[str, Value | None] = {
     "{arch}.decoder_start_token_id": u32(0),
 }
 
+MOE = experts(
+    4,
+    expert_feed_forward_length=64,
+    expert_shared_feed_forward_length=64,
+    expert_shared_count=1,
+    expert_chunk_feed_forward_length=64,
+    interleave_moe_layer_step=1,
+    experts_per_group=1,
+    expert_gating_func=2,
+) | {
+    "{arch}.expert_weights_scale": scalar(F32, 1.0),
+    "{arch}.expert_group_scale": scalar(F32, 0.05),
+}
+
 # What a family leaves to a default is taken away, or a schedule is made harder.
 HAND_MADE = (
     Family("gemma2", "llama", "gemma2", windows()),
@@ -176,6 +190,10 @@ HAND_MADE = (
     Family("deepseek with dense layers", "deepseek", "deepseek", {DENSE: u32(3)}),
     Family("deepseek2", "deepseek32", "deepseek2"),
     Family("glm4moe", "llama", "glm4moe"),
+    Family("dots1", "xverse", "dots1", MOE),
+    Family("ernie4_5-moe", "xverse", "ernie4_5-moe", MOE),
+    Family("grovemoe", "xverse", "grovemoe", MOE),
+    Family("bailingmoe3", "kimi-linear", "bailingmoe3", {"{arch}.kda.safe_gate": scalar(BOOL, 1)}),
 )  # fmt: skip
 
 

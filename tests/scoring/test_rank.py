@@ -68,7 +68,7 @@ def test_the_document_has_the_documented_shape(ranking: Ranking, tiny: Model) ->
     document = json.loads(to_json(ranking.to_json()))
     assert set(document) == {
         "model", "calibration", "base", "metric", "layers", "order", "undecided", "windows",
-        "effort", "versions",
+        "effort", "chosen", "versions",
     }  # fmt: skip
     assert document["model"] == {
         "path": str(TINY), "fingerprint": tiny.fingerprint, "arch": "llama", "n_layer": 9,

@@ -1,0 +1,109 @@
+"""`ggprune rank` beside the loop that a user would write today, in one run: `make bench-rank`.
+
+The loop: llama-perplexity writes the base logits, then for every layer llama-quantize drops it
+(COPY) and llama-perplexity --kl-divergence measures the file. Both tools must be on PATH.
+
+    python benchmarks/rank.py [MODEL.gguf] [TEXT] [--chunks N] [--ctx N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ggprune.arch import n_trunk
+from ggprune.model import open_model
+from ggprune.pipeline.auto import rank_path
+from ggprune.report.table import markdown_table
+from ggprune.runtime.isolate import isolated
+from ggprune.scoring import Ranking, read_text
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+MEAN_KLD = re.compile(r"Mean +KLD: +([0-9.]+)")
+
+
+def the_loop(
+    model: Path, text: Path, n_layer: int, n_ctx: int, n_chunk: int, threads: int
+) -> list[float]:
+    """KLD of every layer, as printed by llama-perplexity."""
+    common = ["-f", str(text), "-c", str(n_ctx), "--chunks", str(n_chunk), "-t", str(threads)]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        base, pruned = Path(folder) / "base.kld", Path(folder) / "pruned.gguf"
+        run("llama-perplexity", "-m", model, *common, "--kl-divergence-base", base)
+        for layer in range(n_layer):
+            run("llama-quantize", "--prune-layers", layer, model, pruned, "COPY")
+            printed = run(
+                "llama-perplexity", "-m", pruned, *common,
+                "--kl-divergence-base", base, "--kl-divergence",
+            )  # fmt: skip
+            match = MEAN_KLD.search(printed)
+            assert match is not None, printed[-2000:]
+            found.append(float(match[1]))
+    return found
+
+
+def run(*command: object) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def ours(model: Path, text: Path, n_ctx: int, n_chunk: int, n_decide: int | None) -> Ranking:
+    """In a process of its own, as the command line has it, without a cache."""
+    return isolated(
+        rank_path, model, read_text(text), n_ctx=n_ctx, n_chunk=n_chunk, compute=None, bar=None,
+        n_decide=n_decide,
+    )  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", type=Path, default=FIXTURES / "tiny.gguf")
+    parser.add_argument("text", nargs="?", type=Path, default=FIXTURES / "calibration.txt")
+    parser.add_argument("--ctx", type=int, default=512)
+    parser.add_argument("--chunks", type=int, default=35)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    if not all(map(shutil.which, ("llama-quantize", "llama-perplexity"))):
+        sys.exit("llama-quantize and llama-perplexity must be on PATH")
+    n_layer = n_trunk(open_model(args.model))
+    start = time.perf_counter()
+    theirs = the_loop(args.model, args.text, n_layer, args.ctx, args.chunks, args.threads)
+    loop_s = time.perf_counter() - start
+    start = time.perf_counter()
+    ranking = ours(args.model, args.text, args.ctx, args.chunks, None)
+    all_s = time.perf_counter() - start
+    rows = [("the loop", f"{loop_s:.1f}", "1.00x", f"{n_layer + 1} passes a chunk", "")]
+    effort = ranking.effort
+    share = effort.work / effort.n_pass
+    rows.append(("rank --exhaustive", f"{all_s:.1f}", f"{loop_s / all_s:.2f}x",
+                 f"{share:.2f} of the nodes", same(ranking, theirs)))  # fmt: skip
+    lowest = np.argsort(theirs)
+    for k in range(1, min(5, n_layer)):
+        start = time.perf_counter()
+        race = ours(args.model, args.text, args.ctx, args.chunks, k)
+        race_s = time.perf_counter() - start
+        agree = set(race.order[:k]) == set(map(int, lowest[:k]))
+        rows.append((f"rank --decide {k}", f"{race_s:.1f}", f"{loop_s / race_s:.2f}x",
+                     f"{race.effort.n_pass / effort.n_pass:.2f} of the passes",
+                     "the same set" if agree else "another set"))  # fmt: skip
+    print(markdown_table(("", "time s", "faster", "work", "result"), rows, left=(0, 3, 4)))
+    print(f"\nstatistics {100 * effort.statistics_s / effort.decode_s:.1f} % of the decode time")
+    return 0
+
+
+def same(ranking: Ranking, theirs: list[float]) -> str:
+    worst = max(abs(s.kld.value - t) for s, t in zip(ranking.layers, theirs, strict=True))
+    return f"KLD differs by at most {worst:.6f} nats"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
