@@ -56,6 +56,7 @@ format: $(READY)  ## let ruff rewrite the files
 
 bench: $(READY)  ## side-by-side measurements
 	@$(BIN)/python benchmarks/prune_copy.py
+	@$(BIN)/python benchmarks/rank.py
 
 docs: $(READY)  ## write the generated pages of docs/ again
 	@$(BIN)/python -m docs.make_architectures

@@ -1,4 +1,4 @@
-"""`ggprune rank` beside the loop that a user would write today, in one run: `make bench-rank`.
+"""`ggprune rank` beside the loop that a user would write today, in one run: `make bench`.
 
 The loop: llama-perplexity writes the base logits, then for every layer llama-quantize drops it
 (COPY) and llama-perplexity --kl-divergence measures the file. Both tools must be on PATH.
@@ -73,7 +73,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     if not all(map(shutil.which, ("llama-quantize", "llama-perplexity"))):
-        sys.exit("llama-quantize and llama-perplexity must be on PATH")
+        print("rank: skipped, llama-quantize and llama-perplexity are not on PATH")
+        return 0
     n_layer = n_trunk(open_model(args.model))
     start = time.perf_counter()
     theirs = the_loop(args.model, args.text, n_layer, args.ctx, args.chunks, args.threads)
