@@ -257,6 +257,9 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
         "two choices": ((p, "1", "--keep-layers", "2", TINY, out), 2, "say which layers"),
         "broken plan": (("--plan", plan, TINY, out), 1, "not a ggprune plan"),
         "unknown architecture": ((p, "1", refused, out), 1, "kimi-k3 cannot be removed yet"),
+        "no such metric": (("rank", TINY, "--metric", "luck"), 2, "one of kld, ppl"),
+        "no such way": (("rank", TINY, "--drop", "1", "--strategy", "luck"), 2, "one of oneshot"),
+        "drops all": (("rank", TINY, "--drop", "9"), 2, "the model has 9 layers"),
         "output exists": ((p, "1", TINY, taken), 1, "--force"),
         "output is the input": ((p, "1", TINY, TINY, "--force"), 1, "is the input itself"),
         "output links to it": ((p, "1", TINY, alias, "--force"), 1, "is the input itself"),
@@ -310,6 +313,18 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
         ),
         "nothing to measure": (("bench", TINY, "-p", "0", "-n", "0"), 2, "nothing to measure"),
     }  # fmt: skip
+
+
+def test_a_chosen_set_is_carried_out(tmp_path: Path) -> None:
+    scores, out = tmp_path / "scores.json", tmp_path / "out.gguf"
+    args = ("-f", CALIBRATION, "-c", "128", "--chunks", "6", "-o", scores)
+    shown = succeed("rank", TINY, *args, "--drop", "2", "--strategy", "greedy", "--protect", "2")
+    chosen = json.loads(scores.read_text())["chosen"]
+    assert chosen["strategy"] == "greedy"
+    assert 2 not in chosen["drop"]
+    assert "chosen by greedy" in shown
+    done = json.loads(succeed("--scores", scores, "--drop", "2", TINY, out, "--json"))
+    assert done["plan"]["drop"] == chosen["drop"]
 
 
 def test_shards_mtp_and_companions(tmp_path: Path) -> None:

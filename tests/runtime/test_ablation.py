@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,3 +118,28 @@ def test_what_is_needed_is_what_is_reached() -> None:
     with pytest.raises(LlamaError, match="no node named l_out-3 or x"):
         graph.find(["l_out-3", "x"])
     assert graph_of([]).pointers == ()
+
+
+def test_a_backend_that_computes_left_out_nodes_wrongly_is_not_trusted(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here one node too many is left out."""
+    right = Graph.live
+
+    def wrong(self: Graph, *args: Any) -> Any:
+        mask, reached = right(self, *args)
+        mask[np.flatnonzero(mask)[-5]] = False
+        return mask, reached
+
+    monkeypatch.setattr(Graph, "live", wrong)
+    tokens, compute = random_tokens(1024, 64), Compute(n_batch=64, n_ubatch=64)
+    with (
+        LlamaModel(tiny.path) as loaded,
+        Session(loaded, 64, compute=compute, tapped=True) as session,
+    ):
+        ablator = Ablator(session, architecture_of(tiny))
+        _, stream = ablator.base(tokens[0], 32)
+        found = ablator.without(tokens[0], 32, (4,), stream).copy()
+        assert not ablator.share_prefix
+        session.tap(ablation_taps(architecture_of(tiny), (4,)))
+        assert np.array_equal(found, session.chunk_logits(tokens, 32)[0])
