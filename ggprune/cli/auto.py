@@ -27,7 +27,7 @@ from ggprune.cli.options import (
     compute_options,
     text_option,
 )
-from ggprune.cli.progress import Bar
+from ggprune.cli.progress import Bar, StatusLine
 from ggprune.errors import UsageError
 
 
@@ -125,6 +125,7 @@ def auto_command(
         imatrix=read_imatrix(imatrix) if imatrix is not None else None,
         force=force,
         bars=Bar,
+        narrate=StatusLine(),
     )
     print(to_json(result.to_json()) if as_json else render_auto(result) + "\n", end="")
     if report is not None:

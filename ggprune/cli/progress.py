@@ -36,3 +36,11 @@ class Bar:
         return tqdm(
             total=total, desc=self.label, file=sys.stderr, disable=None, leave=False, **units
         )
+
+
+class StatusLine:
+    """Says on one line of the terminal what is being tried; nothing where stderr is a file."""
+
+    def __call__(self, text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ from ggprune.cli.options import (
     compute_options,
     text_option,
 )
-from ggprune.cli.progress import Bar
+from ggprune.cli.progress import Bar, StatusLine
 from ggprune.errors import UsageError
 
 
@@ -118,6 +118,7 @@ def rank_command(
         n_drop=drop,
         strategy=parse_strategy(strategy),
         protect=protected,
+        narrate=StatusLine(),
     )
     document = to_json(ranking.to_json())
     if out is not None:

@@ -7,7 +7,7 @@ because a smaller quantization often loses less.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,13 +123,14 @@ def auto(
     imatrix: Imatrix | None = None,
     force: bool = False,
     bars: Bars = no_bars,
+    narrate: Callable[[str], object] | None = None,
 ) -> AutoReport:
     """Drop the least important layers and prove what that gained and lost.
 
     Raises UsageError, OutputError or ArchitectureError before any work if the job is impossible.
     """
     _check(model, out, options, calibration, evaluation, imatrix, force=force)
-    ranking = _rank(model, calibration, options, bars)
+    ranking = _rank(model, calibration, options, bars, narrate)
     assert ranking.chosen is not None
     plan = make_plan(model, _with_mtp(model, ranking.chosen.drop, options))
     prune(model, plan, out, options=options.quantize, imatrix=imatrix, force=force, bars=bars)
@@ -200,7 +201,13 @@ def _with_mtp(model: Model, drop: tuple[int, ...], options: AutoOptions) -> tupl
     return (*drop, *mtp_blocks(model)) if options.drop_mtp else drop
 
 
-def _rank(model: Model, text: Text, options: AutoOptions, bars: Bars) -> Ranking:
+def _rank(
+    model: Model,
+    text: Text,
+    options: AutoOptions,
+    bars: Bars,
+    narrate: Callable[[str], object] | None,
+) -> Ranking:
     return isolated(
         rank_path,
         model.path,
@@ -213,6 +220,7 @@ def _rank(model: Model, text: Text, options: AutoOptions, bars: Bars) -> Ranking
         n_drop=options.n_drop,
         strategy=options.strategy,
         protect=options.protect,
+        narrate=narrate,
         cache=options.cache,
     )
 

@@ -106,6 +106,8 @@ def choose_set(
     }
     drop = find[strategy]()
     rows = [measurer.measure(i, [drop])[0] for i in range(measurer.n_chunk)]
+    if progress is not None:
+        progress("")
     return Choice(
         strategy,
         drop,
@@ -146,7 +148,7 @@ class _Search:
             sets = self.wider(drop)
             if not sets:
                 return self.oneshot()  # no way of legal steps leads to that many
-            drop = self.best(f"{len(drop)} layers gone", sets, within=drop)
+            drop = self.best(f"{len(drop)} gone", sets, within=drop)
         return drop
 
     def wider(self, drop: Layers) -> list[Layers]:
