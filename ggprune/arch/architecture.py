@@ -51,7 +51,6 @@ class Architecture:
     n_loop: int = 1  # how often the layers are run through
     loop_in: tuple[str, ...] = ()  # the stream that enters layer 0 again, by the layer before
     unscored: str | None = None  # why leaving layers out in memory does not predict the file
-    trusted: bool = False  # the user vouches that its layers are alike
 
     def entering(self, layer: int) -> tuple[tuple[str, ...], ...]:
         """Names of the stream in front of a layer, one tuple per run through the layers."""
@@ -89,7 +88,7 @@ def architecture_of(model: Model, *, trust: bool = False) -> Architecture:
     row = architecture_table().get(model.arch)
     if row is None and trust:
         return Architecture(
-            model.arch, USUAL_INPUTS, ("l_out-{i}",), (), "not known", n_trunk(model), trusted=True
+            model.arch, USUAL_INPUTS, ("l_out-{i}",), (), "not known", n_trunk(model)
         )
     if row is None:
         raise ArchitectureError(
@@ -107,10 +106,10 @@ def architecture_of(model: Model, *, trust: bool = False) -> Architecture:
             f"{model.path}: {unknown[0]} has one entry per layer ({model.n_layer}) and is not "
             f"known; removing layers could be silently wrong ({TRUST} slices it like the others)"
         )
-    return _architecture(model, row, trusted=bool(unknown))
+    return _architecture(model, row)
 
 
-def _architecture(model: Model, row: Mapping[str, Any], *, trusted: bool) -> Architecture:
+def _architecture(model: Model, row: Mapping[str, Any]) -> Architecture:
     def number(key: str | None, default: int) -> int:
         value = model.metadata.get(key.format(arch=model.arch)) if key else None
         return default if value is None or value.array_len is not None else int(value.decode())
@@ -126,7 +125,6 @@ def _architecture(model: Model, row: Mapping[str, Any], *, trusted: bool) -> Arc
         n_loop=max(number(row.get("loops"), 1), 1),
         loop_in=tuple(row.get("loop_in", ())),
         unscored=row.get("unscored"),
-        trusted=trusted,
     )
 
 

@@ -7,6 +7,7 @@ nothing of layers or of other files of the same model.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -40,10 +41,7 @@ class Tensor:
 
     @property
     def n_element(self) -> int:
-        n = 1
-        for extent in self.shape:
-            n *= extent
-        return n
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

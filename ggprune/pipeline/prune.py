@@ -27,6 +27,7 @@ from ggprune.surgery.contents import Contents, unchanged_contents
 from ggprune.surgery.layout import (
     Split,
     checked_contents,
+    in_groups,
     lay_out,
     lay_out_shards,
     shard_names,
@@ -78,13 +79,13 @@ def prune(
     Raises OutputError before any work if `out` must not or cannot be written, VerificationError or
     LlamaError if the result is not what it should be; then nothing is left behind.
     """
-    contents = checked_contents(model, plan)
+    contents, inputs = checked_contents(model, plan), [file.path for file in model.files]
     if keep_split:
         split = split_as(model, contents)
     if options is None:
-        return _write_published(model, contents, out, split, force, check_load, bars)
+        return _write_published(model, contents, inputs, out, split, force, check_load, bars)
     size_bytes = lay_out(model, contents).size_bytes + pruned_size(model, plan, options, imatrix)
-    check_output(out, [f.path for f in model.files], force=force, size_bytes=size_bytes)
+    check_output(out, inputs, force=force, size_bytes=size_bytes)
     with disk_errors(out), PendingFile(out) as pruned:  # side by side with the result for a while
         (layout,) = lay_out_shards(model, contents, None)
         written = _write(contents, [layout], [pruned], bars)
@@ -95,14 +96,14 @@ def prune(
             if split is None:
                 return publish([result], force=force, check_load=check_load)
             whole = open_model(result.path)
-            return _write_published(
-                whole, unchanged_contents(whole), out, split, force, check_load, bars
-            )
+            divided = in_groups(unchanged_contents(whole), split)
+            return _write_published(whole, divided, inputs, out, split, force, check_load, bars)
 
 
 def _write_published(
     model: Model,
     contents: Contents,
+    inputs: Sequence[Path],
     out: Path,
     split: Split | None,
     force: bool,
@@ -113,7 +114,7 @@ def _write_published(
     targets = shard_names(out, len(layouts))
     size_bytes = sum(layout.size_bytes for layout in layouts)
     for target in targets:
-        check_output(target, [f.path for f in model.files], force=force, size_bytes=size_bytes)
+        check_output(target, inputs, force=force, size_bytes=size_bytes)
     with disk_errors(out), contextlib.ExitStack() as stack:
         pending = [stack.enter_context(PendingFile(target)) for target in targets]
         _write(contents, layouts, pending, bars)

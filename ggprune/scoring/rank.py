@@ -99,7 +99,7 @@ class Ranking:
     layers: tuple[LayerScore, ...]
     versions: dict[str, str]
     metric: Metric = Metric.KLD
-    undecided: tuple[tuple[int, int], ...] = ()  # neighbours whose order the text does not settle
+    undecided: tuple[tuple[int, int], ...] = ()  # at the border, not told apart by the text
     windows: Float64 = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
     effort: Effort = field(default_factory=Effort, compare=False)
     chosen: Choice | None = None  # a set of layers, where one was asked for
@@ -147,8 +147,8 @@ def rank(
 ) -> Ranking:
     """Score every layer of the model on the text.
 
-    With `n_decide`, layers race: one that is surely not among the `n_decide` least important gets
-    no more chunks, and when those are in sure order, none does. `cache` is a folder for finished
+    With `n_decide`, layers race: one that is surely among the `n_decide` least important, or surely
+    not, gets no more chunks. `cache` is a folder for finished
     measurements. With `n_drop`, the set of so many layers that costs the least is searched for as
     well (`choose_set`); `narrate` is told what is being tried.
 
@@ -211,7 +211,7 @@ class _Race:
             self.active = survivors(self._seen(), self.n_decide, self.confidence)
 
     def undecided(self) -> tuple[tuple[int, int], ...]:
-        """Neighbours whose order is not sure, of those that were to be decided."""
+        """Pairs across the border of the layers to be decided whose order is not sure."""
         k = self.n_decide or len(self.rows) - 1
         z = NormalDist().inv_cdf(1 - (1 - self.confidence) / len(self.rows))
         if len(self.rows) < 2:

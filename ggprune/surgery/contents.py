@@ -6,6 +6,7 @@ Follows from the model and the plan alone. Where the bytes come to lie is `layou
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,10 +52,7 @@ class OutTensor:
 
     @property
     def n_element(self) -> int:
-        n = 1
-        for extent in self.shape:
-            n *= extent
-        return n
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggprune.errors import DataError, UsageError
@@ -52,6 +52,13 @@ def split_as(model: Model, contents: Contents) -> Split:
     number = {file.path: i for i, file in enumerate(model.files)}
     return Split(groups={new: number[model.by_name[old].path]
                          for old, new in contents.names.items()})  # fmt: skip
+
+
+def in_groups(contents: Contents, split: Split) -> Contents:
+    """The tensors in the order of their groups: a quantizer may have stored them in another one."""
+    groups = split.groups or {}
+    ordered = sorted(contents.tensors, key=lambda t: groups.get(t.name, len(groups)))
+    return replace(contents, tensors=tuple(ordered))
 
 
 def make_layout(model: Model, plan: PrunePlan) -> Layout:

@@ -81,3 +81,25 @@ def test_no_shard_is_overwritten_or_left_alone(tiny: Model, tmp_path: Path) -> N
     assert names[-1].read_text() == "mine"
     prune(tiny, plan, tmp_path / "out.gguf", split=limit, force=True)
     assert open_model(names[0]).n_layer == 7
+
+
+def test_a_requantized_split_never_replaces_its_input(tiny: Model, tmp_path: Path) -> None:
+    shards = split(tiny.path, tmp_path, 2)
+    before = [shard.read_bytes() for shard in shards]
+    model = open_model(shards[0])
+    with pytest.raises(OutputError, match="is the input itself"):
+        prune(
+            model, make_plan(model, (4,)), tmp_path / "model.gguf",
+            options=QuantizeOptions("Q8_0"), keep_split=True, force=True,
+        )  # fmt: skip
+    assert [shard.read_bytes() for shard in shards] == before
+    done = prune(
+        model, make_plan(model, (4,)), tmp_path / "q8.gguf",
+        options=QuantizeOptions("Q8_0"), keep_split=True,
+    )  # fmt: skip
+    assert len(done.paths) == len(shards)
+    where = {
+        t.name: i for i, file in enumerate(open_model(done.paths[0]).files) for t in file.tensors
+    }
+    assert (where["token_embd.weight"], where["blk.0.attn_q.weight"]) == (0, 0)
+    assert (where["output_norm.weight"], where["blk.7.attn_q.weight"]) == (1, 1)
