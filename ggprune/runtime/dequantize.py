@@ -1,0 +1,112 @@
+"""Stored weights to floats, by ggml's own conversion for every type it has.
+
+The conversions are reached through `struct ggml_type_traits` of ggml/include/ggml.h. It is not part
+of a stable interface, so it is checked against the library's own accessors before it is relied on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.errors import DataError, LlamaError
+from ggprune.model.types import TensorType
+from ggprune.runtime.library import ggml, llama
+
+TYPE_F32, TYPE_F16 = 0, 1
+
+_TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class TypeTraits(ctypes.Structure):
+    _fields_ = (
+        ("type_name", ctypes.c_void_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.c_void_p),
+        ("from_float_ref", ctypes.c_void_p),
+    )
+
+
+class Dequantizer:
+    """Converts stored values of one type to 32-bit floats.
+
+    Raises DataError if ggml has no conversion for the type, LlamaError if its table of types is
+    not as expected.
+    """
+
+    def __init__(self, tensor_type: TensorType) -> None:
+        self.type = tensor_type
+        self._to_float = None if tensor_type.id == TYPE_F32 else _conversion(tensor_type)
+
+    def __call__(self, raw: NDArray[np.uint8], floats: NDArray[np.float32]) -> None:
+        """Fill `floats` from the bytes that hold as many values, whole blocks of them.
+
+        Lets go of the interpreter lock meanwhile.
+        """
+        n_byte = self.type.size_bytes(floats.shape)
+        if raw.shape != (n_byte,) or not (raw.flags.c_contiguous and floats.flags.c_contiguous):
+            raise ValueError(f"{raw.shape} bytes for {floats.shape} values of {self.type.name}")
+        if self._to_float is None:
+            floats[:] = raw.view(np.float32)
+        else:
+            self._to_float(raw.ctypes.data, floats.ctypes.data, len(floats))
+
+
+def _conversion(tensor_type: TensorType) -> Any:
+    check_layout()
+    traits = _traits(tensor_type.id) if tensor_type.id < llama().GGML_TYPE_COUNT else None
+    if traits is None or traits.to_float is None:
+        raise DataError(f"ggml cannot convert {tensor_type.name} to floats")
+    if (traits.blck_size, traits.type_size) != (tensor_type.block_size, tensor_type.block_bytes):
+        raise LlamaError(
+            f"this build of llama.cpp stores {traits.blck_size} values of {tensor_type.name} in "
+            f"{traits.type_size} bytes, expected {tensor_type.block_size} in "
+            f"{tensor_type.block_bytes}; install the llama-cpp-python version that ggprune was "
+            "tested with"
+        )
+    return _TO_FLOAT(traits.to_float)
+
+
+@cache
+def check_layout() -> None:
+    """Raises LlamaError unless the table read through the struct is what ggml's functions say.
+
+    F32 has no conversion and that of F16 is exported: so `to_float` is where it should be.
+    """
+    lib, f32, f16 = _library(), _traits(TYPE_F32), _traits(TYPE_F16)
+    fits = all(
+        (traits.type_name, traits.blck_size, traits.type_size)
+        == (lib.ggml_type_name(i), lib.ggml_blck_size(i), lib.ggml_type_size(i))
+        for i, traits in ((i, _traits(i)) for i in range(llama().GGML_TYPE_COUNT))
+    )
+    exported = ctypes.cast(lib.ggml_fp16_to_fp32_row, ctypes.c_void_p).value
+    if not fits or f32.to_float is not None or f16.to_float != exported:
+        raise LlamaError(
+            "this build of llama.cpp lays out its table of types differently; "
+            "install the llama-cpp-python version that ggprune was tested with"
+        )
+
+
+def _traits(type_id: int) -> TypeTraits:
+    traits: TypeTraits = _library().ggml_get_type_traits(type_id).contents
+    return traits
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """ggml's functions on types, typed; names stay addresses, which are compared."""
+    lib = ggml()
+    lib.ggml_get_type_traits.restype = ctypes.POINTER(TypeTraits)
+    lib.ggml_type_name.restype = ctypes.c_void_p
+    lib.ggml_blck_size.restype = ctypes.c_int64
+    lib.ggml_type_size.restype = ctypes.c_size_t
+    for name in ("get_type_traits", "type_name", "blck_size", "type_size"):
+        getattr(lib, f"ggml_{name}").argtypes = [ctypes.c_int]
+    return lib
