@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,15 @@ class Imatrix:
     entries: Mapping[str, NDArray[np.float32]]  # (n_expert * n_column,)
     dataset: str
     n_chunk: int
+    # Tokens behind each expert's part of an entry, (n_expert,), or one number for all of it. An
+    # expert with none was never chosen; its part of the entry says nothing. .dat files count calls.
+    counts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def renamed(self, names: Mapping[str, str]) -> Imatrix:
         """The entries of tensors that remain, under their new names (old name -> new name)."""
         kept = {new: self.entries[old] for old, new in names.items() if old in self.entries}
-        return replace(self, entries=kept)
+        counts = {new: self.counts[old] for old, new in names.items() if old in self.counts}
+        return replace(self, entries=kept, counts=counts)
 
 
 def read_imatrix(path: Path) -> Imatrix:
@@ -51,7 +55,7 @@ def read_imatrix(path: Path) -> Imatrix:
 def _read_gguf(path: Path) -> Imatrix:
     model = open_model(path)
     tensors = {tensor.name: tensor for tensor in model.tensors}
-    entries = {}
+    entries, all_counts = {}, {}
     for name in (n.removesuffix(SUMS) for n in tensors if n.endswith(SUMS)):
         if name + COUNTS not in tensors:
             raise FormatError(f"{name} has sums but no counts")
@@ -59,12 +63,13 @@ def _read_gguf(path: Path) -> Imatrix:
         sums = _values(tensors[name + SUMS]).reshape(len(counts), -1)
         seen = counts[:, None] > 0
         mean = np.divide(sums, counts[:, None], out=np.ones_like(sums), where=seen)
-        entries[name] = mean.ravel()
+        entries[name], all_counts[name] = mean.ravel(), counts
     if not entries:
         raise FormatError("it has no .in_sum2 tensors")
     datasets = model.metadata.get("imatrix.datasets")
     names = datasets.decode() if datasets is not None else []
-    return Imatrix(path, entries, str(names[0]) if names else "", _n_chunk(model))
+    dataset = str(names[0]) if names else ""
+    return Imatrix(path, entries, dataset, _n_chunk(model), all_counts)
 
 
 def _n_chunk(model: Model) -> int:
@@ -81,8 +86,9 @@ def _values(tensor: Tensor) -> NDArray[np.float32]:
 def _read_legacy(path: Path) -> Imatrix:
     entries, tail = read_legacy_entries(path)
     means = {e.name: e.values / np.float32(e.n_call) if e.n_call > 0 else e.values for e in entries}
+    counts = {e.name: np.array([max(e.n_call, 0)], np.float32) for e in entries}
     n_chunk, dataset = _legacy_tail(tail)
-    return Imatrix(path, means, dataset, n_chunk)
+    return Imatrix(path, means, dataset, n_chunk, counts)
 
 
 @dataclass(frozen=True)
