@@ -1,6 +1,12 @@
 """What a layer's position means to each architecture: facts as data, rules that use them."""
 
-from ggprune.arch.architecture import Architecture, architecture_of, check_scored, removal_change
+from ggprune.arch.architecture import (
+    Architecture,
+    Place,
+    architecture_of,
+    check_scored,
+    removal_change,
+)
 from ggprune.arch.change import Change
 from ggprune.arch.legal import choose_legal, legal_drop, nearest_legal, shortest_runs
 from ggprune.arch.removal import mtp_blocks, n_trunk
@@ -9,6 +15,7 @@ from ggprune.arch.traits import layer_traits
 __all__ = [
     "Architecture",
     "Change",
+    "Place",
     "architecture_of",
     "check_scored",
     "choose_legal",

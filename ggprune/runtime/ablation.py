@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.arch import Architecture
+from ggprune.arch import Place
 from ggprune.errors import LlamaError
 from ggprune.runtime.graph import Graph, Mask, graph_of
 from ggprune.runtime.session import Logits, Session, Tokens
@@ -35,9 +35,9 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream of one chunk, without the layers `drop`.
+    """The residual stream of one chunk, without the parts `drop`.
 
-    `rows[n]` is what enters layer n as llama.cpp has it; n_trunk: what leaves the last one.
+    `rows[n]` is what enters part n as llama.cpp has it; n_part: what leaves the last one.
     `tokens[n]` is the same with one row per token, (n_token, n_stream * n_embd).
     """
 
@@ -47,38 +47,41 @@ class Stream:
 
 
 class Ablator:
-    """Computes chunks with and without layers, through a session for one chunk at a time."""
+    """Computes chunks with and without parts, through a session for one chunk at a time.
 
-    def __init__(self, session: Session, arch: Architecture, *, share_prefix: bool = True) -> None:
+    Part i lies between the places i and i + 1 of the stream: a layer, with `Architecture.places`.
+    """
+
+    def __init__(
+        self, session: Session, places: Sequence[Place], *, share_prefix: bool = True
+    ) -> None:
         """Without `share_prefix` every pass computes the whole model: slower, the same numbers."""
-        self.session, self.arch = session, arch
-        self.share_prefix = share_prefix and arch.n_loop == 1
+        self.session, self.places = session, tuple(places)
+        self.share_prefix = share_prefix and len(places[0]) == 1  # no loops over the layers
         self._is_proved = False
         self._graph: Graph | None = None
         self._live: dict[tuple[tuple[int, int], ...], tuple[Mask, frozenset[int]]] = {}
-        self._entries: dict[int, int] = {}  # where a layer's input is in the graph: its number
+        self._entries: dict[int, int] = {}  # where a part's input is in the graph: its number
 
     def base(self, chunk: Tokens, n_output: int, drop: Sequence[int] = ()) -> tuple[Logits, Stream]:
         """Logits of the last `n_output` tokens without `drop`, and the stream between the layers.
 
         chunk: (n_ctx,). The logits, (n_output, n_vocab), are valid until the next pass.
         """
-        recorder = StreamRecorder(self.arch)
-        tracer = Tracer(joined(ablation_taps(self.arch, drop), recorder.taps))
+        recorder = StreamRecorder(self.places)
+        tracer = Tracer(joined(ablation_taps(self.places, drop), recorder.taps))
         self.session.run(tracer)
         logits = self._logits(chunk, n_output)
         if self._graph is None or self._graph.pointers != tuple(tracer.pointers):
             self._trace(tracer)
         return logits, Stream(tuple(sorted(drop)), recorder.rows, recorder.stream)
 
-    def without(
-        self, chunk: Tokens, n_output: int, layers: Sequence[int], stream: Stream
-    ) -> Logits:
-        """Logits of the chunk that `stream` was kept of, without `layers` as well. As `base`."""
-        drop = tuple(sorted({*layers, *stream.drop}))
-        first = min(layers)
+    def without(self, chunk: Tokens, n_output: int, parts: Sequence[int], stream: Stream) -> Logits:
+        """Logits of the chunk that `stream` was kept of, without `parts` as well. As `base`."""
+        drop = tuple(sorted({*parts, *stream.drop}))
+        first = min(parts)
         if self._graph is not None and first in stream.rows:
-            runs = runs_of(n for n in drop if first <= n < self.arch.n_trunk)
+            runs = runs_of(n for n in drop if first <= n < len(self.places) - 1)
             try:
                 self.session.run(self._part(self._graph, runs, stream))
                 logits = self._logits(chunk, n_output)
@@ -90,7 +93,7 @@ class Ablator:
         return self._whole(chunk, n_output, drop)
 
     def share_computed(self, drop: Sequence[int], first: int) -> float:
-        """Share of the graph's nodes that `without` computes for `drop` from layer `first` on."""
+        """Share of the graph's nodes that `without` computes for `drop` from part `first` on."""
         if self._graph is None:
             return 1.0
         runs = runs_of(n for n in drop if n >= first)
@@ -106,7 +109,7 @@ class Ablator:
         return whole
 
     def _whole(self, chunk: Tokens, n_output: int, drop: Sequence[int]) -> Logits:
-        self.session.tap(ablation_taps(self.arch, drop))
+        self.session.tap(ablation_taps(self.places, drop))
         return self._logits(chunk, n_output)
 
     def _logits(self, chunk: Tokens, n_output: int) -> Logits:
@@ -120,23 +123,23 @@ class Ablator:
             return
         try:
             graph = graph_of(tracer.pointers)
-            layers = [n for n in range(self.arch.n_trunk) if self.arch.entering(n)[0]]
-            self._entries = {graph.find(self.arch.entering(n)[0]): n for n in layers}
+            named = [n for n, place in enumerate(self.places[:-1]) if place[0]]
+            self._entries = {graph.find(self.places[n][0]): n for n in named}
             self._graph = graph
         except LlamaError:  # an unknown build: compute everything
             self.share_prefix = False
 
     def _stretches(self, graph: Graph, runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Where runs of layers lie in the graph: behind what enters, up to what leaves."""
+        """Where runs of parts lie in the graph: behind what enters, up to what leaves."""
         return [
-            (graph.find(self.arch.entering(first)[0]) + 1, graph.find(self.arch.leaving(last)[0]))
+            (graph.find(self.places[first][0]) + 1, graph.find(self.places[last + 1][0]))
             for first, last in runs
         ]
 
     def _needed(
         self, graph: Graph, stretches: Sequence[tuple[int, int]]
     ) -> tuple[Mask, frozenset[int]]:
-        """Nodes to compute, and inputs of layers to supply: some share keys with later layers."""
+        """Nodes to compute, and inputs of parts to supply: some share keys with later layers."""
         key = tuple(stretches)
         if key not in self._live:
             known = [p for p in self._entries if p < stretches[0][1]]

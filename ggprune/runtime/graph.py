@@ -20,14 +20,20 @@ Mask = NDArray[np.bool_]
 
 # Operations that only give other names to memory; all others that end in a view write into it.
 ALIASES = frozenset({"NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})
+PRODUCTS = frozenset({"MUL_MAT", "MUL_MAT_ID"})
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in the order of computation; `reads[i]` are positions of nodes that node i needs."""
+    """Nodes in the order of computation; `reads[i]` are positions of nodes that node i needs.
+
+    `factors[i]` is the name of what node i multiplies with, if it is a matrix product.
+    """
 
     pointers: tuple[int, ...]
     names: tuple[bytes, ...]
+    ops: tuple[str, ...]
+    factors: tuple[bytes, ...]
     reads: tuple[tuple[int, ...], ...]
 
     def find(self, names: Sequence[str]) -> int:
@@ -74,6 +80,8 @@ def graph_of(pointers: Sequence[int]) -> Graph:
     position = {pointer: i for i, pointer in enumerate(pointers)}
     writers: dict[int, list[int]] = {}  # of memory outside the graph: caches, states
     reads: list[tuple[int, ...]] = []
+    ops: list[str] = []
+    factors: list[bytes] = []
     for i, pointer in enumerate(pointers):
         struct = TensorStruct.from_address(pointer)
         if not struct.flags & COMPUTE:
@@ -83,10 +91,13 @@ def graph_of(pointers: Sequence[int]) -> Graph:
         for source in sources:
             needed.update(writers.get(_root(source), ()))
         reads.append(tuple(needed))
+        ops.append(op_name(struct.op))
+        factors.append(tensor_name(struct.src[0]) if ops[-1] in PRODUCTS else b"")
         root = _root(pointer)
-        if root not in position and op_name(struct.op) not in ALIASES:
+        if root not in position and ops[-1] not in ALIASES:
             writers.setdefault(root, []).append(i)
-    return Graph(tuple(pointers), tuple(tensor_name(p) for p in pointers), tuple(reads))
+    names = tuple(map(tensor_name, pointers))
+    return Graph(tuple(pointers), names, tuple(ops), tuple(factors), tuple(reads))
 
 
 def _root(pointer: int) -> int:

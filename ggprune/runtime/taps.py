@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.arch import Architecture
+from ggprune.arch import Place
 from ggprune.errors import LlamaError
 from ggprune.runtime.graph import Graph, Mask
 from ggprune.runtime.tensor import Residual, check_layout, set_computed, tensor_name
@@ -117,16 +117,17 @@ def joined(*all_taps: Taps) -> Taps:
     return result
 
 
-def ablation_taps(arch: Architecture, drop: Sequence[int]) -> Taps:
-    """Taps that leave out the layers `drop`: each run's output becomes the run's input.
+def ablation_taps(places: Sequence[Place], drop: Sequence[int]) -> Taps:
+    """Taps that leave out the parts `drop`: each run's output becomes the run's input.
 
-    Where the graph has cut the stream down to the rows that yield logits (behind the last layer),
-    those are taken to be the last rows of the batch. MTP blocks take no part in decoding.
+    Part i, a layer of `Architecture.places`, lies between the places i and i + 1. Where the graph
+    has cut the stream down to the rows that yield logits (behind the last layer), those are taken
+    to be the last rows of the batch. MTP blocks take no part in decoding.
     """
     saves: dict[bytes, Handler] = {}
     restores: dict[bytes, Handler] = {}
-    for first, last in runs_of(n for n in drop if n < arch.n_trunk):
-        for before, behind in zip(arch.entering(first), arch.leaving(last), strict=True):
+    for first, last in runs_of(n for n in drop if n < len(places) - 1):
+        for before, behind in zip(places[first], places[last + 1], strict=True):
             if not before:
                 raise LlamaError(f"the stream in front of layer {first} has no name in the graph")
             entering: list[NDArray[np.float32]] = []
@@ -152,24 +153,20 @@ def _both(first: Handler, second: Handler) -> Handler:
 
 
 class StreamRecorder:
-    """Taps that keep the residual stream in front of every layer and behind the last one.
+    """Taps that keep the residual stream at all places, in the first run through the layers.
 
     `rows` are as llama.cpp has them, `stream` has one row per token.
     """
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, places: Sequence[Place]) -> None:
         self.rows: dict[int, NDArray[np.float32]] = {}
-        self.stream: list[NDArray[np.float32] | None] = [None] * (arch.n_trunk + 1)
+        self.stream: list[NDArray[np.float32] | None] = [None] * len(places)
         self.taps: dict[bytes, Handler] = {}
-        for position in range(arch.n_trunk + 1):
+        for position, place in enumerate(places):
 
             def keep(node: Residual, position: int = position) -> None:
                 self.rows[position] = node.read()
                 self.stream[position] = node.by_token(self.rows[position])
 
-            if position < arch.n_trunk:
-                names = arch.entering(position)[0]
-            else:
-                names = arch.leaving(position - 1)[0]
-            for name in names:
+            for name in place[0]:
                 self.taps[name.encode()] = keep

@@ -213,7 +213,7 @@ class _Search:
                 for s, row in zip(todo, self.measurer.measure(j, todo, within), strict=True):
                     rows[s].append(row)
             seen = {s: [row.kld for row in r] for s, r in rows.items()}
-            active = survivors(seen, k, self.confidence)
+            active = survivors(seen, k, self.confidence, self.measurer.n_chunk)
             if not active:
                 break
         winner = ranked(seen)[0]

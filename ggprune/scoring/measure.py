@@ -18,6 +18,7 @@ from ggprune.arch import Architecture, architecture_of, check_scored
 from ggprune.model import Model
 from ggprune.runtime.ablation import Ablator, Stream
 from ggprune.runtime.library import default_threads, versions
+from ggprune.runtime.modules import Unit, parts_of
 from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
 from ggprune.scoring.cache import ScoreCache
 from ggprune.scoring.metrics import BaseLogits, Float64, base_logits, compare
@@ -29,12 +30,12 @@ Layers = tuple[int, ...]
 
 @dataclass(frozen=True)
 class BaseRows:
-    """The whole model on one chunk: per token, and between its layers."""
+    """The whole model on one chunk: per token, and between its parts (layers, or modules)."""
 
     nll: Float64  # (n_token,) nats
-    bi: Float64  # (n_layer, n_token) 1 - cos(input, output)
-    magnitude: Float64  # (n_layer, n_token) |output - input| / |output|
-    angular: Float64  # (n_layer + 1, n_layer + 1) mean over the tokens, 0..1
+    bi: Float64  # (n_part, n_token) 1 - cos(input, output)
+    magnitude: Float64  # (n_part, n_token) |output - input| / |output|
+    angular: Float64  # (n_part + 1, n_part + 1) mean over the tokens, 0..1
 
 
 @dataclass(frozen=True)
@@ -78,23 +79,25 @@ class Measurer:
         n_ctx: int = 512,
         n_chunk: int | None = None,
         compute: Compute | None = None,
+        unit: Unit = Unit.LAYER,
         cache: Path | None = None,
         share_prefix: bool = True,
     ) -> None:
-        """`cache` is a folder for finished measurements.
+        """`unit` is what is left out of a layer. `cache` is a folder for finished measurements.
 
         Raises ArchitectureError if layers of this model cannot be left out exactly, DataError if
         the text is too short, LlamaError if llama.cpp cannot load or compute the model.
         """
         self.arch: Architecture = architecture_of(model)
         check_scored(self.arch)
-        self.model, self.n_ctx, self.effort = model, n_ctx, Effort()
+        self.model, self.n_ctx, self.unit, self.effort = model, n_ctx, unit, Effort()
         self._compute = compute or Compute()
         self._loaded = LlamaModel(model.path, compute)
         self.chunks = make_chunks(text, self._loaded.tokenize, n_ctx, n_chunk)
         whole = Compute(**{**vars(self._compute), "n_batch": n_ctx, "n_ubatch": n_ctx})
         self._session = Session(self._loaded, n_ctx, compute=whole, tapped=True)
-        self._ablator = Ablator(self._session, self.arch, share_prefix=share_prefix)
+        self.parts = parts_of(self.arch, unit, self._session, self.chunks[0])
+        self._ablator = Ablator(self._session, self.parts.places, share_prefix=share_prefix)
         self._chunk: _Chunk | None = None
         self._cache = ScoreCache(cache, self._settings(text)) if cache is not None else None
 
@@ -110,6 +113,11 @@ class Measurer:
     @property
     def n_chunk(self) -> int:
         return len(self.chunks)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that have the unit."""
+        return tuple(self.parts.number)
 
     def base(self, i: int) -> BaseRows:
         """The whole model on chunk `i`."""
@@ -132,13 +140,14 @@ class Measurer:
         chunk = self._ready(i)
         stream = self._stream(chunk, within)
         tokens, n_output = self.chunks[i], self._n_output
-        more = tuple(n for n in drop if n not in stream.drop)
+        parts = self._parts(drop)
+        more = tuple(n for n in parts if n not in stream.drop)
         start = time.perf_counter()
         if more:
             logits = self._ablator.without(tokens, n_output, more, stream)
-            self.effort.work += self._ablator.share_computed(drop, min(more))
+            self.effort.work += self._ablator.share_computed(parts, min(more))
         else:
-            logits, _ = self._ablator.base(tokens, n_output, drop)
+            logits, _ = self._ablator.base(tokens, n_output, parts)
             self.effort.work += 1
         middle = time.perf_counter()
         result = compare(chunk.base, logits[: self._n_token], self._targets(i), self._n_threads)
@@ -183,11 +192,15 @@ class Measurer:
         key = tuple(sorted(within))
         if key not in chunk.streams:
             start = time.perf_counter()
-            _, stream = self._ablator.base(self.chunks[chunk.number], self._n_output, key)
+            tokens, parts = self.chunks[chunk.number], self._parts(key)
+            _, stream = self._ablator.base(tokens, self._n_output, parts)
             chunk.streams = {(): chunk.streams[()], key: stream}
             self.effort.work += 1
             self._count(start, time.perf_counter())
         return chunk.streams[key]
+
+    def _parts(self, layers: Layers) -> tuple[int, ...]:
+        return tuple(self.parts.number[n] for n in layers)
 
     def _scored(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
         """The scored tokens of a stream, which behind the last layer may hold only the last."""
@@ -219,6 +232,7 @@ class Measurer:
             "fingerprint": self.model.fingerprint,
             "text": text.sha256,
             "n_ctx": self.n_ctx,
+            "unit": self.unit.value,
             "flash_attn": self._compute.flash_attn,
             "n_gpu_layers": self._compute.n_gpu_layers,
             "versions": versions(),

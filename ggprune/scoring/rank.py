@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -208,15 +207,16 @@ class _Race:
                 n_pass += j == i
                 yield n_pass
         if self.n_decide is not None:
-            self.active = survivors(self._seen(), self.n_decide, self.confidence)
+            seen, n_chunk = self._seen(), self.measurer.n_chunk
+            self.active = survivors(seen, self.n_decide, self.confidence, n_chunk)
 
     def undecided(self) -> tuple[tuple[int, int], ...]:
-        """Pairs across the border of the layers to be decided whose order is not sure."""
-        k = self.n_decide or len(self.rows) - 1
-        z = NormalDist().inv_cdf(1 - (1 - self.confidence) / len(self.rows))
+        """Pairs across the border of the layers to be decided that all of the text left open."""
+        k, n_chunk = self.n_decide or len(self.rows) - 1, self.measurer.n_chunk
         if len(self.rows) < 2:
             return ()
-        return tuple(undecided_pairs(self._seen(), k, z))
+        pairs = undecided_pairs(self._seen(), k, self.confidence)
+        return tuple(p for p in pairs if all(len(self.rows[n]) == n_chunk for n in p))
 
     def _seen(self) -> dict[int, Sequence[Float64]]:
         return {layer: [row.kld for row in rows] for layer, rows in self.rows.items()}

@@ -73,13 +73,13 @@ class Checker:
     def predict(self, drop: tuple[int, ...]) -> Logits:
         """Logits with the layers left out in memory."""
         if len(self.model.stacks) == 1:
-            return self.loaded.logits({}, ablation_taps(self.arch, drop))
+            return self.loaded.logits({}, ablation_taps(self.arch.places, drop))
         (_, n_encoder), (_, n_decoder) = self.model.stacks
         encoder = replace(self.arch, n_trunk=n_encoder)
         decoder = replace(self.arch, n_trunk=n_decoder)
         return self.loaded.logits(
-            ablation_taps(encoder, [n for n in drop if n < n_encoder]),
-            ablation_taps(decoder, [n - n_encoder for n in drop if n >= n_encoder]),
+            ablation_taps(encoder.places, [n for n in drop if n < n_encoder]),
+            ablation_taps(decoder.places, [n - n_encoder for n in drop if n >= n_encoder]),
         )
 
 

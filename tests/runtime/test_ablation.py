@@ -43,7 +43,7 @@ def session(model: Model) -> Iterator[Session]:
 
 def test_the_same_bits_for_half_of_the_work(model: Model, session: Session) -> None:
     arch = architecture_of(model)
-    ablator = Ablator(session, arch)
+    ablator = Ablator(session, arch.places)
     tokens = random_tokens(128, N_TOKEN)
     chunk, last = tokens[0], arch.n_trunk - 1
     base, stream = ablator.base(chunk, N_OUTPUT)
@@ -52,7 +52,7 @@ def test_the_same_bits_for_half_of_the_work(model: Model, session: Session) -> N
     sets = [(first,), (3,), (last,), (3, 6), (first, 2, last), (4, 5, 6)]
     for drop in sets:
         found = ablator.without(chunk, N_OUTPUT, drop, stream).copy()
-        session.tap(ablation_taps(arch, drop))
+        session.tap(ablation_taps(arch.places, drop))
         plain = session.chunk_logits(tokens, N_OUTPUT)[0].copy()
         assert np.array_equal(found, plain), drop
     again, _ = ablator.base(chunk, N_OUTPUT)
@@ -64,13 +64,13 @@ def test_the_same_bits_for_half_of_the_work(model: Model, session: Session) -> N
 def test_layers_on_top_of_layers(model: Model, session: Session) -> None:
     """As a greedy search needs it: what is gone already stays gone."""
     arch, tokens = architecture_of(model), random_tokens(128, N_TOKEN)
-    ablator = Ablator(session, arch)
+    ablator = Ablator(session, arch.places)
     ablator.base(tokens[0], N_OUTPUT)
     gone = (1, 8)
     _, stream = ablator.base(tokens[0], N_OUTPUT, gone)
     for layer in (2, 3, 9):
         found = ablator.without(tokens[0], N_OUTPUT, (layer,), stream).copy()
-        session.tap(ablation_taps(arch, sorted((*gone, layer))))
+        session.tap(ablation_taps(arch.places, sorted((*gone, layer))))
         assert np.array_equal(found, session.chunk_logits(tokens, N_OUTPUT)[0]), layer
 
 
@@ -82,7 +82,7 @@ def test_without_the_shortcut_the_numbers_are_the_same(tiny: Model) -> None:
             LlamaModel(tiny.path) as loaded,
             Session(loaded, 64, compute=Compute(n_batch=64, n_ubatch=64), tapped=True) as session,
         ):
-            ablator = Ablator(session, architecture_of(tiny), share_prefix=share)
+            ablator = Ablator(session, architecture_of(tiny).places, share_prefix=share)
             _, stream = ablator.base(tokens[0], 32)
             results.append(ablator.without(tokens[0], 32, (4,), stream).copy())
             assert (ablator.share_computed((4,), 4) < 0.6) == share
@@ -97,18 +97,20 @@ def test_a_graph_that_changed_is_noticed(tiny: Model) -> None:
         LlamaModel(tiny.path) as loaded,
         Session(loaded, 64, compute=compute, tapped=True) as session,
     ):
-        ablator = Ablator(session, architecture_of(tiny))
+        ablator = Ablator(session, architecture_of(tiny).places)
         long, short = random_tokens(1024, 64), random_tokens(1024, 40)
         _, stream = ablator.base(short[0], 20)
         ablator.base(long[0], 32)
         found = ablator.without(short[0], 20, (4,), stream).copy()
-        session.tap(ablation_taps(architecture_of(tiny), (4,)))
+        session.tap(ablation_taps(architecture_of(tiny).places, (4,)))
         assert np.array_equal(found, session.chunk_logits(short, 20)[0])
 
 
 def test_what_is_needed_is_what_is_reached() -> None:
     #         0  1   2   3     4  5: 5 reads 4 and 1, 4 reads 3, 3 reads 2, 2 reads 0
-    graph = Graph(tuple(range(6)), (b"",) * 6, ((), (), (0,), (2,), (3,), (4, 1)))
+    graph = Graph(
+        tuple(range(6)), (b"",) * 6, ("ADD",) * 6, (b"",) * 6, ((), (), (0,), (2,), (3,), (4, 1))
+    )
     mask, reached = graph.live([(2, 3)])
     assert mask.tolist() == [False, True, False, False, True, True]
     assert reached == frozenset()
@@ -137,9 +139,9 @@ def test_a_backend_that_computes_left_out_nodes_wrongly_is_not_trusted(
         LlamaModel(tiny.path) as loaded,
         Session(loaded, 64, compute=compute, tapped=True) as session,
     ):
-        ablator = Ablator(session, architecture_of(tiny))
+        ablator = Ablator(session, architecture_of(tiny).places)
         _, stream = ablator.base(tokens[0], 32)
         found = ablator.without(tokens[0], 32, (4,), stream).copy()
         assert not ablator.share_prefix
-        session.tap(ablation_taps(architecture_of(tiny), (4,)))
+        session.tap(ablation_taps(architecture_of(tiny).places, (4,)))
         assert np.array_equal(found, session.chunk_logits(tokens, 32)[0])

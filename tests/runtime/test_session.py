@@ -25,7 +25,7 @@ def test_the_written_file_equals_the_ablation_bit_for_bit(
     tokens = random_tokens(1024, 512)
     pruned = pruned_copy(model, drop, tmp_path / "out.gguf")
     for n_output in (512, 256):
-        taps = ablation_taps(architecture_of(model), drop)
+        taps = ablation_taps(architecture_of(model).places, drop)
         predicted = logits_of(model.path, tokens, n_output, taps)
         assert np.array_equal(predicted, logits_of(pruned.path, tokens, n_output))
 
@@ -34,7 +34,7 @@ def test_the_model_is_untouched_when_the_taps_are_off(tiny: Model) -> None:
     tokens = random_tokens(1024, 128)
     with LlamaModel(TINY) as model, Session(model, 128, tapped=True) as session:
         before = session.chunk_logits(tokens, 64).copy()
-        session.tap(ablation_taps(architecture_of(tiny), (3,)))
+        session.tap(ablation_taps(architecture_of(tiny).places, (3,)))
         assert not np.array_equal(before, session.chunk_logits(tokens, 64))
         session.tap({})
         assert np.array_equal(before, session.chunk_logits(tokens, 64))
@@ -42,7 +42,7 @@ def test_the_model_is_untouched_when_the_taps_are_off(tiny: Model) -> None:
 
 
 def test_the_stream_is_recorded_at_every_layer(tiny: Model) -> None:
-    recorder = StreamRecorder(architecture_of(tiny))
+    recorder = StreamRecorder(architecture_of(tiny).places)
     with LlamaModel(TINY) as model, Session(model, 64, tapped=True) as session:
         session.tap(recorder.taps)
         session.chunk_logits(random_tokens(1024, 64), 32)
