@@ -168,13 +168,20 @@ def pruned_size(
     layout = lay_out(model, contents)
     if options is None:
         return layout.size_bytes
+    with header_only(layout) as hollow:
+        renamed = imatrix.renamed(contents.names) if imatrix else None
+        return requantized_size(hollow, options, renamed)
+
+
+@contextmanager
+def header_only(layout: Layout) -> Iterator[Model]:
+    """The file as a quantizer's dry run needs it: all of the header, holes instead of the data."""
     with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
-        hollow = Path(folder) / "header-only.gguf"  # sparse: the quantizer reads no tensor data
+        hollow = Path(folder) / "header-only.gguf"
         with disk_errors(hollow), hollow.open("wb") as file:
             file.write(layout.header)
             file.truncate(layout.size_bytes)
-        renamed = imatrix.renamed(contents.names) if imatrix else None
-        return requantized_size(open_model(hollow), options, renamed)
+        yield open_model(hollow)
 
 
 def requantized_size(model: Model, options: QuantizeOptions, imatrix: Imatrix | None) -> int:
