@@ -1,0 +1,92 @@
+"""The metadata of a synthetic model: what llama.cpp's converter writes, and a vocabulary.
+
+The vocabulary has the size of the real one and tokenizes any text, into characters and bytes; the
+tokens of the real one are not known here.
+"""
+
+from __future__ import annotations
+
+from ggprune.model import Value, ValueType
+from ggprune.model.metadata import array, scalar, string
+from ggprune.pipeline.synth.shapes import Shape
+from ggprune.version import __version__
+
+SPACE = "\u2581"  # how SentencePiece writes a space
+SPECIAL = ("<unk>", "<s>", "</s>")
+BYTES = tuple(f"<0x{i:02X}>" for i in range(256))
+CHARACTERS = (SPACE, *(chr(i) for i in range(ord("!"), ord("~") + 1)))
+NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6  # LLAMA_TOKEN_TYPE_*
+
+
+def make_metadata(shape: Shape, seed: int) -> dict[str, Value]:
+    """Everything but the keys that a quantizer adds."""
+    return {
+        "general.architecture": string(shape.arch),
+        "general.name": string(f"{shape.name} with random weights"),
+        **_provenance(shape, seed),
+        **{f"{shape.arch}.{key}": value for key, value in _sizes(shape).items()},
+        **_vocabulary(shape),
+    }
+
+
+def _provenance(shape: Shape, seed: int) -> dict[str, Value]:
+    return {
+        "ggprune.version": string(__version__),
+        "ggprune.synth.shape": string(shape.name),
+        "ggprune.synth.seed": scalar(ValueType.UINT32, seed),
+    }
+
+
+def _sizes(shape: Shape) -> dict[str, Value]:
+    """Keys behind the architecture's name."""
+    values = {
+        "vocab_size": _u32(shape.n_vocab),
+        "block_count": _u32(shape.n_layer),
+        "context_length": _u32(shape.n_ctx),
+        "embedding_length": _u32(shape.n_embd),
+        "feed_forward_length": _u32(shape.n_ff),
+        "attention.head_count": _u32(shape.n_head),
+        "attention.head_count_kv": _u32(shape.n_head_kv),
+    }
+    if shape.rope_base is None:  # learned positions: GPT-2, whose norms have a mean as well
+        return {**values, "attention.layer_norm_epsilon": _f32(shape.norm_eps)}
+    values |= {
+        "attention.layer_norm_rms_epsilon": _f32(shape.norm_eps),
+        "attention.key_length": _u32(shape.head_dim),
+        "attention.value_length": _u32(shape.head_dim),
+        "rope.dimension_count": _u32(shape.head_dim),
+        "rope.freq_base": _f32(shape.rope_base),
+    }
+    if shape.n_expert:
+        values |= {
+            "expert_count": _u32(shape.n_expert),
+            "expert_used_count": _u32(shape.n_expert_used),
+            "expert_feed_forward_length": _u32(shape.n_ff_expert),
+        }
+    return values
+
+
+def _vocabulary(shape: Shape) -> dict[str, Value]:
+    known = (*SPECIAL, *BYTES, *CHARACTERS)
+    tokens = [*known, *(f"[PAD{i}]" for i in range(len(known), shape.n_vocab))][: shape.n_vocab]
+    types = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * len(BYTES), *[NORMAL] * len(CHARACTERS)]
+    types = [*types, *[UNUSED] * shape.n_vocab][: shape.n_vocab]
+    return {
+        "tokenizer.ggml.model": string("llama"),
+        "tokenizer.ggml.pre": string("default"),
+        "tokenizer.ggml.tokens": array(ValueType.STRING, tokens),
+        "tokenizer.ggml.scores": array(ValueType.FLOAT32, [0.0] * shape.n_vocab),
+        "tokenizer.ggml.token_type": array(ValueType.INT32, types),
+        "tokenizer.ggml.unknown_token_id": _u32(0),
+        "tokenizer.ggml.bos_token_id": _u32(1),
+        "tokenizer.ggml.eos_token_id": _u32(2),
+        "tokenizer.ggml.add_bos_token": scalar(ValueType.BOOL, True),
+    }
+
+
+def _u32(number: int) -> Value:
+    return scalar(ValueType.UINT32, number)
+
+
+def _f32(number: float) -> Value:
+    return scalar(ValueType.FLOAT32, number)
