@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ggprune.cli import auto, bench, evaluate, inspect, prune, quantize, rank, remap
+from ggprune.cli import auto, bench, evaluate, inspect, prune, quantize, rank, remap, synth
 from ggprune.errors import GGPruneError
 from ggprune.version import __version__
 
@@ -75,6 +75,7 @@ app.command("quantize")(quantize.quantize_command)
 app.command("eval")(evaluate.evaluate_command)
 app.command("bench")(bench.bench_command)
 app.command("remap")(remap.remap_command)
+app.command("synth")(synth.synth_command)
 
 
 def _version(show: bool) -> None:

@@ -6,7 +6,7 @@ import sys
 import threading
 from typing import Any
 
-BYTE_STEPS = ("copy",)
+BYTE_STEPS = ("copy", "generate")
 
 
 class Bar:

@@ -21,7 +21,7 @@ from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, layer_tensors, llama_kvs
 from tests.split import split
 
-COMMANDS = ("prune", "rank", "auto", "inspect", "quantize", "eval", "bench", "remap")
+COMMANDS = ("prune", "rank", "auto", "inspect", "quantize", "eval", "bench", "remap", "synth")
 
 
 def ggprune(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
