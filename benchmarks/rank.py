@@ -21,7 +21,7 @@ import numpy as np
 
 from ggprune.arch import n_trunk
 from ggprune.model import open_model
-from ggprune.pipeline.auto import rank_path
+from ggprune.pipeline.rank import rank_path
 from ggprune.report.table import markdown_table
 from ggprune.runtime.isolate import isolated
 from ggprune.scoring import Ranking, read_text

@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ggprune.cli import auto, bench, evaluate, inspect, prune, quantize, rank, remap, synth
+from ggprune.cli import (
+    auto,
+    bench,
+    choose,
+    evaluate,
+    inspect,
+    prune,
+    quantize,
+    rank,
+    remap,
+    synth,
+)
 from ggprune.errors import GGPruneError
 from ggprune.version import __version__
 
@@ -69,6 +80,7 @@ app = typer.Typer(
 )
 app.command("prune")(prune.prune_command)
 app.command("rank")(rank.rank_command)
+app.command("choose")(choose.choose_command)
 app.command("auto")(auto.auto_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("quantize")(quantize.quantize_command)

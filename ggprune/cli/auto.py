@@ -12,20 +12,27 @@ from ggprune.cli.options import (
     AsJson,
     ContextSize,
     DropMtp,
+    DropPercent,
     Flash,
     FlashAttention,
     Force,
     GpuLayers,
     ImatrixFile,
+    MaxKld,
+    MaxPplRatio,
     ModelPath,
     OutPath,
     Protect,
     StrategyName,
+    TargetParams,
+    TargetSize,
+    TargetSpeedup,
     TextFile,
     Threads,
     UseCache,
     compute_options,
     text_option,
+    wanted_option,
 )
 from ggprune.cli.progress import Bar, StatusLine
 from ggprune.errors import UsageError
@@ -34,7 +41,15 @@ from ggprune.errors import UsageError
 def auto_command(
     source: ModelPath,
     out: OutPath,
-    drop: Annotated[int, typer.Option(min=1, show_default=False, help="How many layers to drop.")],
+    drop: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help="Drop so many layers ...")
+    ] = None,
+    drop_percent: DropPercent = None,
+    target_size: TargetSize = None,
+    target_params: TargetParams = None,
+    target_speedup: TargetSpeedup = None,
+    max_kld: MaxKld = None,
+    max_ppl_ratio: MaxPplRatio = None,
     type_name: Annotated[
         str | None,
         typer.Option("--type", show_default=False, help="Requantize as well: Q4_K_M, Q8_0, ..."),
@@ -66,6 +81,17 @@ def auto_command(
     flash_attn: Flash = FlashAttention.AUTO,
     strategy: StrategyName = "search",
     protect: Protect = None,
+    measure_front: Annotated[
+        bool,
+        typer.Option(
+            "--measure-front",
+            help="Also write, time and delete a file for every smaller number of layers.",
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(show_default=False, help="Draw scores and choice (.png, .svg, .pdf)."),
+    ] = None,
     cache: UseCache = True,
     force: Force = False,
     as_json: AsJson = False,
@@ -78,30 +104,37 @@ def auto_command(
 
     Example: ggprune auto model-f16.gguf small.gguf --drop 2 --type Q4_K_M
     """
-    from ggprune.arch import n_trunk
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline import AutoOptions, auto
     from ggprune.report.document import check_report, report_text
     from ggprune.report.jsontext import to_json
+    from ggprune.report.plot import check_plot, plot_ranking
     from ggprune.report.render import render_auto
     from ggprune.runtime.quantize import QuantizeOptions, parse_type
     from ggprune.scoring import CALIBRATION, EVALUATION
     from ggprune.scoring.cache import default_folder
-    from ggprune.scoring.choose import parse_strategy
-    from ggprune.surgery import parse_layers
     from ggprune.surgery.output import check_outputs, write_text
 
     if report is not None:
         check_report(report)
+    if plot is not None:
+        check_plot(plot)
     if type_name is None and (imatrix is not None or allow_requantize):
         raise UsageError("--imatrix and --allow-requantize say how to quantize: add --type")
     quantize = None
     if type_name is not None:
         quantize = QuantizeOptions(parse_type(type_name), allow_requantize, n_threads=threads)
     model = open_model(source)
+    wanted = wanted_option(
+        model, drop=drop, drop_percent=drop_percent, target_size=target_size,
+        target_params=target_params, target_speedup=target_speedup, max_kld=max_kld,
+        max_ppl_ratio=max_ppl_ratio, strategy=strategy, protect=protect,
+    )  # fmt: skip
+    if wanted is None:
+        raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
     options = AutoOptions(
-        drop,
+        wanted,
         drop_mtp,
         quantize,
         n_ctx,
@@ -111,11 +144,10 @@ def auto_command(
         n_repeat,
         compute_options(threads, n_gpu_layers, flash_attn),
         default_folder() if cache else None,
-        parse_strategy(strategy),
-        parse_layers(protect, n_trunk(model)) if protect is not None else (),
+        measure_front,
     )
     inputs = [*(f.path for f in model.files), file, eval_file, imatrix]
-    check_outputs([out, report], inputs, force=force)
+    check_outputs([out, report, plot], inputs, force=force)
     result = auto(
         model,
         out,
@@ -130,3 +162,5 @@ def auto_command(
     print(to_json(result.to_json()) if as_json else render_auto(result) + "\n", end="")
     if report is not None:
         write_text(report, report_text(result, report), force=force)
+    if plot is not None:
+        plot_ranking(result.ranking, plot)

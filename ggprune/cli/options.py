@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ggprune.errors import UsageError
+
 if TYPE_CHECKING:
+    from ggprune.model import Model
     from ggprune.runtime.session import Compute
-    from ggprune.scoring import Text
+    from ggprune.scoring import Text, Wanted
 
 
 class FlashAttention(str, Enum):
@@ -86,6 +89,43 @@ Protect = Annotated[
     str | None,
     typer.Option(metavar="LAYERS", show_default=False, help="Layers that stay, whatever happens."),
 ]
+DropPercent = Annotated[
+    float | None,
+    typer.Option(min=0.1, max=99.9, show_default=False, help="... or this share of the layers."),
+]
+TargetSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", show_default=False, help="... or until the file has at most so many bytes."
+    ),
+]
+TargetParams = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N", show_default=False, help="... or until at most so many parameters are left."
+    ),
+]
+TargetSpeedup = Annotated[
+    float | None,
+    typer.Option(
+        min=1.001,
+        max=100,
+        show_default=False,
+        help="... or until tokens are generated so much faster, by the bytes read for each.",
+    ),
+]
+MaxKld = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        show_default=False,
+        help="KLD that must not be exceeded; without a number, as many layers as it allows.",
+    ),
+]
+MaxPplRatio = Annotated[
+    float | None,
+    typer.Option(min=1.0, show_default=False, help="The same for the ratio of perplexities."),
+]
 UseCache = Annotated[
     bool,
     typer.Option(
@@ -146,6 +186,46 @@ def compute_options(
         n_batch=n_batch,
         n_ubatch=n_ubatch,
     )
+
+
+def wanted_option(
+    model: Model,
+    *,
+    drop: int | None = None,
+    drop_percent: float | None = None,
+    target_size: str | None = None,
+    target_params: str | None = None,
+    target_speedup: float | None = None,
+    max_kld: float | None = None,
+    max_ppl_ratio: float | None = None,
+    strategy: str = "search",
+    protect: str | None = None,
+) -> Wanted | None:
+    """The set of layers that is asked for, None if none is.
+
+    Raises UsageError if more than one number is given, or one that cannot be.
+    """
+    from ggprune.arch import n_trunk
+    from ggprune.scoring import Goal, Limits, Target, Wanted
+    from ggprune.scoring.choice import parse_strategy
+    from ggprune.scoring.target import parse_amount
+    from ggprune.surgery import parse_layers
+
+    size = parse_amount(target_size, Goal.SIZE.value) if target_size is not None else None
+    params = parse_amount(target_params, Goal.PARAMS.value) if target_params is not None else None
+    given = {Goal.LAYERS: drop, Goal.PERCENT: drop_percent, Goal.SIZE: size, Goal.PARAMS: params,
+             Goal.SPEEDUP: target_speedup}  # fmt: skip
+    targets = [Target(goal, value) for goal, value in given.items() if value is not None]
+    if len(targets) > 1:
+        raise UsageError(f"{targets[0].goal.value} or {targets[1].goal.value}, not both")
+    target, limits = targets[0] if targets else None, Limits(max_kld, max_ppl_ratio)
+    how = parse_strategy(strategy)
+    protected = parse_layers(protect, n_trunk(model)) if protect is not None else ()
+    if target is None and not limits:
+        return None
+    if target is not None:
+        target.n_drop(model)  # says what is wrong with it
+    return Wanted(target, how, limits, tuple(protected))
 
 
 def text_option(path: Path | None, shipped: str) -> Text:

@@ -49,7 +49,10 @@ def prune_command(
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(show_default=False, help="Drop the --drop least important layers of a rank."),
+        typer.Option(
+            show_default=False,
+            help="Drop what a rank or choose has chosen, or its --drop least important layers.",
+        ),
     ] = None,
     drop: Annotated[
         int | None, typer.Option(min=1, show_default=False, help="How many layers, with --scores.")
@@ -144,8 +147,6 @@ def _plan(
     trust: bool,
 ) -> PrunePlan:
     from ggprune.arch import mtp_blocks
-    from ggprune.pipeline import choose
-    from ggprune.scoring import load_chosen, load_order
     from ggprune.surgery import load_plan, make_plan, parse_layers
 
     choices = (prune_layers, keep_layers, plan_file, scores)
@@ -153,14 +154,13 @@ def _plan(
         raise UsageError(
             "say which layers: one of --prune-layers, --keep-layers, --plan or --scores"
         )
-    if (scores is None) != (drop is None):
-        raise UsageError("--scores and --drop go together: which ranking, and how many layers")
+    if scores is None and drop is not None:
+        raise UsageError("--drop goes with --scores: which ranking is it the number of layers of?")
     if plan_file is not None:
         return load_plan(plan_file, model)
     layers: set[int] = set()
-    if scores is not None and drop is not None:
-        chosen = load_chosen(scores, model, drop)
-        layers = set(chosen or choose(model, load_order(scores, model), drop))
+    if scores is not None:
+        layers = set(_scored_layers(scores, model, drop))
     elif prune_layers is not None:
         layers = set(parse_layers(prune_layers, model.n_layer))
     elif keep_layers is not None:
@@ -168,6 +168,22 @@ def _plan(
     if drop_mtp:
         layers |= set(mtp_blocks(model))
     return make_plan(model, layers, trust=trust)
+
+
+def _scored_layers(path: Path, model: Model, n_drop: int | None) -> tuple[int, ...]:
+    """The chosen set, or the least important layers if it has another size."""
+    from ggprune.pipeline import choose
+    from ggprune.scoring import check_scores, read_scores
+
+    scores = read_scores(path)
+    check_scores(scores, model)
+    chosen = scores.chosen
+    if n_drop is None and chosen is None:
+        raise UsageError(f"{path} has no chosen set of layers: add --drop N, or use ggprune choose")
+    if chosen is not None and n_drop in (None, len(chosen)):
+        return chosen
+    assert n_drop is not None
+    return choose(model, scores.order, n_drop)
 
 
 def _size_bytes(text: str) -> int:

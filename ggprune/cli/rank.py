@@ -12,22 +12,28 @@ from ggprune.cli.options import (
     Chunks,
     Confidence,
     ContextSize,
+    DropPercent,
     Exhaustive,
     Flash,
     FlashAttention,
     Force,
     GpuLayers,
+    MaxKld,
+    MaxPplRatio,
     ModelPath,
     Protect,
     StrategyName,
+    TargetParams,
+    TargetSize,
+    TargetSpeedup,
     TextFile,
     Threads,
     UseCache,
     compute_options,
     text_option,
+    wanted_option,
 )
 from ggprune.cli.progress import Bar, StatusLine
-from ggprune.errors import UsageError
 
 
 def rank_command(
@@ -47,10 +53,20 @@ def rank_command(
         str,
         typer.Option(
             metavar="NAME",
-            help="What the layers are ordered by: kld, ppl, same_top_p, rms_delta_p, bi, angular "
-            "or relative_magnitude.",
+            help="What the layers are ordered by: kld, ppl, same_top_p, rms_delta_p, bi, angular, "
+            "relative_magnitude, magnitude or imatrix; with a + behind it (ppl+) the first four "
+            "and the last two come last.",
         ),
     ] = "kld",
+    unit: Annotated[
+        str, typer.Option(metavar="NAME", help="What is left out: layer, attn or ffn.")
+    ] = "layer",
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            show_default=False, help="Importance matrix (GGUF or .dat): its statistics by layer."
+        ),
+    ] = None,
     decide: Annotated[
         int, typer.Option(min=1, help="Race: settle which N layers matter least, by KLD.")
     ] = 4,
@@ -58,6 +74,12 @@ def rank_command(
         int | None,
         typer.Option(min=1, show_default=False, help="Also find the best N layers to drop."),
     ] = None,
+    drop_percent: DropPercent = None,
+    target_size: TargetSize = None,
+    target_params: TargetParams = None,
+    target_speedup: TargetSpeedup = None,
+    max_kld: MaxKld = None,
+    max_ppl_ratio: MaxPplRatio = None,
     strategy: StrategyName = "search",
     protect: Protect = None,
     exhaustive: Exhaustive = False,
@@ -81,28 +103,28 @@ def rank_command(
 
     Example: ggprune rank model.gguf -f my-domain.txt --chunks 20 -o scores.json
     """
-    from ggprune.arch import n_trunk
     from ggprune.model import open_model
-    from ggprune.pipeline.auto import rank_path
+    from ggprune.model.imatrix import read_imatrix
+    from ggprune.pipeline.rank import rank_path
     from ggprune.report.jsontext import to_json
     from ggprune.report.plot import check_plot, plot_ranking
     from ggprune.report.render import render_ranking
     from ggprune.runtime.isolate import isolated
-    from ggprune.scoring import CALIBRATION, Metric
+    from ggprune.runtime.modules import parse_unit
+    from ggprune.scoring import CALIBRATION, parse_metric
     from ggprune.scoring.cache import default_folder
-    from ggprune.scoring.choose import parse_strategy
-    from ggprune.scoring.rank import parse_metric
-    from ggprune.surgery import parse_layers
     from ggprune.surgery.output import check_outputs, write_text
 
-    by = parse_metric(metric)
+    by, what = parse_metric(metric), parse_unit(unit)
     if plot is not None:
         check_plot(plot)
     model = open_model(source)
-    protected = parse_layers(protect, n_trunk(model)) if protect is not None else ()
-    if drop is not None and drop >= n_trunk(model):
-        raise UsageError(f"--drop {drop}: the model has {n_trunk(model)} layers")
-    check_outputs([out, plot], [*(f.path for f in model.files), file], force=force)
+    wanted = wanted_option(
+        model, drop=drop, drop_percent=drop_percent, target_size=target_size,
+        target_params=target_params, target_speedup=target_speedup, max_kld=max_kld,
+        max_ppl_ratio=max_ppl_ratio, strategy=strategy, protect=protect,
+    )  # fmt: skip
+    check_outputs([out, plot], [*(f.path for f in model.files), file, imatrix], force=force)
     ranking = isolated(
         rank_path,
         model.path,
@@ -111,13 +133,13 @@ def rank_command(
         n_chunk=n_chunk,
         compute=compute_options(threads, n_gpu_layers, flash_attn),
         bar=Bar("rank"),
-        metric=by,
-        n_decide=None if exhaustive or by is not Metric.KLD else decide,
+        by=by,
+        unit=what,
+        imatrix=read_imatrix(imatrix) if imatrix is not None else None,
+        n_decide=None if exhaustive else decide,
         confidence=confidence,
         cache=default_folder() if cache else None,
-        n_drop=drop,
-        strategy=parse_strategy(strategy),
-        protect=protected,
+        wanted=wanted,
         narrate=StatusLine(),
     )
     document = to_json(ranking.to_json())

@@ -6,18 +6,19 @@ because a smaller quantization often loses less.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ggprune.arch import architecture_of, check_scored, choose_legal, mtp_blocks, n_trunk
-from ggprune.bench import Benchmark, Speed, benchmark
+from ggprune.bench import Benchmark, benchmark
 from ggprune.errors import ArchitectureError, UsageError
-from ggprune.evaluation import Divergence, Evaluation, evaluate
-from ggprune.model import Model, open_model
+from ggprune.evaluation import Evaluation, evaluate
+from ggprune.model import Model
 from ggprune.model.imatrix import Imatrix
+from ggprune.pipeline.outcome import AutoReport, front_of, result_name, rival_name, rows_of
 from ggprune.pipeline.prune import (
     QUANTIZER_ALIGNMENT,
     Bars,
@@ -25,19 +26,22 @@ from ggprune.pipeline.prune import (
     file_size,
     no_bars,
     prune,
+    prune_into,
     pruned_size,
     quantize_into,
 )
+from ggprune.pipeline.rank import rank_path
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.library import versions
 from ggprune.runtime.quantize import QuantizeOptions, dry_runs
 from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.scoring import Estimate, Metric, Ranking, Strategy, Text, rank
+from ggprune.scoring import Goal, Ranking, Target, Text, Wanted
+from ggprune.scoring.target import sizes_to_try
 from ggprune.scoring.text import make_chunks
-from ggprune.surgery import PrunePlan, make_plan
+from ggprune.surgery import make_plan
 from ggprune.surgery.output import PendingFile, check_output
 
 # Types for the comparison at equal bytes, largest first; all work without an imatrix.
+N_DECIDE = 4  # layers that the ranking settles where the number to drop is not known before
 LADDER = (
     "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS",
     "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
@@ -48,7 +52,7 @@ LADDER = (
 class AutoOptions:
     """What to drop and how to measure it."""
 
-    n_drop: int
+    wanted: Wanted
     drop_mtp: bool = False  # and all multi-token-prediction blocks
     quantize: QuantizeOptions | None = None
     n_ctx: int = 512
@@ -58,59 +62,7 @@ class AutoOptions:
     n_repeat: int = 5
     compute: Compute | None = None
     cache: Path | None = None  # folder for finished measurements
-    strategy: Strategy = Strategy.SEARCH
-    protect: tuple[int, ...] = ()  # layers that stay
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model of the final table; all rows come from one evaluation and one benchmark run."""
-
-    name: str
-    n_layer: int
-    size_bytes: int
-    bits_per_weight: float
-    ppl: Estimate
-    divergence: Divergence | None  # from the base; None for the base itself
-    pp: Speed | None
-    tg: Speed | None
-
-    def to_json(self) -> dict[str, Any]:
-        divergence = self.divergence
-        return {
-            "name": self.name,
-            "n_layer": self.n_layer,
-            "size_bytes": self.size_bytes,
-            "bits_per_weight": self.bits_per_weight,
-            "ppl": self.ppl.to_json(),
-            "kld": divergence.kld.mean.to_json() if divergence else None,
-            "same_top_p": divergence.same_top_p.to_json() if divergence else None,
-            "pp": self.pp.to_json() if self.pp else None,
-            "tg": self.tg.to_json() if self.tg else None,
-        }
-
-
-@dataclass(frozen=True)
-class AutoReport:
-    """What was done and what came of it. The first row is the base, the last one the result."""
-
-    ranking: Ranking
-    plan: PrunePlan
-    out: Path
-    rows: tuple[Row, ...]
-    evaluation_text: dict[str, Any]
-    machine: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "out": str(self.out),
-            "plan": {"drop": list(self.plan.drop), "n_layer": self.plan.n_layer},
-            "ranking": self.ranking.to_json(),
-            "evaluation": self.evaluation_text,
-            "rows": [row.to_json() for row in self.rows],
-            "machine": self.machine,
-            "versions": versions(),
-        }
+    measure_front: bool = False  # time a file for every number of layers up to the chosen one
 
 
 def auto(
@@ -129,6 +81,8 @@ def auto(
 
     Raises UsageError, OutputError or ArchitectureError before any work if the job is impossible.
     """
+    target = options.wanted.target
+    options = replace(options, wanted=_counted(model, options, imatrix))
     _check(model, out, options, calibration, evaluation, imatrix, force=force)
     ranking = _rank(model, calibration, options, bars, narrate)
     assert ranking.chosen is not None
@@ -139,11 +93,43 @@ def auto(
         for quantization in _rivals(model, out, options.quantize, imatrix):
             pending = stack.enter_context(PendingFile(out))
             quantize_into(model, pending, quantization, imatrix, bars)
-            candidates.append((f"{quantization.type}, nothing pruned", pending.path))
-        candidates.append((_result_name(plan, options), out))
-        evaluations, speeds = _measure(candidates, evaluation, options, bars)
-        rows = _rows(candidates, evaluations, speeds)
-    return AutoReport(ranking, plan, out, rows, evaluations[0].text, speeds.machine)
+            candidates.append((rival_name(quantization), pending.path))
+        candidates.append((result_name(plan, options.quantize), out))
+        between = ranking.chosen.front[1:-1] if options.measure_front else ()
+        smaller = []
+        for point in between:
+            pending = stack.enter_context(PendingFile(out))
+            smaller_plan = make_plan(model, _with_mtp(model, point.drop, options))
+            prune_into(model, smaller_plan, pending, options.quantize, imatrix, bars)
+            smaller.append(pending.path)
+        evaluations, speeds = _measure(candidates, smaller, evaluation, options, bars)
+        rows = rows_of(candidates, evaluations, speeds)
+        timed = speeds.models[len(candidates) :]
+    known = {len(p.drop): m.speed("tg") for p, m in zip(between, timed, strict=True)}
+    front = front_of(ranking.chosen, rows, known, options.quantize)
+    text = evaluations[0].text
+    return AutoReport(ranking, target, plan, out, rows, front, text, speeds.machine)
+
+
+def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wanted:
+    """With a size for a requantized file turned into the number of layers that reaches it."""
+    wanted, quantize = options.wanted, options.quantize
+    target = wanted.target
+    if target is None or target.goal is not Goal.SIZE or quantize is None:
+        return wanted
+
+    def is_reached(drop: tuple[int, ...]) -> bool:
+        return pruned_size(model, make_plan(model, drop), quantize, imatrix) <= target.value
+
+    free = [n for n in range(n_trunk(model)) if n not in wanted.protect]
+    drops = (choose_legal(model, free, n) for n in range(1, min(len(free), n_trunk(model) - 1) + 1))
+    legal = [drop for drop in drops if drop is not None]
+    first = bisect.bisect_left(
+        legal, True, key=lambda drop: is_reached(_with_mtp(model, drop, options))
+    )
+    if first == len(legal):
+        raise UsageError(f"{target}: not reached as {quantize.type}, whatever is dropped")
+    return replace(wanted, target=Target(Goal.LAYERS, len(legal[first])))
 
 
 def _check(
@@ -156,25 +142,26 @@ def _check(
     *,
     force: bool,
 ) -> None:
-    n_layer = n_trunk(model)
-    if not 1 <= options.n_drop < n_layer:
-        raise UsageError(
-            f"--drop {options.n_drop}: the model has {n_layer} layers, "
-            f"1 to {n_layer - 1} can be dropped"
-        )
     if calibration.sha256 == evaluation.sha256:
         raise UsageError(
             "the layers would be judged by the very text they were chosen with: "
             "give different texts to -f and --eval-file"
         )
     check_scored(architecture_of(model))
-    free = [n for n in range(n_layer) if n not in options.protect]
-    drop = _with_mtp(model, choose(model, free, options.n_drop), options)
+    free = [n for n in range(n_trunk(model)) if n not in options.wanted.protect]
+    sizes = sizes_to_try(model, options.wanted.target, min(len(free), n_trunk(model) - 1))
+    drop = _with_mtp(model, _any_set(model, free, sizes), options)
     check_output(out, [file.path for file in model.files], force=force)
     if options.quantize is not None:
         pruned_size(model, make_plan(model, drop), options.quantize, imatrix)
     for text, n_chunk in ((calibration, options.n_chunk), (evaluation, None)):
         isolated(check_text, model.path, text, options.n_ctx, n_chunk)
+
+
+def _any_set(model: Model, free: Sequence[int], sizes: range) -> tuple[int, ...]:
+    """A set that can be removed, of the first size that has one. Raises as `choose`."""
+    found = (choose_legal(model, free, n) for n in sizes)
+    return next((drop for drop in found if drop), None) or choose(model, free, sizes[0])
 
 
 def check_text(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> None:
@@ -216,38 +203,11 @@ def _rank(
         n_chunk=options.n_chunk,
         compute=options.compute,
         bar=bars("rank"),
-        n_decide=options.n_drop,
-        n_drop=options.n_drop,
-        strategy=options.strategy,
-        protect=options.protect,
+        n_decide=N_DECIDE,
+        wanted=options.wanted,
         narrate=narrate,
         cache=options.cache,
     )
-
-
-def rank_path(
-    path: Path,
-    text: Text,
-    *,
-    n_ctx: int,
-    n_chunk: int | None,
-    compute: Compute | None,
-    bar: Any,
-    metric: Metric = Metric.KLD,
-    n_decide: int | None = None,
-    confidence: float = 0.95,
-    cache: Path | None = None,
-    n_drop: int | None = None,
-    strategy: Strategy = Strategy.SEARCH,
-    protect: tuple[int, ...] = (),
-    narrate: Any = None,
-) -> Ranking:
-    """`rank` with arguments that can be sent to a child process."""
-    return rank(
-        open_model(path), text, n_ctx=n_ctx, n_chunk=n_chunk, compute=compute, progress=bar,
-        metric=metric, n_decide=n_decide, confidence=confidence, cache=cache,
-        n_drop=n_drop, strategy=strategy, protect=protect, narrate=narrate,
-    )  # fmt: skip
 
 
 def _rivals(
@@ -272,15 +232,14 @@ def _rivals(
     return [*rivals, best]
 
 
-def _result_name(plan: PrunePlan, options: AutoOptions) -> str:
-    kept = f"{len(plan.drop)} layer{'s' if len(plan.drop) > 1 else ''} pruned"
-    return f"{options.quantize.type}, {kept}" if options.quantize else kept
-
-
 def _measure(
-    candidates: Sequence[tuple[str, Path]], text: Text, options: AutoOptions, bars: Bars
+    candidates: Sequence[tuple[str, Path]],
+    timed_only: Sequence[Path],
+    text: Text,
+    options: AutoOptions,
+    bars: Bars,
 ) -> tuple[tuple[Evaluation, ...], Benchmark]:
-    """Evaluate all candidates against the first, the base, and time all of them."""
+    """Evaluate all candidates against the first, the base, and time all of them and some more."""
     paths = [path for _, path in candidates]
     evaluations = isolated(
         evaluate,
@@ -293,7 +252,7 @@ def _measure(
     )
     speeds = isolated(
         benchmark,
-        paths,
+        [*paths, *timed_only],
         n_prompt=options.n_prompt,
         n_gen=options.n_gen,
         n_repeat=options.n_repeat,
@@ -301,18 +260,3 @@ def _measure(
         progress=bars("benchmark"),
     )
     return evaluations, speeds
-
-
-def _rows(
-    candidates: Sequence[tuple[str, Path]], evaluations: Sequence[Evaluation], speeds: Benchmark
-) -> tuple[Row, ...]:
-    divergences = [evaluation.divergence for evaluation in evaluations]
-    assert divergences[0] is not None
-    qualities = [(divergences[0].base_ppl, None), *((e.ppl, e.divergence) for e in evaluations)]
-    rows = []
-    for (name, path), quality, speed in zip(candidates, qualities, speeds.models, strict=True):
-        model = open_model(path)
-        size, bpw = model.size_bytes, model.bits_per_weight
-        pp, tg = speed.speed("pp"), speed.speed("tg")
-        rows.append(Row(name, model.n_layer, size, bpw, *quality, pp, tg))
-    return tuple(rows)

@@ -86,18 +86,13 @@ def prune(
         return _write_published(model, contents, inputs, out, split, force, check_load, bars)
     size_bytes = lay_out(model, contents).size_bytes + pruned_size(model, plan, options, imatrix)
     check_output(out, inputs, force=force, size_bytes=size_bytes)
-    with disk_errors(out), PendingFile(out) as pruned:  # side by side with the result for a while
-        (layout,) = lay_out_shards(model, contents, None)
-        written = _write(contents, [layout], [pruned], bars)
-        renamed = imatrix.renamed(contents.names) if imatrix else None
-        with PendingFile(out) as result:
-            with pruned.named():
-                quantize_into(written, result, options, renamed, bars)
-            if split is None:
-                return publish([result], force=force, check_load=check_load)
-            whole = open_model(result.path)
-            divided = in_groups(unchanged_contents(whole), split)
-            return _write_published(whole, divided, inputs, out, split, force, check_load, bars)
+    with disk_errors(out), PendingFile(out) as result:
+        prune_into(model, plan, result, options, imatrix, bars)
+        if split is None:
+            return publish([result], force=force, check_load=check_load)
+        whole = open_model(result.path)
+        divided = in_groups(unchanged_contents(whole), split)
+        return _write_published(whole, divided, inputs, out, split, force, check_load, bars)
 
 
 def _write_published(
@@ -119,6 +114,27 @@ def _write_published(
         pending = [stack.enter_context(PendingFile(target)) for target in targets]
         _write(contents, layouts, pending, bars)
         return publish(pending, force=force, check_load=check_load)
+
+
+def prune_into(
+    model: Model,
+    plan: PrunePlan,
+    target: PendingFile,
+    options: QuantizeOptions | None,
+    imatrix: Imatrix | None,
+    bars: Bars = no_bars,
+) -> None:
+    """Write and prove the pruned model as one file; requantizing takes another one for a while."""
+    contents = checked_contents(model, plan)
+    (layout,) = lay_out_shards(model, contents, None)
+    if options is None:
+        _write(contents, [layout], [target], bars)
+        return
+    renamed = imatrix.renamed(contents.names) if imatrix else None
+    with PendingFile(target.target) as pruned:
+        written = _write(contents, [layout], [pruned], bars)
+        with pruned.named():
+            quantize_into(written, target, options, renamed, bars)
 
 
 def requantize(

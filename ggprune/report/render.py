@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ggprune.bench import Benchmark, Speed
 from ggprune.evaluation import Distribution, Divergence, Evaluation
 from ggprune.pipeline import AutoReport
-from ggprune.pipeline.auto import Row
+from ggprune.pipeline.outcome import FrontRow, Row
 from ggprune.report.table import bars, is_log_scale, markdown_table
-from ggprune.report.units import count, estimate, percent, size
-from ggprune.scoring import Choice, Ranking
+from ggprune.report.units import count, estimate, number, percent, size
+from ggprune.runtime.modules import Unit
+from ggprune.scoring import Choice, Goal, LayerScore, Metric, Ranking
+from ggprune.scoring.activations import LayerActivations
+from ggprune.scoring.ranking import BY_KLD
 from ggprune.surgery import format_layers
+
+UNITS = {Unit.LAYER: "layer", Unit.ATTN: "attention of", Unit.FFN: "FFN of"}
 
 
 def render_ranking(ranking: Ranking) -> str:
     """Layers by importance, the least important first."""
     by_layer = {score.layer: score for score in ranking.layers}
     scores = [by_layer[layer] for layer in ranking.order]
-    values = [score.kld.value for score in scores]
+    values = [score.value(ranking.by.metric) for score in scores]
+    extra = _extra_columns(ranking)
+    marks = ranking.unit is Unit.LAYER  # modules are never removed alone
     rows = [
         (
-            str(score.layer) if score.removable else f"{score.layer} *",
+            f"{score.layer} *" if marks and not score.removable else str(score.layer),
             estimate(score.kld),
+            number(score.kld_99),
             estimate(score.ppl),
             percent(score.same_top_p),
             estimate(score.bi),
+            *(column(score) for _, column in extra),
             str(score.kld.n),
             drawn,
         )
@@ -38,10 +47,15 @@ def render_ranking(ranking: Ranking) -> str:
         f"PPL {estimate(ranking.base_ppl)} on {about['source']} "
         f"({about['n_chunk']} chunks of {about['n_ctx']}, {about['n_token']} tokens scored)"
     )
-    headers = ("layer", "KLD without it", "PPL without it", "same top p", "BI", "tokens", scale)
-    parts = [head, markdown_table(headers, rows, left=(6,))]
-    if not all(score.removable for score in scores):
+    headers = (
+        UNITS[ranking.unit], "KLD without it", "99 % of tokens", "PPL without it", "same top p",
+        "BI", *(name for name, _ in extra), "tokens", scale,
+    )  # fmt: skip
+    parts = [head, markdown_table(headers, rows, left=(len(headers) - 1,))]
+    if marks and not all(score.removable for score in scores):
         parts.append("* cannot be removed alone, perhaps together with others")
+    if ranking.by != BY_KLD:
+        parts.append(f"Ordered by {ranking.by}.")
     if ranking.undecided:
         pairs = ", ".join(f"{a} and {b}" for a, b in ranking.undecided)
         parts.append(f"Not settled by this text, more chunks would be needed: {pairs}.")
@@ -50,17 +64,83 @@ def render_ranking(ranking: Ranking) -> str:
     return "\n\n".join(parts)
 
 
+def _extra_columns(ranking: Ranking) -> list[tuple[str, Callable[[LayerScore], str]]]:
+    """What is not always there: the metric that was asked for, statistics of an imatrix."""
+    columns: list[tuple[str, Callable[[LayerScore], str]]] = {
+        Metric.RMS_DELTA_P: [("RMS Δp", lambda s: percent(s.rms_delta_p))],
+        Metric.ANGULAR: [("angular", lambda s: estimate(s.angular))],
+        Metric.RELATIVE_MAGNITUDE: [("rel. magnitude", lambda s: estimate(s.relative_magnitude))],
+        Metric.MAGNITUDE: [("magnitude", lambda s: number(s.magnitude or 0.0, 0))],
+    }.get(ranking.by.metric, [])
+    if any(score.activations for score in ranking.layers):
+        columns = [
+            *columns,
+            ("imatrix energy", lambda s: number(s.activations.energy) if s.activations else "-"),
+            ("imatrix cosine", lambda s: _cosine(s.activations)),
+        ]
+    return columns
+
+
+def _cosine(activations: LayerActivations | None) -> str:
+    if activations is None or activations.cosine is None:
+        return "-"
+    return number(activations.cosine)
+
+
 def render_choice(choice: Choice) -> str:
-    """The race of every step, then the set."""
+    """The race of every step, what each number of layers costs and gives, the set."""
+    best = choice.best
+    lines = [
+        f"chosen by {choice.strategy.value}: {format_layers(best.drop)} "
+        f"(KLD {estimate(best.kld)}, {estimate(best.ppl_ratio)} times the PPL; "
+        f"{choice.n_set} sets measured)"
+    ]
+    for strategy, point in choice.others:
+        ratio = f", {point.kld.value / best.kld.value:.2f}x" if best.kld.value > 0 else ""
+        lines.append(
+            f"{strategy.value} would be {format_layers(point.drop)} (KLD {estimate(point.kld)}"
+            f"{ratio})"
+        )
+    parts = [render_steps(choice), render_front([FrontRow(p, None, None) for p in choice.front])]
+    return "\n\n".join([part for part in parts if part] + ["\n".join(lines)])
+
+
+def render_steps(choice: Choice) -> str:
+    """One line per race: what it took, and what came of it. Empty if there was none."""
     rows = [
-        (step.what, str(step.n_set), format_layers(step.drop), estimate(step.kld))
+        (
+            step.what,
+            str(step.n_set),
+            str(step.n_pass),
+            f"{step.time_s:.1f}",
+            format_layers(step.drop),
+            estimate(step.kld),
+            str(step.kld.n),
+        )
         for step in choice.steps
     ]
-    table = markdown_table(("race", "sets", "winner", "KLD"), rows, left=(0, 2))
-    return (
-        f"{table}\n\nchosen by {choice.strategy.value}: {format_layers(choice.drop)} "
-        f"(KLD {estimate(choice.kld)}, PPL {estimate(choice.ppl)}, {choice.n_set} sets measured)"
-    )
+    headers = ("race", "sets", "passes", "time s", "winner", "KLD", "tokens")
+    return markdown_table(headers, rows, left=(0, 4)) if rows else ""
+
+
+def render_front(front: Sequence[FrontRow]) -> str:
+    """What each number of layers costs and gives; predicted from bytes, measured where it was."""
+    is_measured = any(row.tg for row in front)
+    rows = [
+        (
+            str(len(row.point.drop)),
+            format_layers(row.point.drop) or "-",
+            estimate(row.point.kld),
+            estimate(row.point.ppl_ratio),
+            size(row.point.footprint.size_bytes),
+            count(row.point.footprint.n_param),
+            f"{row.point.speedup:.3f}x",
+            *((_speed(row.tg), f"{row.speedup:.3f}x" if row.speedup else "-") * is_measured),
+        )
+        for row in front
+    ]
+    headers = ["dropped", "layers", "KLD", "PPL ratio", "size", "params", "predicted speed-up"]
+    return markdown_table(headers + ["tg t/s", "measured"] * is_measured, rows, left=(1,))
 
 
 def render_evaluation(evaluation: Evaluation) -> str:
@@ -165,8 +245,29 @@ def render_auto(report: AutoReport) -> str:
             markdown_table(headers, rows),
             "",
             *verdict(report.rows),
+            *_promise(report),
+            "",
+            "Every number of layers on the calibration text; sizes before requantizing:",
+            "",
+            render_front(report.front),
         ]
     )
+
+
+def _promise(report: AutoReport) -> list[str]:
+    """Was the target reached, by what was measured?"""
+    target, last, result = report.target, report.front[-1], report.rows[-1]
+    if target is None:
+        return []
+    if target.goal is Goal.SPEEDUP and last.speedup is not None:
+        kept = "reached" if last.speedup >= target.value else "not reached"
+        return [
+            f"{target}: {kept}, {last.speedup:.3f}x measured, {last.point.speedup:.3f}x predicted."
+        ]
+    if target.goal is Goal.SIZE:
+        kept = "reached" if result.size_bytes <= target.value else "not reached"
+        return [f"{target}: {kept}, {result.size_bytes} bytes."]
+    return []
 
 
 def _test(prefix: str, speed: Speed | None) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ggprune.arch import Architecture, Place
-from ggprune.errors import ArchitectureError
+from ggprune.errors import ArchitectureError, UsageError
 from ggprune.runtime.graph import Graph, graph_of
 from ggprune.runtime.session import Session, Tokens
 from ggprune.runtime.taps import Tracer
@@ -27,6 +27,14 @@ class Unit(str, Enum):
     LAYER = "layer"
     ATTN = "attn"  # the first half of a layer: attention, or what stands in for it
     FFN = "ffn"  # the second half
+
+
+def parse_unit(name: str) -> Unit:
+    """Raises UsageError for an unknown name."""
+    try:
+        return Unit(name)
+    except ValueError as e:
+        raise UsageError(f"--unit {name}: one of {', '.join(u.value for u in Unit)}") from e
 
 
 @dataclass(frozen=True)

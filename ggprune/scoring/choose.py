@@ -1,234 +1,169 @@
-"""Which layers to drop together: sets are measured, not added up from single layers.
+"""Which layers to drop: as few as reach a target, or as many as limits allow.
 
-The best pair is not the best layer and the second best, and after each removal the order changes.
-All sets that are measured can be removed exactly, and race against each other.
+A set is searched for size by size; what was found on the way is kept beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
-from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from ggprune.arch import choose_legal, legal_drop, shortest_runs
-from ggprune.errors import ArchitectureError, UsageError
+from ggprune.arch import choose_legal
+from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.model.footprint import Footprints
+from ggprune.scoring.choice import Choice, Point, Strategy
 from ggprune.scoring.measure import Layers, Measurer, Rows
-from ggprune.scoring.metrics import Estimate, mean_estimate, ppl_estimate
-from ggprune.scoring.race import ranked, survivors
-
-Progress = Callable[[str], object]  # told what is measured now
-
-MAX_SETS = 5000  # for the exhaustive search
-MAX_ROUNDS = 8  # of swaps
-
-
-class Strategy(str, Enum):
-    """How a set is found."""
-
-    ONESHOT = "oneshot"  # the lowest single layers
-    GREEDY = "greedy"  # one after the other, measured anew each time (SLEB)
-    WINDOW = "window"  # the best run of neighbours (Gromov et al.)
-    SEARCH = "search"  # greedy, then exchanges of one layer while they help (as EvoPress mutates)
-    EXHAUSTIVE = "exhaustive"  # every set
+from ggprune.scoring.metrics import Estimate, Float64, mean_estimate, ppl_estimate
+from ggprune.scoring.search import Progress, Search
+from ggprune.scoring.target import NO_LIMITS, Limits, Target, footprints_of, sizes_to_try
+from ggprune.surgery import format_layers
 
 
 @dataclass(frozen=True)
-class Step:
-    """One race: the set that won it."""
+class Wanted:
+    """The set that is looked for: how many layers, how, and what must not happen."""
 
-    what: str
-    drop: Layers
-    kld: Estimate
-    n_set: int
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A set of layers, what dropping it costs, and how it was found."""
-
-    strategy: Strategy
-    drop: Layers
-    kld: Estimate  # nats, on all chunks
-    ppl: Estimate
-    steps: tuple[Step, ...]
-
-    @property
-    def n_set(self) -> int:
-        return sum(step.n_set for step in self.steps)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "strategy": self.strategy.value,
-            "drop": list(self.drop),
-            "kld": self.kld.to_json(),
-            "ppl": self.ppl.to_json(),
-            "n_set": self.n_set,
-            "steps": [
-                {"what": s.what, "drop": list(s.drop), "kld": s.kld.to_json(), "n_set": s.n_set}
-                for s in self.steps
-            ],
-        }
-
-
-def parse_strategy(name: str) -> Strategy:
-    """Raises UsageError for an unknown name."""
-    try:
-        return Strategy(name)
-    except ValueError as e:
-        raise UsageError(f"--strategy {name}: one of {', '.join(s.value for s in Strategy)}") from e
+    target: Target | None
+    strategy: Strategy = Strategy.SEARCH
+    limits: Limits = NO_LIMITS
+    protect: tuple[int, ...] = ()  # layers that stay
 
 
 def choose_set(
     measurer: Measurer,
-    n_drop: int,
-    strategy: Strategy = Strategy.SEARCH,
+    wanted: Wanted,
     *,
-    protect: Iterable[int] = (),
     confidence: float = 0.95,
+    order: Sequence[int] | None = None,
+    windows: Float64 | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Choice:
-    """The set of `n_drop` layers, none of `protect`, whose removal costs the least KL divergence.
+    """The set of layers that reaches the target and costs the least KL divergence; without a
+    target the largest one that the limits allow.
 
-    Raises ArchitectureError if no such set can be removed exactly, UsageError if an exhaustive
-    search would have more than MAX_SETS sets.
+    `order` (least important first) replaces the race of single layers for `oneshot`, `windows` (as
+    `Ranking.windows`) that of runs for `window`. `seed` draws the exchanges of a large search.
+
+    Raises ArchitectureError if no such set can be removed exactly, UsageError if the target cannot
+    be reached or an exhaustive search would have more than MAX_SETS sets, DataError if the set
+    exceeds the limits.
     """
-    search = _Search(measurer, n_drop, frozenset(protect), confidence, progress)
-    find = {
-        Strategy.ONESHOT: search.oneshot,
-        Strategy.GREEDY: search.greedy,
-        Strategy.WINDOW: search.window,
-        Strategy.SEARCH: search.refined,
-        Strategy.EXHAUSTIVE: search.exhaustive,
-    }
-    drop = find[strategy]()
-    rows = [measurer.measure(i, [drop])[0] for i in range(measurer.n_chunk)]
-    if progress is not None:
-        progress("")
-    return Choice(
-        strategy,
-        drop,
-        mean_estimate(np.concatenate([row.kld for row in rows])),
-        ppl_estimate(np.concatenate([row.nll for row in rows])),
-        tuple(search.steps),
-    )
+    target, limits = wanted.target, wanted.limits
+    if target is None and not limits:
+        raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
+    footprints = footprints_of(measurer.model)
+    whole = footprints.without(())
+
+    def is_enough(drop: Layers) -> bool:
+        return target is None or target.is_reached(whole, footprints.without(drop))
+
+    search = Search(
+        measurer, protect=frozenset(wanted.protect), confidence=confidence, is_enough=is_enough,
+        order=order, windows=windows, seed=seed, progress=progress,
+    )  # fmt: skip
+    chooser = _Chooser(search, wanted.strategy, footprints)
+    best = chooser.within(limits) if target is None else chooser.reaching(target, limits)
+    choice = chooser.beside(best)
+    search.progress("")
+    return choice
 
 
-class _Search:
-    """What has been tried so far, and the legal sets that can be."""
+class _Chooser:
+    """Goes through the sizes of sets, and measures what was found on all chunks."""
 
-    def __init__(
-        self,
-        measurer: Measurer,
-        n_drop: int,
-        protect: frozenset[int],
-        confidence: float,
-        progress: Progress | None,
-    ) -> None:
-        self.measurer, self.n_drop, self.confidence = measurer, n_drop, confidence
-        self.progress, self.steps = progress, list[Step]()
-        self.layers = [n for n in range(measurer.arch.n_trunk) if n not in protect]
+    def __init__(self, search: Search, strategy: Strategy, footprints: Footprints) -> None:
+        self.search, self.strategy, self.footprints = search, strategy, footprints
+        self.measurer, self.model = search.measurer, search.measurer.model
 
-    def oneshot(self) -> Layers:
-        singles: list[Layers] = [(n,) for n in self.layers]
-        seen = self.race("single layers", singles, self.n_drop)
-        order = [layer for (layer,) in ranked(seen)]
-        drop = choose_legal(self.measurer.model, order, self.n_drop)
-        if drop is None:
-            raise self.impossible()
-        return drop
+    def reaching(self, target: Target, limits: Limits) -> Point:
+        """The set with the fewest layers that reaches the target."""
+        for n in sizes_to_try(self.model, target, self.search.most):
+            drop = self.find(n, is_only=target.n_drop(self.model) is not None)
+            if drop is not None and self.search.is_enough(drop):
+                (point,) = self.points([drop])
+                exceeded = limits.exceeded(point.kld, point.ppl_ratio)
+                if exceeded is not None:
+                    raise DataError(f"{target}: without layers {format_layers(drop)}: {exceeded}")
+                return point
+        raise UsageError(f"{target}: no set of layers that can be removed reaches it")
 
-    def greedy(self) -> Layers:
-        """Add the cheapest layer, or the shortest run that can go, until there are enough."""
-        drop: Layers = ()
-        while len(drop) < self.n_drop:
-            sets = self.wider(drop)
-            if not sets:
-                return self.oneshot()  # no way of legal steps leads to that many
-            drop = self.best(f"{len(drop)} gone", sets, within=drop)
-        return drop
-
-    def wider(self, drop: Layers) -> list[Layers]:
-        """Legal sets with one layer more; where there are none, with a run of two more, or three.
-
-        With them the shortest runs that can go on their own.
-        """
-        room = self.n_drop - len(drop)
-        runs = {r for r in shortest_runs(self.measurer.model) if r and len(r) > 1}
-        sets = {tuple(sorted({*drop, *run})) for run in runs}
-        for length in range(1, room + 1):
-            starts = range(self.measurer.arch.n_trunk - length + 1)
-            grown = {tuple(sorted({*drop, *range(n, n + length)})) for n in starts}
-            found = {s for s in grown if len(s) == len(drop) + length and self.is_allowed(s)}
-            if found:
-                sets |= found
+    def within(self, limits: Limits) -> Point:
+        """The largest set that the limits allow; the first size beyond them ends it."""
+        best, reason = None, "no layer can be removed"
+        for n in sizes_to_try(self.model, None, self.search.most):
+            drop = self.find(n)
+            if drop is None:
+                continue
+            (point,) = self.points([drop])
+            exceeded = limits.exceeded(point.kld, point.ppl_ratio)
+            if exceeded is not None:
+                reason = f"without layers {format_layers(drop)}: {exceeded}"
                 break
-        return [s for s in sorted(sets) if len(drop) < len(s) <= self.n_drop and self.is_allowed(s)]
+            best = point
+        if best is None:
+            raise DataError(f"{self.model.path}: {reason}")
+        return best
 
-    def window(self) -> Layers:
-        runs = (tuple(range(n, n + self.n_drop)) for n in self.layers)
-        return self.best("runs", list(runs))
+    def find(self, n: int, *, is_only: bool = False) -> Layers | None:
+        """None if no set of that size can be removed; an error if no other size will do."""
+        try:
+            return self.search.find(self.strategy, n)
+        except ArchitectureError:
+            if is_only:
+                raise
+            return None
 
-    def refined(self) -> Layers:
-        """Greedy, then exchange one layer for another as long as that is better."""
-        drop = self.greedy()
-        for n_round in range(MAX_ROUNDS):
-            others = [n for n in self.layers if n not in drop]
-            swaps = [tuple(sorted({*drop, new} - {old})) for old in drop for new in others]
-            better = self.best(f"exchange {n_round + 1}", [drop, *swaps])
-            if better == drop:
-                break
-            drop = better
-        return drop
+    def beside(self, best: Point) -> Choice:
+        """With smaller sets that were found on the way, and those of simpler strategies."""
+        n_drop, found = len(best.drop), self.search.found
+        smaller = [found[n] for n in sorted(found) if n < n_drop]
+        others = self.simpler(n_drop)
+        points = self.points([*smaller, *others.values()])
+        front = (self.whole(), *points[: len(smaller)], best)
+        beside = tuple(zip(others, points[len(smaller) :], strict=True))
+        return Choice(self.strategy, best, front, beside, tuple(self.search.steps))
 
-    def exhaustive(self) -> Layers:
-        sets = [s for s in combinations(self.layers, self.n_drop) if self.is_allowed(s)]
-        if len(sets) > MAX_SETS:
-            raise UsageError(f"{len(sets)} sets are too many to try: use --strategy search")
-        return self.best("all sets", sets)
+    def simpler(self, n: int) -> dict[Strategy, Layers]:
+        """The sets of simpler strategies, which cost nothing to find by now."""
+        search, sets = self.search, dict[Strategy, Layers | None]()
+        if self.strategy in (Strategy.GREEDY, Strategy.SEARCH):
+            order = search.order or sorted(search.single, key=search.single.__getitem__)
+            free = [layer for layer in order if layer in search.layers]
+            sets[Strategy.ONESHOT] = choose_legal(self.model, free, n)
+        if self.strategy is Strategy.SEARCH:
+            sets[Strategy.GREEDY] = next((s for s in search.grown if len(s) == n), None)
+        return {strategy: drop for strategy, drop in sets.items() if drop is not None}
 
-    def best(self, what: str, sets: Sequence[Layers], within: Layers = ()) -> Layers:
-        """The winner of a race between the legal ones of these sets."""
-        legal = [s for s in sets if self.is_allowed(s)]
-        if not legal:
-            raise self.impossible()
-        seen = self.race(what, legal, 1, within)
-        winner: Layers = ranked(seen)[0]
-        return winner
+    def points(self, sets: Sequence[Layers]) -> list[Point]:
+        """Measured on all chunks."""
+        rows: list[list[Rows]] = [[] for _ in sets]
+        n_chunk = self.measurer.n_chunk if sets else 0
+        for i in range(n_chunk):
+            self.search.progress(f"measuring {len(sets)} sets, chunk {i + 1} of {n_chunk}")
+            for found, row in zip(rows, self.measurer.measure(i, sets), strict=True):
+                found.append(row)
+        return [self.point(drop, r) for drop, r in zip(sets, rows, strict=True)]
 
-    def race(
-        self, what: str, sets: Sequence[Layers], k: int, within: Layers = ()
-    ) -> dict[Layers, list[Any]]:
-        """KL divergences of every set, chunk by chunk, until the lowest k are sure."""
-        rows: dict[Layers, list[Rows]] = {s: [] for s in sets}
-        active: list[Layers] = list(sets)
-        for i in range(self.measurer.n_chunk):
-            if self.progress is not None:
-                self.progress(f"{what}: {len(active)} sets, chunk {i + 1}")
-            for j in range(i + 1):
-                todo = [s for s in active if len(rows[s]) == j]
-                for s, row in zip(todo, self.measurer.measure(j, todo, within), strict=True):
-                    rows[s].append(row)
-            seen = {s: [row.kld for row in r] for s, r in rows.items()}
-            active = survivors(seen, k, self.confidence, self.measurer.n_chunk)
-            if not active:
-                break
-        winner = ranked(seen)[0]
-        self.steps.append(
-            Step(what, winner, mean_estimate(np.concatenate(seen[winner])), len(sets))
+    def point(self, drop: Layers, rows: Sequence[Rows]) -> Point:
+        nll = np.concatenate([row.nll for row in rows])
+        return Point(
+            drop,
+            mean_estimate(np.concatenate([row.kld for row in rows])),
+            ppl_estimate(nll),
+            ppl_estimate(nll - self.base_nll()),  # paired: the same tokens
+            self.footprints.without(drop),
+            self.footprints.speedup(drop),
         )
-        return seen
 
-    def is_allowed(self, drop: Layers) -> bool:
-        """Can these go together, and is none of them protected?"""
-        return set(drop) <= set(self.layers) and legal_drop(self.measurer.model, drop)
+    def whole(self) -> Point:
+        nll = self.base_nll()
+        nothing, one = Estimate(0.0, 0.0, len(nll)), Estimate(1.0, 0.0, len(nll))
+        return Point((), nothing, ppl_estimate(nll), one, self.footprints.without(()), 1.0)
 
-    def impossible(self) -> ArchitectureError:
-        model = self.measurer.model
-        return ArchitectureError(
-            f"{model.path}: no set of {self.n_drop} layers of {model.arch} can be removed exactly; "
-            "ggprune inspect shows which layers can"
-        )
+    def base_nll(self) -> Float64:
+        rows = [self.measurer.base_nll(i) for i in range(self.measurer.n_chunk)]
+        nll: Float64 = np.concatenate(rows)
+        return nll

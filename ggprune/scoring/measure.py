@@ -99,6 +99,7 @@ class Measurer:
         self.parts = parts_of(self.arch, unit, self._session, self.chunks[0])
         self._ablator = Ablator(self._session, self.parts.places, share_prefix=share_prefix)
         self._chunk: _Chunk | None = None
+        self._base_nll: dict[int, Float64] = {}
         self._cache = ScoreCache(cache, self._settings(text)) if cache is not None else None
 
     def __enter__(self) -> Measurer:
@@ -116,8 +117,9 @@ class Measurer:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that have the unit."""
-        return tuple(self.parts.number)
+        """The layers that have the unit and can be left out in memory."""
+        named = (n for n, part in self.parts.number.items() if self.parts.places[part][0])
+        return tuple(named)
 
     def base(self, i: int) -> BaseRows:
         """The whole model on chunk `i`."""
@@ -126,6 +128,12 @@ class Measurer:
             self.effort.n_cached += 1
             return BaseRows(**found)
         return self._compute_base(i)
+
+    def base_nll(self, i: int) -> Float64:
+        """Of the whole model's scored tokens, (n_token,) nats; kept once it is known."""
+        if i not in self._base_nll:
+            self._base_nll[i] = self.base(i).nll
+        return self._base_nll[i]
 
     def measure(self, i: int, sets: Sequence[Layers], within: Layers = ()) -> list[Rows]:
         """Chunk `i` without each of the sets, which all contain the layers `within`."""
@@ -168,13 +176,14 @@ class Measurer:
         middle = time.perf_counter()
         base = base_logits(logits[: self._n_token], self._targets(i), self._n_threads)
         self._chunk = _Chunk(i, base, {(): stream})
-        scored = [self._scored(tokens) for tokens in stream.tokens if tokens is not None]
+        scored = self._scored_stream(stream)
         rows = BaseRows(
             base.scores.nll,
             influences(scored),
             relative_magnitudes(scored),
             angular_distances(scored),
         )
+        self._base_nll[i] = rows.nll
         self.effort.work += 1
         self._count(start, middle)
         if self._cache is not None:
@@ -201,6 +210,12 @@ class Measurer:
 
     def _parts(self, layers: Layers) -> tuple[int, ...]:
         return tuple(self.parts.number[n] for n in layers)
+
+    def _scored_stream(self, stream: Stream) -> list[NDArray[np.float32]]:
+        """At all places; not-a-number where the graph has no name for one."""
+        known = [None if tokens is None else self._scored(tokens) for tokens in stream.tokens]
+        shape = next(tokens.shape for tokens in reversed(known) if tokens is not None)
+        return [np.full(shape, np.nan, np.float32) if x is None else x for x in known]
 
     def _scored(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
         """The scored tokens of a stream, which behind the last layer may hold only the last."""

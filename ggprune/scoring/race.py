@@ -27,22 +27,29 @@ N_ASSUMED = 4
 Seen = Mapping[K, Sequence[Float64]]
 
 
-def survivors(seen: Seen[K], k: int, confidence: float, n_chunk: int) -> list[K]:
+def survivors(
+    seen: Seen[K], k: int, confidence: float, n_chunk: int, tolerance: float = 0.0
+) -> list[K]:
     """The candidates that need more of the text's `n_chunk` chunks. Empty: the lowest k are known.
 
-    Known is what all chunks would say. One that had left comes back if it is close to another one
-    now. `confidence` is that of all comparisons together (Bonferroni).
+    Known is what all chunks would say, or that a wrong choice costs no more than the share
+    `tolerance` of the value. One that had left comes back if it is close to another one now.
+    `confidence` is that of all comparisons together (Bonferroni).
     """
     order = ranked(seen)
     if len(order) <= 1:
         return []
-    pairs = undecided_pairs(seen, k, confidence, n_chunk)
+    pairs = undecided_pairs(seen, k, confidence, n_chunk, tolerance)
     open_ = {c for pair in pairs for c in pair}
     return [c for c in order if c in open_]
 
 
 def undecided_pairs(
-    seen: Seen[K], k: int, confidence: float, n_chunk: int | None = None
+    seen: Seen[K],
+    k: int,
+    confidence: float,
+    n_chunk: int | None = None,
+    tolerance: float = 0.0,
 ) -> list[tuple[K, K]]:
     """Pairs that decide which the lowest k are and whose order is not sure.
 
@@ -54,7 +61,7 @@ def undecided_pairs(
     last = min(k, len(order) - 1)
     pairs = [(c, order[last]) for c in order[:last]]
     pairs += [(order[last - 1], c) for c in order[last + 1 :]]
-    return [(a, b) for a, b in pairs if not is_worse(seen[b], seen[a], z, n_chunk)]
+    return [(a, b) for a, b in pairs if not is_worse(seen[b], seen[a], z, n_chunk, tolerance)]
 
 
 def ranked(seen: Seen[K]) -> list[K]:
@@ -63,9 +70,15 @@ def ranked(seen: Seen[K]) -> list[K]:
 
 
 def is_worse(
-    a: Sequence[Float64], b: Sequence[Float64], z: float, n_chunk: int | None = None
+    a: Sequence[Float64],
+    b: Sequence[Float64],
+    z: float,
+    n_chunk: int | None = None,
+    tolerance: float = 0.0,
 ) -> bool:
     """Is a's mean above b's by more than z standard errors of the paired difference?
+
+    With a `tolerance`, above b's mean less that share of it.
 
     Paired over the chunks both have seen. The variance of a chunk's mean is that of its tokens and
     that between the chunks in one (a scaled inverse chi-squared prior with N_ASSUMED degrees of
@@ -81,7 +94,8 @@ def is_worse(
     n_free = N_ASSUMED + n - 1
     error = math.sqrt((N_ASSUMED * assumed + between) / n_free / n)
     unseen = 1.0 if n_chunk is None else max(1 - n / n_chunk, 0.0)
-    return float(tokens.mean()) > _student(z, n_free) * error * math.sqrt(unseen)
+    allowed = tolerance * float(np.mean(np.concatenate(b[:n])))
+    return float(tokens.mean()) + allowed > _student(z, n_free) * error * math.sqrt(unseen)
 
 
 def _student(z: float, n_free: int) -> float:

@@ -21,7 +21,18 @@ from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, layer_tensors, llama_kvs
 from tests.split import split
 
-COMMANDS = ("prune", "rank", "auto", "inspect", "quantize", "eval", "bench", "remap", "synth")
+COMMANDS = (
+    "prune",
+    "rank",
+    "choose",
+    "auto",
+    "inspect",
+    "quantize",
+    "eval",
+    "bench",
+    "remap",
+    "synth",
+)
 
 
 def ggprune(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -191,7 +202,7 @@ def test_auto_does_the_whole_job(tmp_path: Path, suffix: str) -> None:
     out, report = tmp_path / "out.gguf", tmp_path / f"report.{suffix}"
     args = ("--drop", "2", "-f", CALIBRATION, "--eval-file", EVALUATION, "--chunks", "4", *FAST)
     text = succeed("auto", TINY, out, *args, "--type", "Q4_K_M", "--report", report)
-    names = re.findall(r"^\| ([a-zA-Z0-9].*?) +\|", text, re.MULTILINE)
+    names = re.findall(r"^\| ([a-zA-Z0-9].*?) +\|", text.split("Every number")[0], re.MULTILINE)
     assert names[:3] == ["model", "base", "Q4_K_M, nothing pruned"]
     assert names[-1] == "Q4_K_M, 2 layers pruned"
     assert "KLD" in text
@@ -271,7 +282,24 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
         ),
         "needs an imatrix": (("quantize", TINY, out, "IQ1_S"), 1, "--imatrix"),
         "not loadable": ((p, "1", fake, out), 1, "llama.cpp cannot load it"),
-        "scores without drop": (("--scores", plan, TINY, out), 2, "go together"),
+        "no scores": (("--scores", plan, TINY, out), 1, "not a ranking"),
+        "drop of nothing": (("prune", "--drop", "2", TINY, out), 2, "say which layers"),
+        "drop without scores": ((p, "1", "--drop", "2", TINY, out), 2, "goes with --scores"),
+        "no target": (("auto", TINY, out), 2, "say how many layers are to go"),
+        "two targets": (
+            ("auto", TINY, out, "--drop", "1", "--drop-percent", "5"), 2, "not both",
+        ),
+        "no size": (("auto", TINY, out, "--target-size", "big"), 2, "write a number like 4.2G"),
+        "too small a size": (
+            ("auto", TINY, out, "--target-size", "1k", "--type", "Q8_0"), 2,
+            "not reached as Q8_0, whatever is dropped",
+        ),
+        "no such unit": (("rank", TINY, "--unit", "head"), 2, "one of layer, attn, ffn"),
+        "modules are not dropped": (
+            ("rank", TINY, "--unit", "ffn", "--drop", "1"), 2, "only whole layers are dropped",
+        ),
+        "metric without its file": (("rank", TINY, "--metric", "imatrix"), 2, "--imatrix FILE"),
+        "choose from nothing": (("choose", plan, "--drop", "1"), 1, "not a ranking"),
         "plan over the model": (
             (p, "1", TINY, out, "--save-plan", TINY, "--force"), 1, "is the input itself",
         ),
@@ -323,8 +351,56 @@ def test_a_chosen_set_is_carried_out(tmp_path: Path) -> None:
     assert chosen["strategy"] == "greedy"
     assert 2 not in chosen["drop"]
     assert "chosen by greedy" in shown
-    done = json.loads(succeed("--scores", scores, "--drop", "2", TINY, out, "--json"))
+    done = json.loads(succeed("--scores", scores, TINY, out, "--json"))
     assert done["plan"]["drop"] == chosen["drop"]
+
+
+def test_a_ranking_is_chosen_from_again(tmp_path: Path) -> None:
+    scores, again = tmp_path / "scores.json", tmp_path / "again.json"
+    text, model = tmp_path / "text.txt", tmp_path / "model.gguf"
+    text.write_bytes(CALIBRATION.read_bytes())
+    model.write_bytes(TINY.read_bytes())
+    succeed("rank", model, "-f", text, "-c", "128", "--chunks", "6", "-o", scores)
+    done = ggprune("prune", "--scores", scores, model, tmp_path / "out.gguf")
+    assert (done.returncode, "has no chosen set" in done.stderr) == (2, True)
+    plot = tmp_path / "front.svg"
+    args = ("--target-speedup", "1.2", "--chunks", "6", "-o", again, "--plot", plot)
+    shown = succeed("choose", scores, *args)
+    assert "oneshot would be" in shown
+    chosen = json.loads(again.read_text())["chosen"]
+    assert chosen["predicted_speedup"] >= 1.2
+    assert [p["n_drop"] for p in chosen["front"]] == list(range(len(chosen["drop"]) + 1))
+    assert json.loads(again.read_text())["layers"] == json.loads(scores.read_text())["layers"]
+    assert b"speed-up" in plot.read_bytes()
+    done = ggprune("choose", scores)
+    assert "say how many layers are to go" in done.stderr
+    text.rename(tmp_path / "moved.txt")
+    assert "cannot be read" in ggprune("choose", scores, "--drop", "1").stderr
+    succeed("choose", scores, "--drop", "1", "-f", tmp_path / "moved.txt", "--chunks", "6")
+    model.rename(tmp_path / "moved.gguf")
+    assert "error" in ggprune("choose", scores, "--drop", "1").stderr
+
+
+def test_auto_shows_what_every_number_of_layers_gives(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    args = ("--drop", "3", "-f", CALIBRATION, "--eval-file", EVALUATION, "--chunks", "4", *FAST)
+    document = json.loads(succeed("auto", TINY, out, *args, "--measure-front", "--json"))
+    front = document["front"]
+    assert [row["n_drop"] for row in front] == [0, 1, 2, 3]
+    assert all(row["tg"]["avg_ts"] > 0 for row in front)
+    assert front[0]["measured_speedup"] == 1
+    assert front[3]["drop"] == document["plan"]["drop"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"]
+
+
+def test_a_size_is_that_of_the_requantized_file(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    texts = ("-f", CALIBRATION, "--eval-file", EVALUATION, "--chunks", "4", *FAST)
+    args = ("--target-size", "1.9M", "--type", "Q4_K_M", "--strategy", "oneshot")
+    shown = succeed("auto", TINY, out, *args, *texts)
+    assert out.stat().st_size <= 1_900_000
+    assert f"--target-size 1900000: reached, {out.stat().st_size} bytes" in shown
+    assert "dropped layers" in shown
 
 
 def test_shards_mtp_and_companions(tmp_path: Path) -> None:

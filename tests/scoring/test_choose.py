@@ -9,12 +9,24 @@ from pathlib import Path
 import pytest
 
 from ggprune.arch import legal_drop
-from ggprune.errors import ArchitectureError, UsageError
+from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model import Model
 from ggprune.report.jsontext import to_json
-from ggprune.scoring import choose as choosing
-from ggprune.scoring import load_chosen, load_order, rank, read_text
-from ggprune.scoring.choose import Choice, Strategy, choose_set, parse_strategy
+from ggprune.scoring import (
+    Choice,
+    Goal,
+    Limits,
+    Strategy,
+    Target,
+    Wanted,
+    choose_set,
+    parse_metric,
+    rank,
+    read_scores,
+    read_text,
+    search,
+)
+from ggprune.scoring.choice import parse_strategy
 from ggprune.scoring.measure import Layers, Measurer, Rows
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION
@@ -27,29 +39,33 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scores")
 
 
-def chosen(model: Model, k: int, strategy: Strategy, cache: Path, **options: object) -> Choice:
+def layers(n: int) -> Target:
+    return Target(Goal.LAYERS, n)
+
+
+def chosen(model: Model, wanted: Wanted, cache: Path) -> Choice:
     with Measurer(
         model, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=N_CHUNK, cache=cache
     ) as measurer:
-        return choose_set(measurer, k, strategy, **options)  # type: ignore[arg-type]
+        return choose_set(measurer, wanted)
 
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_search_finds_the_best_of_all_sets(tiny: Model, cache: Path, k: int) -> None:
-    found = {strategy: chosen(tiny, k, strategy, cache) for strategy in Strategy}
-    best = found[Strategy.EXHAUSTIVE].kld.value
+    found = {s: chosen(tiny, Wanted(layers(k), s), cache) for s in Strategy}
+    best = found[Strategy.EXHAUSTIVE].best.kld.value
     assert found[Strategy.EXHAUSTIVE].n_set == len(list(combinations(range(9), k)))
-    assert found[Strategy.SEARCH].kld.value <= 1.05 * best
+    assert found[Strategy.SEARCH].best.kld.value <= 1.05 * best
     assert found[Strategy.SEARCH].n_set < found[Strategy.EXHAUSTIVE].n_set
-    assert all(len(c.drop) == k and c.kld.value >= best / 1.001 for c in found.values())
-    assert found[Strategy.SEARCH].kld.value <= found[Strategy.ONESHOT].kld.value
+    assert all(len(c.drop) == k and c.best.kld.value >= best / 1.001 for c in found.values())
+    assert found[Strategy.SEARCH].best.kld.value <= found[Strategy.ONESHOT].best.kld.value
 
 
 def test_protected_layers_stay(tiny: Model, cache: Path) -> None:
-    free = chosen(tiny, 2, Strategy.GREEDY, cache)
-    other = chosen(tiny, 2, Strategy.GREEDY, cache, protect=free.drop)
+    free = chosen(tiny, Wanted(layers(2), Strategy.GREEDY), cache)
+    other = chosen(tiny, Wanted(layers(2), Strategy.GREEDY, protect=free.drop), cache)
     assert not set(other.drop) & set(free.drop)
-    assert other.kld.value > free.kld.value
+    assert other.best.kld.value > free.best.kld.value
 
 
 def test_only_legal_sets_are_tried(
@@ -67,11 +83,11 @@ def test_only_legal_sets_are_tried(
 
     monkeypatch.setattr(Measurer, "measure", measure)
     with Measurer(model, read_text(CALIBRATION), n_ctx=64) as measurer:
-        drop = choose_set(measurer, 4, Strategy.SEARCH).drop
+        drop = choose_set(measurer, Wanted(layers(4))).drop
         assert legal_drop(model, drop)
         assert [s for s in tried if not legal_drop(model, s)] == []
         with pytest.raises(ArchitectureError, match="no set of 3 layers"):
-            choose_set(measurer, 3, Strategy.WINDOW, protect=(9, 10, 11))
+            choose_set(measurer, Wanted(layers(3), Strategy.WINDOW, protect=(9, 10, 11)))
 
 
 def _array(tokens: list[list[int]]) -> object:
@@ -81,9 +97,9 @@ def _array(tokens: list[list[int]]) -> object:
 
 
 def test_too_many_sets(tiny: Model, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "MAX_SETS", 10)
+    monkeypatch.setattr(search, "MAX_SETS", 10)
     with pytest.raises(UsageError, match="36 sets are too many"):
-        chosen(tiny, 2, Strategy.EXHAUSTIVE, cache)
+        chosen(tiny, Wanted(layers(2), Strategy.EXHAUSTIVE), cache)
     with pytest.raises(UsageError, match="one of oneshot, greedy"):
         parse_strategy("best")
 
@@ -91,13 +107,86 @@ def test_too_many_sets(tiny: Model, cache: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_choice_is_kept_with_the_ranking(tiny: Model, cache: Path, tmp_path: Path) -> None:
     told: list[str] = []
     ranking = rank(
-        tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=N_CHUNK, n_drop=2, cache=cache,
-        narrate=told.append,
+        tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=N_CHUNK, cache=cache,
+        wanted=Wanted(layers(2)), narrate=told.append,
     )  # fmt: skip
     assert ranking.chosen is not None
     assert told
     path = tmp_path / "scores.json"
     path.write_text(to_json(ranking.to_json()))
-    assert load_chosen(path, tiny, 2) == ranking.chosen.drop
-    assert load_chosen(path, tiny, 3) is None
-    assert load_order(path, tiny) == ranking.order
+    scores = read_scores(path)
+    assert scores.chosen == ranking.chosen.drop
+    assert scores.order == ranking.order
+    assert [len(point.drop) for point in ranking.chosen.front] == [0, 1, 2]
+    assert ranking.chosen.front[0].kld.value == 0
+
+
+def test_simpler_choices_stand_beside(tiny: Model, cache: Path) -> None:
+    choice = chosen(tiny, Wanted(layers(3)), cache)
+    beside = dict(choice.others)
+    for strategy in (Strategy.ONESHOT, Strategy.GREEDY):
+        direct = chosen(tiny, Wanted(layers(3), strategy), cache)
+        assert beside[strategy].drop == direct.drop
+        assert beside[strategy].kld == direct.best.kld
+
+
+def test_targets_take_as_few_layers_as_they_need(tiny: Model, cache: Path) -> None:
+    size = tiny.size_bytes
+    greedy = Strategy.GREEDY
+    by_size = chosen(tiny, Wanted(Target(Goal.SIZE, 0.8 * size), greedy), cache)
+    assert by_size.best.footprint.size_bytes <= 0.8 * size < by_size.front[-2].footprint.size_bytes
+    faster = chosen(tiny, Wanted(Target(Goal.SPEEDUP, 1.2), greedy), cache)
+    assert faster.best.speedup >= 1.2 > faster.front[-2].speedup
+    fewer = chosen(tiny, Wanted(Target(Goal.PARAMS, 0.8 * tiny.n_param), greedy), cache)
+    assert fewer.best.footprint.n_param <= 0.8 * tiny.n_param
+    percent = chosen(tiny, Wanted(Target(Goal.PERCENT, 20), greedy), cache)
+    assert len(percent.drop) == 2  # of 9
+    with pytest.raises(UsageError, match="not reached with 8 of 9 layers"):
+        chosen(tiny, Wanted(Target(Goal.SIZE, 1000)), cache)
+    with pytest.raises(UsageError, match="reached already"):
+        chosen(tiny, Wanted(Target(Goal.SIZE, 2 * size)), cache)
+
+
+def test_limits_alone_take_as_many_layers_as_they_allow(tiny: Model, cache: Path) -> None:
+    path = chosen(tiny, Wanted(layers(4), Strategy.GREEDY), cache).front
+    limit = (path[2].kld.value + path[3].kld.value) / 2
+    within = chosen(tiny, Wanted(None, Strategy.GREEDY, Limits(kld=limit)), cache)
+    assert within.drop == path[2].drop
+    ratio = (path[1].ppl_ratio.value + path[2].ppl_ratio.value) / 2
+    within = chosen(tiny, Wanted(None, Strategy.GREEDY, Limits(ppl_ratio=ratio)), cache)
+    assert within.drop == path[1].drop
+    with pytest.raises(DataError, match="more than --max-kld"):
+        chosen(tiny, Wanted(layers(4), Strategy.GREEDY, Limits(kld=limit)), cache)
+    with pytest.raises(DataError, match="more than --max-kld 1e-09"):
+        chosen(tiny, Wanted(None, Strategy.GREEDY, Limits(kld=1e-9)), cache)
+    with pytest.raises(UsageError, match="say how many"):
+        chosen(tiny, Wanted(None), cache)
+
+
+def test_a_large_search_tries_a_part_of_the_exchanges(
+    tiny: Model, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MAX_EXCHANGES", 6)
+    choice = chosen(tiny, Wanted(layers(3)), cache)
+    assert max(step.n_set for step in choice.steps if "exchange" in step.what) == 7
+    assert choice.best.kld.value <= dict(choice.others)[Strategy.GREEDY].kld.value
+
+
+def test_metrics_lead_simple_strategies(tiny: Model, cache: Path) -> None:
+    """Oneshot takes the metric's order; the similarity of runs replaces the race of windows."""
+    options = {"n_ctx": N_CTX, "n_chunk": N_CHUNK, "cache": cache}
+    text = read_text(CALIBRATION)
+    by_bi = rank(tiny, text, by=parse_metric("bi"), wanted=Wanted(layers(2), Strategy.ONESHOT),
+                 **options)  # type: ignore[arg-type]  # fmt: skip
+    assert by_bi.chosen is not None
+    assert by_bi.chosen.drop == tuple(sorted(by_bi.order[:2]))
+    runs = rank(tiny, text, by=parse_metric("angular"), wanted=Wanted(layers(3), Strategy.WINDOW),
+                **options)  # type: ignore[arg-type]  # fmt: skip
+    assert runs.chosen is not None
+    first = min(range(7), key=lambda n: runs.windows[n, n + 3])
+    assert runs.chosen.drop == (first, first + 1, first + 2)
+    assert runs.chosen.steps == ()
+    plus = rank(tiny, text, by=parse_metric("kld+"), wanted=Wanted(layers(2)), **options)  # type: ignore[arg-type]
+    assert plus.chosen is not None
+    assert set(plus.chosen.drop) <= {4, 5, 6}
+    assert set(plus.order[:3]) == {4, 5, 6}

@@ -6,11 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggprune.errors import ArchitectureError, DataError
+from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model import Model, open_model
 from ggprune.pipeline import prune
 from ggprune.report.jsontext import to_json
-from ggprune.scoring import Ranking, load_order, rank, read_text
+from ggprune.runtime.modules import Unit
+from ggprune.scoring import (
+    Goal,
+    Ranking,
+    Target,
+    Wanted,
+    check_scores,
+    parse_metric,
+    rank,
+    read_scores,
+    read_text,
+)
 from ggprune.surgery import make_plan
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import build, kv_str, kv_u32, layer_tensors
@@ -68,7 +79,7 @@ def test_the_document_has_the_documented_shape(ranking: Ranking, tiny: Model) ->
     document = json.loads(to_json(ranking.to_json()))
     assert set(document) == {
         "model", "calibration", "base", "metric", "layers", "order", "undecided", "windows",
-        "effort", "chosen", "versions",
+        "effort", "chosen", "unit", "versions",
     }  # fmt: skip
     assert document["model"] == {
         "path": str(TINY), "fingerprint": tiny.fingerprint, "arch": "llama", "n_layer": 9,
@@ -80,7 +91,7 @@ def test_the_document_has_the_documented_shape(ranking: Ranking, tiny: Model) ->
     assert [layer["layer"] for layer in document["layers"]] == list(range(9))
     assert set(document["layers"][0]) == {
         "layer", "ppl", "kld", "kld_99", "same_top_p", "rms_delta_p", "bi", "relative_magnitude",
-        "angular", "n_token", "removable",
+        "angular", "magnitude", "imatrix", "n_token", "removable",
     }  # fmt: skip
     assert document["order"] == list(ranking.order)
 
@@ -90,12 +101,43 @@ def test_a_ranking_can_be_used_again(
 ) -> None:
     path = tmp_path / "scores.json"
     path.write_text(to_json(ranking.to_json()))
-    assert load_order(path, tiny) == ranking.order
+    scores = read_scores(path)
+    assert scores.order == ranking.order
+    assert scores.chosen is None
+    assert scores.model_path == tiny.path
+    assert scores.text().sha256 == read_text(CALIBRATION).sha256
+    check_scores(scores, tiny)
     with pytest.raises(DataError, match="another model"):
-        load_order(path, dead)
+        check_scores(scores, dead)
+    with pytest.raises(DataError, match="not the text"):
+        scores.text(EVALUATION)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"order": [1, 1]}, {"order": ["1"]}, {"metric": 3}, {"metric": "best"}, {"model": None},
+     {"chosen": 4}, {"chosen": {"drop": 4}}, {"calibration": {}}],
+)  # fmt: skip
+def test_what_is_no_ranking_is_refused(
+    ranking: Ranking, tmp_path: Path, change: dict[str, object]
+) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(to_json({**ranking.to_json(), **change}))
+    with pytest.raises((DataError, UsageError), match=r"not a ranking|--metric best"):
+        read_scores(path)
+
+
+def test_scores_of_other_things_are_refused(ranking: Ranking, tiny: Model, tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
     path.write_text("{}")
     with pytest.raises(DataError, match="not a ranking"):
-        load_order(path, tiny)
+        read_scores(path)
+    path.write_text(to_json({**ranking.to_json(), "order": [99]}))
+    with pytest.raises(DataError, match="does not have"):
+        check_scores(read_scores(path), tiny)
+    path.write_text(to_json({**ranking.to_json(), "unit": "ffn"}))
+    with pytest.raises(DataError, match="scores ffn modules"):
+        read_scores(path)
 
 
 def test_progress_is_told_to_the_end(tiny: Model) -> None:
@@ -111,3 +153,37 @@ def test_what_cannot_be_pruned_is_not_ranked(tmp_path: Path) -> None:
     path.write_bytes(build(kvs, layer_tensors(2)))
     with pytest.raises(ArchitectureError):
         rank(open_model(path), read_text(CALIBRATION))
+
+
+def test_modules_are_scored_on_their_own(tiny: Model) -> None:
+    text = read_text(CALIBRATION)
+    found = {u: rank(tiny, text, n_ctx=128, n_chunk=3, unit=u) for u in (Unit.ATTN, Unit.FFN)}
+    whole = rank(tiny, text, n_ctx=128, n_chunk=3)
+    for unit, of_modules in found.items():
+        assert of_modules.base_ppl == whole.base_ppl
+        assert len(of_modules.layers) == 9
+        assert not any(score.removable for score in of_modules.layers)
+        assert of_modules.to_json()["unit"] == unit.value
+        assert of_modules.windows.size == 0
+    assert found[Unit.ATTN].layers[4].kld != found[Unit.FFN].layers[4].kld
+    with pytest.raises(UsageError, match="only whole layers are dropped"):
+        rank(tiny, text, unit=Unit.FFN, wanted=Wanted(Target(Goal.LAYERS, 1)))
+    with pytest.raises(UsageError, match="of whole layers only"):
+        rank(tiny, text, unit=Unit.FFN, by=parse_metric("magnitude"))
+
+
+def test_metrics_order_the_layers(tiny: Model, dead: Model) -> None:
+    text = read_text(CALIBRATION)
+    for name in ("ppl", "same_top_p", "rms_delta_p", "bi", "relative_magnitude"):
+        dead_first = rank(dead, text, n_ctx=128, n_chunk=4, n_decide=1, by=parse_metric(name))
+        assert dead_first.by.metric.value == name
+        if name != "ppl":  # another layer may do harm: less than nothing
+            assert dead_first.order[0] == 4, name
+    by_weights = rank(tiny, text, n_ctx=128, n_chunk=2, by=parse_metric("magnitude+"))
+    sums = {s.layer: s.magnitude or 0.0 for s in by_weights.layers}
+    assert by_weights.order[:3] == tuple(sorted((4, 5, 6), key=sums.__getitem__))
+    assert by_weights.to_json()["metric"] == "magnitude+"
+    with pytest.raises(UsageError, match="needs an importance matrix"):
+        rank(tiny, text, by=parse_metric("imatrix"))
+    with pytest.raises(UsageError, match="one of kld, ppl"):
+        parse_metric("best")

@@ -1,0 +1,42 @@
+"""Scoring and choosing as jobs that can run in a child process: models come as paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ggprune.model import open_model
+from ggprune.runtime.session import Compute
+from ggprune.scoring import Choice, Ranking, Scores, Text, Wanted, choose_set, rank
+from ggprune.scoring.measure import Measurer
+
+
+def rank_path(path: Path, text: Text, *, bar: Any = None, **options: Any) -> Ranking:
+    """`scoring.rank` with its options; `bar` is told of the progress."""
+    return rank(open_model(path), text, progress=bar, **options)
+
+
+def choose_path(
+    path: Path,
+    text: Text,
+    scores: Scores,
+    wanted: Wanted,
+    *,
+    n_chunk: int | None = None,
+    compute: Compute | None = None,
+    cache: Path | None = None,
+    confidence: float = 0.95,
+    narrate: Any = None,
+) -> Choice:
+    """A set of layers on top of a finished ranking, as `scoring.choose_set`."""
+    with Measurer(
+        open_model(path), text, n_ctx=scores.n_ctx, n_chunk=n_chunk, compute=compute, cache=cache
+    ) as measurer:
+        return choose_set(
+            measurer,
+            wanted,
+            confidence=confidence,
+            order=scores.order,
+            windows=scores.windows,
+            progress=narrate,
+        )

@@ -1,0 +1,124 @@
+"""How many layers are to go: a number of them, or what the model may still take or lose."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from ggprune.arch import mtp_blocks, n_trunk
+from ggprune.errors import UsageError
+from ggprune.model import Model
+from ggprune.model.footprint import Footprint, Footprints
+from ggprune.scoring.metrics import Estimate
+
+_NUMBER = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>|[KMGTB]|[KMGT]B|[KMGT]iB)", re.IGNORECASE)
+_POWERS = {"k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
+
+
+class Goal(str, Enum):
+    """What a target counts; the value is the option's name."""
+
+    LAYERS = "--drop"
+    PERCENT = "--drop-percent"  # of the layers, rounded to the nearest number of them
+    SIZE = "--target-size"  # bytes of the file, at most
+    PARAMS = "--target-params"  # at most
+    SPEEDUP = "--target-speedup"  # predicted from the bytes read per token, at least
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is reached when enough layers are gone."""
+
+    goal: Goal
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.goal.value} {self.value:.12g}"
+
+    def n_drop(self, model: Model) -> int | None:
+        """The number of layers, if the target says it. Raises UsageError if it is impossible."""
+        n_layer = n_trunk(model)
+        if self.goal is Goal.LAYERS:
+            n = int(self.value)
+        elif self.goal is Goal.PERCENT:
+            n = max(1, math.floor(n_layer * self.value / 100 + 0.5))
+        else:
+            return None
+        if not 1 <= n < n_layer:
+            raise UsageError(
+                f"{self}: the model has {n_layer} layers, 1 to {n_layer - 1} can be dropped"
+            )
+        return n
+
+    def is_reached(self, before: Footprint, after: Footprint) -> bool:
+        """By what is left; a number of layers is not seen here."""
+        return {
+            Goal.LAYERS: True,
+            Goal.PERCENT: True,
+            Goal.SIZE: after.size_bytes <= self.value,
+            Goal.PARAMS: after.n_param <= self.value,
+            Goal.SPEEDUP: before.token_bytes >= self.value * after.token_bytes,
+        }[self.goal]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a set of layers may cost."""
+
+    kld: float | None = None  # nats
+    ppl_ratio: float | None = None  # PPL without / PPL with
+
+    def __bool__(self) -> bool:
+        return self.kld is not None or self.ppl_ratio is not None
+
+    def exceeded(self, kld: Estimate, ppl_ratio: Estimate) -> str | None:
+        """What is exceeded, in words; None if nothing is."""
+        if self.kld is not None and kld.value > self.kld:
+            return f"KLD {kld.value:.4g}, more than --max-kld {self.kld:g}"
+        if self.ppl_ratio is not None and ppl_ratio.value > self.ppl_ratio:
+            return f"{ppl_ratio.value:.4g}x the PPL, more than --max-ppl-ratio {self.ppl_ratio:g}"
+        return None
+
+
+NO_LIMITS = Limits()
+
+
+def footprints_of(model: Model) -> Footprints:
+    """Of a model whose MTP blocks are not used to generate."""
+    return Footprints(model, mtp_blocks(model))
+
+
+def sizes_to_try(model: Model, target: Target | None, free: int) -> range:
+    """Numbers of layers that may reach the target, fewest first; `free` may be dropped at most.
+
+    Without a target: all of them. Raises UsageError if the target cannot be reached.
+    """
+    if target is None:
+        return range(1, free + 1)
+    n_drop = target.n_drop(model)
+    if n_drop is not None:
+        return range(n_drop, n_drop + 1)
+    footprints = footprints_of(model)
+    before = footprints.without(())
+    if target.is_reached(before, before):
+        raise UsageError(f"{target}: reached already, nothing has to be dropped")
+    weight = [footprints.without((n,)) for n in range(n_trunk(model))]
+    by_size = sorted(range(len(weight)), key=lambda n: (weight[n].size_bytes, n))
+    for n in range(1, free + 1):
+        orders = (by_size, sorted(by_size, key=lambda i: weight[i].token_bytes))
+        if any(target.is_reached(before, footprints.without(o[:n])) for o in orders):
+            return range(n, free + 1)
+    raise UsageError(f"{target}: not reached with {free} of {len(weight)} layers dropped")
+
+
+def parse_amount(text: str, option: str) -> int:
+    """`4.2G`, `4.2GB`, `6.5B`: decimal; `4GiB`: binary. Raises UsageError for anything else."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or float(match["value"]) == 0:
+        raise UsageError(f"{option} {text}: write a number like 4.2G, 900M or 4GiB")
+    unit = match["unit"].lower()
+    base = 1024 if unit.endswith("ib") else 1000
+    power = _POWERS[unit[0]] if unit else 0
+    return round(float(match["value"]) * float(base) ** power)
