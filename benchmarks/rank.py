@@ -97,7 +97,9 @@ def main() -> int:
                      f"{race.effort.n_pass / effort.n_pass:.2f} of the passes",
                      "the same set" if agree else "another set"))  # fmt: skip
     print(markdown_table(("", "time s", "faster", "work", "result"), rows, left=(0, 3, 4)))
-    print(f"\nstatistics {100 * effort.statistics_s / effort.decode_s:.1f} % of the decode time")
+    shares = {"statistics": effort.statistics_s, "callback": effort.callback_s}
+    shown = ", ".join(f"{what} {100 * s / effort.decode_s:.1f} %" for what, s in shares.items())
+    print(f"\nof the decode time: {shown}; {n_layer} layers, {effort.n_pass} passes")
     return 0
 
 

@@ -21,15 +21,27 @@ if TYPE_CHECKING:
     from ggprune.runtime.isolate import isolated
     from ggprune.runtime.quantize import QuantizeOptions
     from ggprune.runtime.session import Compute
-    from ggprune.scoring import rank, read_text, shipped_text
+    from ggprune.scoring import (
+        Goal,
+        Limits,
+        Target,
+        Wanted,
+        rank,
+        read_text,
+        shipped_text,
+    )
     from ggprune.surgery import PrunePlan, load_plan, make_plan, parse_layers, verify
 
 _HOME = {
     "Compute": "ggprune.runtime.session",
     "GGPruneError": "ggprune.errors",
+    "Goal": "ggprune.scoring",
+    "Limits": "ggprune.scoring",
     "Model": "ggprune.model",
     "PrunePlan": "ggprune.surgery",
     "QuantizeOptions": "ggprune.runtime.quantize",
+    "Target": "ggprune.scoring",
+    "Wanted": "ggprune.scoring",
     "auto": "ggprune.pipeline",
     "benchmark": "ggprune.bench",
     "evaluate": "ggprune.evaluation",
@@ -50,9 +62,13 @@ _HOME = {
 __all__ = [
     "Compute",
     "GGPruneError",
+    "Goal",
+    "Limits",
     "Model",
     "PrunePlan",
     "QuantizeOptions",
+    "Target",
+    "Wanted",
     "__version__",
     "auto",
     "benchmark",

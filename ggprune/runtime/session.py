@@ -186,6 +186,11 @@ class Session:
         """Set what the decodes to come do with their graph nodes."""
         self._callback.program = program
 
+    @property
+    def callback_s(self) -> float:
+        """Time spent in the taps so far, a part of the decodes' time."""
+        return self._callback.time_s
+
     def clear(self) -> None:
         """Forget all tokens."""
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.handle), True)

@@ -7,6 +7,7 @@ overwritten with its input is gone: the rest computes exactly what a file withou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -39,9 +40,16 @@ class EvalCallback:
     def __init__(self) -> None:
         self.program: Program = NamedTaps({})
         self.error: BaseException | None = None
+        self.time_s = 0.0  # spent in it, with what the program does
         self._checked = False
 
     def __call__(self, pointer: int, ask: bool, _: object) -> bool:
+        start = time.perf_counter()
+        stop = self._call(pointer, ask)
+        self.time_s += time.perf_counter() - start
+        return stop
+
+    def _call(self, pointer: int, ask: bool) -> bool:
         """What ctypes cannot raise is kept in `error` and stops the decode."""
         if self.error is not None:
             return False

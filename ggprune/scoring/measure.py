@@ -56,6 +56,7 @@ class Effort:
     n_cached: int = 0  # not computed again
     work: float = 0.0  # passes weighted by the share of graph nodes computed
     decode_s: float = 0.0
+    callback_s: float = 0.0  # of it: in our callback, which leaves nodes out and reads the stream
     statistics_s: float = 0.0
 
 
@@ -224,6 +225,7 @@ class Measurer:
     def _count(self, start: float, middle: float) -> None:
         self.effort.n_pass += 1
         self.effort.decode_s += middle - start
+        self.effort.callback_s = self._session.callback_s
         self.effort.statistics_s += time.perf_counter() - middle
 
     def _targets(self, i: int) -> Tokens:
