@@ -247,11 +247,19 @@ def render_auto(report: AutoReport) -> str:
             *verdict(report.rows),
             *_promise(report),
             "",
+            *_steps(report.ranking.chosen),
             "Every number of layers on the calibration text; sizes before requantizing:",
             "",
             render_front(report.front),
         ]
     )
+
+
+def _steps(choice: Choice | None) -> list[str]:
+    """How the layers were found."""
+    if choice is None or not choice.steps:
+        return []
+    return [f"How the layers were found ({choice.strategy.value}):", "", render_steps(choice), ""]
 
 
 def _promise(report: AutoReport) -> list[str]:

@@ -172,6 +172,7 @@ class Measurer:
         return rows
 
     def _compute_base(self, i: int) -> BaseRows:
+        self._chunk = None  # two at once would be too much memory
         start = time.perf_counter()
         logits, stream = self._ablator.base(self.chunks[i], self._n_output)
         middle = time.perf_counter()
@@ -202,9 +203,9 @@ class Measurer:
         key = tuple(sorted(within))
         if key not in chunk.streams:
             start = time.perf_counter()
+            chunk.streams = {(): chunk.streams[()]}
             tokens, parts = self.chunks[chunk.number], self._parts(key)
-            _, stream = self._ablator.base(tokens, self._n_output, parts)
-            chunk.streams = {(): chunk.streams[()], key: stream}
+            _, chunk.streams[key] = self._ablator.base(tokens, self._n_output, parts)
             self.effort.work += 1
             self._count(start, time.perf_counter())
         return chunk.streams[key]

@@ -25,7 +25,7 @@ def relative_magnitudes(stream: Sequence[Float32]) -> Float64:
     for a, b in pairwise(stream):
         change = np.linalg.norm(b.astype(np.float64) - a, axis=1)
         size = np.linalg.norm(b.astype(np.float64), axis=1)
-        rows.append(np.divide(change, size, out=np.zeros_like(change), where=size > 0))
+        rows.append(np.divide(change, size, out=np.zeros_like(change), where=size != 0))
     return np.stack(rows)
 
 
@@ -46,5 +46,5 @@ def angular_distances(stream: Sequence[Float32]) -> Float64:
 
 def _units(x: Float32) -> NDArray[np.float32]:
     norms = np.linalg.norm(x, axis=1, keepdims=True)
-    units: NDArray[np.float32] = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+    units: NDArray[np.float32] = np.divide(x, norms, out=np.zeros_like(x), where=norms != 0)
     return units

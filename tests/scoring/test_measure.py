@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,10 +15,12 @@ import pytest
 
 from ggprune.errors import OutputError
 from ggprune.model import Model
+from ggprune.report.jsontext import to_json
 from ggprune.scoring import rank, read_text
 from ggprune.scoring.cache import ScoreCache, default_folder
 from ggprune.scoring.measure import Measurer
 from ggprune.scoring.similarity import angular_distances, influences, relative_magnitudes
+from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 
 N_CTX, N_CHUNK = 128, 4
@@ -131,3 +134,19 @@ def test_similarities_of_known_streams() -> None:
     assert distances[0, 1] == pytest.approx(0.25)  # a half turn is 1: (0.5 + 0) / 2
     assert distances[1, 2] == pytest.approx(1)
     assert distances[2, 0] == 0
+
+
+def test_a_layer_whose_input_has_no_name_is_left_out_of_the_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RWKV normalizes the embeddings within layer 0: the graph has no name for what follows."""
+    model = next(f for f in FAMILIES if f.name == "rwkv7").make(tmp_path)
+    tokens = np.array([[i * 37 % 128 for i in range(64)]] * 2, np.int32)
+    monkeypatch.setattr("ggprune.scoring.measure.make_chunks", lambda *_: tokens)
+    ranking = rank(model, read_text(CALIBRATION), n_ctx=64)
+    n_layer = model.n_layer
+    assert sorted(ranking.order) == list(range(1, n_layer))
+    assert all(np.isfinite(score.bi.value) for score in ranking.layers)
+    document = json.loads(to_json(ranking.to_json()))
+    assert document["windows"][0][1] is None
+    assert document["windows"][1][2] > 0
