@@ -16,8 +16,17 @@ from typing import Any
 import numpy as np
 
 from ggprune.errors import DataError
+from ggprune.evaluation.baselogits import (
+    BaseFile,
+    Header,
+    StoredLogits,
+    compare_stored,
+    open_base,
+    write_base,
+)
 from ggprune.evaluation.statistics import Divergence, divergence
 from ggprune.runtime.library import default_threads, versions
+from ggprune.runtime.sequences import MAX_SEQ
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
 from ggprune.scoring.metrics import (
     BaseLogits,
@@ -29,10 +38,19 @@ from ggprune.scoring.metrics import (
     ppl_estimate,
     score_tokens,
 )
-from ggprune.scoring.text import Text, Tokens, describe_text, make_chunks, n_scored
+from ggprune.scoring.text import (
+    EVALUATION,
+    Text,
+    Tokens,
+    describe_text,
+    make_chunks,
+    n_scored,
+    shipped_text,
+)
 
-MAX_SEQ = 256  # LLAMA_MAX_SEQ
+N_CTX = 512  # llama-perplexity's default
 
+Base = BaseLogits | StoredLogits
 Progress = Callable[[int, int], object]  # done, total
 
 
@@ -56,45 +74,110 @@ class Evaluation:
         }
 
 
+@dataclass(frozen=True)
+class SaveLogits:
+    """Where to write a model's logits for others to be compared with."""
+
+    path: Path
+    force: bool = False  # replace a file that is there
+
+
 def evaluate(
     paths: Sequence[Path],
-    text: Text,
+    text: Text | None = None,
     *,
     base: Path | None = None,
-    n_ctx: int = 512,
+    base_logits: Path | None = None,
+    save_logits: SaveLogits | None = None,
+    n_ctx: int | None = None,
     n_chunk: int | None = None,
     compute: Compute | None = None,
     progress: Progress | None = None,
 ) -> tuple[Evaluation, ...]:
     """Perplexity of every model; with `base` also how far each is from that model, computed once.
 
-    Raises DataError if the text is too short or the models read it as different tokens, LlamaError
-    if llama.cpp cannot load or compute a model.
+    `base_logits` is a file that has the tokens and stands for text and base; `n_ctx` is 512, or
+    the file's. `save_logits` writes such a file of the first model.
+    Raises DataError if the text is too short, the models read it as different tokens, or the file
+    is not for them; LlamaError if llama.cpp cannot load or compute a model; OutputError.
     """
     compute = compute or Compute()
     n_threads = compute.n_threads or default_threads()
+    stored = _open_base(base_logits, n_ctx) if base_logits else None
+    n_ctx = stored.header.n_ctx if stored else n_ctx or N_CTX
     with contextlib.ExitStack() as stack:
         subjects = [stack.enter_context(_Reader(path, n_ctx, compute)) for path in paths]
         reference = stack.enter_context(_Reader(base, n_ctx, compute)) if base else None
         first = reference or subjects[0]
-        chunks = make_chunks(text, first.model.tokenize, n_ctx, n_chunk)
-        for subject in subjects:
-            _check_same_tokens(subject.model, first.model, text)
+        if stored is not None:
+            chunks, about = _stored_chunks(stored, [s.model for s in subjects], n_chunk)
+        else:
+            text = text or shipped_text(EVALUATION)
+            chunks = make_chunks(text, first.model.tokenize, n_ctx, n_chunk)
+            about = describe_text(text, n_ctx, len(chunks))
+            for subject in subjects:
+                _check_same_tokens(subject.model, first.model, text)
+        header = Header(n_ctx, subjects[0].model.n_vocab, len(chunks))
+        append = stack.enter_context(
+            write_base(save_logits.path, header, chunks, force=save_logits.force,
+                       n_threads=n_threads)
+        ) if save_logits else None  # fmt: skip
         tallies = [_Tally(n_threads) for _ in subjects]
         for group in first.groups(chunks):
-            base_scores = _score_base(reference, group, n_threads) if reference else None
+            scores: Sequence[Base] | None = None
+            if stored is not None:
+                scores = _read_base(stored, group, tallies[0].n_chunk)
+            elif reference is not None:
+                scores = _score_base(reference, group, n_threads)
             for subject, tally in zip(subjects, tallies, strict=True):
-                tally.add(group, subject.logits(group), base_scores)
+                logits = subject.logits(group)
+                if append is not None and subject is subjects[0]:
+                    for rows in logits:
+                        append(rows)
+                tally.add(group, logits, scores)
             if progress is not None:
                 progress(tallies[0].n_chunk, len(chunks))
-    about_text = describe_text(text, n_ctx, len(chunks))
     return tuple(
-        Evaluation(str(path), about_text, tally.ppl(), tally.divergence(), versions())
+        Evaluation(str(path), about, tally.ppl(), tally.divergence(), versions())
         for path, tally in zip(paths, tallies, strict=True)
     )
 
 
-def _score_base(reference: _Reader, group: Tokens, n_threads: int) -> list[BaseLogits]:
+def _open_base(path: Path, n_ctx: int | None) -> BaseFile:
+    stored = open_base(path)
+    if n_ctx not in (None, stored.header.n_ctx):
+        raise DataError(
+            f"{path}: was computed with chunks of {stored.header.n_ctx} tokens, {n_ctx} are asked "
+            "for: leave -c away"
+        )
+    return stored
+
+
+def _stored_chunks(
+    stored: BaseFile, models: Sequence[LlamaModel], n_chunk: int | None
+) -> tuple[Tokens, dict[str, Any]]:
+    header = stored.header
+    for model in models:
+        if model.n_vocab != header.n_vocab:
+            raise DataError(
+                f"{model.path} has {model.n_vocab} tokens, {stored.path} has {header.n_vocab}: "
+                "their probabilities cannot be compared"
+            )
+    if n_chunk is not None and n_chunk > header.n_chunk:
+        raise DataError(f"{stored.path}: has {header.n_chunk} chunks, {n_chunk} are asked for")
+    chunks = stored.tokens[:n_chunk]
+    about = {
+        "source": str(stored.path), "sha256": None, "n_ctx": header.n_ctx, "n_chunk": len(chunks),
+        "n_token": len(chunks) * n_scored(header.n_ctx),
+    }  # fmt: skip
+    return chunks, about
+
+
+def _read_base(stored: BaseFile, group: Tokens, start: int) -> list[Base]:
+    return [stored.read(start + i, _targets(chunk)) for i, chunk in enumerate(group)]
+
+
+def _score_base(reference: _Reader, group: Tokens, n_threads: int) -> list[Base]:
     rows = reference.logits(group)
     return [base_logits(rows[i], _targets(chunk), n_threads) for i, chunk in enumerate(group)]
 
@@ -145,14 +228,14 @@ class _Tally:
         self.base: list[TokenScores] = []
         self.compared: list[Comparison] = []
 
-    def add(self, group: Tokens, logits: Logits, base: list[BaseLogits] | None) -> None:
+    def add(self, group: Tokens, logits: Logits, base: Sequence[Base] | None) -> None:
         """Logits of the scored tokens of a group of chunks, (n_seq, n_scored, n_vocab)."""
         for i, chunk in enumerate(group):
             targets = _targets(chunk)
             if base is None:
                 self.scores.append(score_tokens(logits[i], targets, self.n_threads))
             else:
-                comparison = compare(base[i], logits[i], targets, self.n_threads)
+                comparison = _compare(base[i], logits[i], targets, self.n_threads)
                 self.scores.append(comparison.scores)
                 self.base.append(base[i].scores)
                 self.compared.append(comparison)
@@ -173,6 +256,12 @@ class _Tally:
             ),
             same_top=np.concatenate([c.same_top for c in self.compared]),
         )
+
+
+def _compare(base: Base, logits: Logits, targets: Tokens, n_threads: int) -> Comparison:
+    if isinstance(base, StoredLogits):
+        return compare_stored(base, logits, targets, n_threads)
+    return compare(base, logits, targets, n_threads)
 
 
 def _check_same_tokens(model: LlamaModel, base: LlamaModel, text: Text) -> None:

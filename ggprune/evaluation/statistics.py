@@ -72,13 +72,24 @@ class Divergence:
 
 
 def distribution(values: Float64) -> Distribution:
-    percentiles = np.percentile(values, PERCENTILES)  # linear interpolation, as llama.cpp
+    ordered = np.sort(values)
     return Distribution(
         mean=mean_estimate(values),
-        minimum=float(values.min()),
-        maximum=float(values.max()),
-        percentiles=dict(zip(PERCENTILES, map(float, percentiles), strict=True)),
+        minimum=float(ordered[0]),
+        maximum=float(ordered[-1]),
+        percentiles={p: _percentile(ordered, p) for p in PERCENTILES},
     )
+
+
+def _percentile(ordered: Float64, percent: float) -> float:
+    """Between two neighbours; the place is a float32, as there, which shows in the tails."""
+    if percent == 50.0:
+        return float(np.median(ordered))
+    place = np.float32(percent / 100) * np.float32(len(ordered) - 1)
+    below = int(place)
+    share = float(np.float32(place - below))
+    above = min(below + 1, len(ordered) - 1)
+    return (1 - share) * float(ordered[below]) + share * float(ordered[above])
 
 
 def divergence(

@@ -198,15 +198,20 @@ class Session:
     def synchronize(self) -> None:
         self.lib.llama_synchronize(self.handle)
 
-    def chunk_logits(self, chunks: Tokens, n_output: int) -> Logits:
+    @property
+    def n_ctx_made(self) -> int:
+        """Tokens the context has room for: llama.cpp rounds up what was asked for."""
+        return int(self.lib.llama_n_ctx(self.handle))
+
+    def chunk_logits(self, chunks: Tokens, n_output: int, *, bos: bool = True) -> Logits:
         """Logits of the last `n_output` tokens of every chunk, each computed from an empty memory.
 
-        chunks: (n_seq, n_ctx) token ids; the first of each is replaced by BOS if the model wants
-        one. Returns (n_seq, n_output, n_vocab), valid until the next decode.
+        chunks: (n_seq, n_ctx) token ids; with `bos`, the first of each is replaced by BOS if the
+        model wants one. Returns (n_seq, n_output, n_vocab), valid until the next decode.
         """
         n_seq, n_ctx = chunks.shape
         tokens = chunks.copy()
-        if self.model.bos is not None:
+        if bos and self.model.bos is not None:
             tokens[:, 0] = self.model.bos
         self.clear()
         step = n_ctx if n_seq > 1 else min(self.n_batch, n_ctx)

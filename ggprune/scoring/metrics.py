@@ -90,15 +90,15 @@ def score_tokens(logits: Float32, targets: NDArray[np.int32], n_threads: int = 1
 
     Raises LlamaError if a logit is not finite.
     """
-    lse, top = _log_sum_exp(logits, n_threads)
-    return _token_scores(logits, targets, lse, top)
+    lse, top = log_sum_exp(logits, n_threads)
+    return token_scores(logits, targets, lse, top)
 
 
 def base_logits(logits: Float32, targets: NDArray[np.int32], n_threads: int = 1) -> BaseLogits:
     """As `score_tokens`, keeping a copy of the logits to compare with."""
     kept = logits.copy()
-    lse, top = _log_sum_exp(kept, n_threads)
-    return BaseLogits(kept, lse, _token_scores(kept, targets, lse, top))
+    lse, top = log_sum_exp(kept, n_threads)
+    return BaseLogits(kept, lse, token_scores(kept, targets, lse, top))
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,16 @@ def compare(
 
     Written as the difference of logits, so that equal logits give exactly zero.
     """
-    lse, top = _log_sum_exp(logits, n_threads)
+    lse, top = log_sum_exp(logits, n_threads)
     kld = np.empty(len(logits))
 
     def fill(rows: slice) -> None:
         kld[rows] = _kld(base.logits[rows], base.log_sum_exp[rows], logits[rows], lse[rows])
 
-    _for_blocks(fill, logits.shape, n_threads)
+    for_blocks(fill, logits.shape, n_threads)
     if not np.isfinite(kld).all():
         raise LlamaError("the KL divergence is not finite: a logit is minus infinity")
-    return Comparison(_token_scores(logits, targets, lse, top), kld, top == base.scores.top)
+    return Comparison(token_scores(logits, targets, lse, top), kld, top == base.scores.top)
 
 
 def _kld(base: Float32, base_lse: Float64, logits: Float32, lse: Float64) -> Float64:
@@ -136,7 +136,7 @@ def _kld(base: Float32, base_lse: Float64, logits: Float32, lse: Float64) -> Flo
     return kld
 
 
-def _log_sum_exp(logits: Float32, n_threads: int) -> tuple[Float64, NDArray[np.int64]]:
+def log_sum_exp(logits: Float32, n_threads: int) -> tuple[Float64, NDArray[np.int64]]:
     """(n_token,) log of the summed exponentials and (n_token,) index of the largest logit."""
     lse, top = np.empty(len(logits)), np.empty(len(logits), np.int64)
 
@@ -148,13 +148,13 @@ def _log_sum_exp(logits: Float32, n_threads: int) -> tuple[Float64, NDArray[np.i
             total = np.exp(block - largest).sum(axis=1, dtype=np.float64)
         lse[rows] = largest[:, 0] + np.log(total)
 
-    _for_blocks(fill, logits.shape, n_threads)
+    for_blocks(fill, logits.shape, n_threads)
     if not np.isfinite(lse).all():
         raise LlamaError("the model's logits are not finite (NaN or infinity)")
     return lse, top
 
 
-def _token_scores(
+def token_scores(
     logits: Float32, targets: NDArray[np.int32], lse: Float64, top: NDArray[np.int64]
 ) -> TokenScores:
     chosen = logits[np.arange(len(logits)), targets].astype(np.float64)
@@ -162,7 +162,7 @@ def _token_scores(
     return TokenScores(nll, np.exp(-nll), top)
 
 
-def _for_blocks(fill: Callable[[slice], None], shape: tuple[int, ...], n_threads: int) -> None:
+def for_blocks(fill: Callable[[slice], None], shape: tuple[int, ...], n_threads: int) -> None:
     """Call `fill` for slices of rows; numpy lets go of the interpreter lock meanwhile."""
     blocks = list(_row_blocks(*shape))
     if n_threads == 1 or len(blocks) == 1:

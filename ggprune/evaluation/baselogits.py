@@ -1,0 +1,206 @@
+"""Files of base logits as llama-perplexity writes and reads them (`--save-all-logits`).
+
+`_logits_`, then n_ctx, n_vocab, n_chunk (int32), the tokens of all chunks (int32), then for every
+scored token of every chunk a row of 16-bit numbers: scale and lowest log-probability (two float32),
+n_vocab values, padded to an even count. log p = scale * value + lowest; what is 16 below the
+largest logit or less is 0. Arithmetic is float32 as in tools/perplexity/perplexity.cpp.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.errors import DataError, OutputError
+from ggprune.runtime.session import Logits, Tokens
+from ggprune.scoring.metrics import (
+    Comparison,
+    Float32,
+    Float64,
+    TokenScores,
+    for_blocks,
+    log_sum_exp,
+    token_scores,
+)
+from ggprune.scoring.text import n_scored
+from ggprune.surgery.output import PendingFile, check_output
+
+MAGIC = b"_logits_"
+HEADER = struct.Struct("<8s3i")
+SCALE_VALUES = 4  # scale and lowest, in units of 16 bits
+RANGE = 16.0  # nats below the largest logit, and the log-probability that no longer counts
+STEPS = np.float32(65535.0)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the file is about; everything else follows from these."""
+
+    n_ctx: int
+    n_vocab: int
+    n_chunk: int
+
+    @property
+    def row_values(self) -> int:
+        return 2 * ((self.n_vocab + 1) // 2) + SCALE_VALUES
+
+    @property
+    def chunk_values(self) -> int:
+        return n_scored(self.n_ctx) * self.row_values
+
+    @property
+    def tokens_end(self) -> int:
+        return HEADER.size + 4 * self.n_ctx * self.n_chunk
+
+    @property
+    def size_bytes(self) -> int:
+        return self.tokens_end + 2 * self.chunk_values * self.n_chunk
+
+    def to_bytes(self) -> bytes:
+        return HEADER.pack(MAGIC, self.n_ctx, self.n_vocab, self.n_chunk)
+
+
+@dataclass(frozen=True)
+class StoredLogits:
+    """A base model's log-probabilities for the scored tokens of one chunk, as stored."""
+
+    log_p: Float32  # (n_token, n_vocab)
+    scores: TokenScores
+
+
+@dataclass(frozen=True)
+class BaseFile:
+    """An open file; chunks are read when they are asked for."""
+
+    path: Path
+    header: Header
+    tokens: Tokens  # (n_chunk, n_ctx)
+
+    def read(self, chunk: int, targets: Tokens) -> StoredLogits:
+        """targets: (n_token,) the tokens that came."""
+        start = self.header.tokens_end + 2 * self.header.chunk_values * chunk
+        rows = np.fromfile(self.path, np.uint16, self.header.chunk_values, offset=start)
+        return decode_rows(rows.reshape(-1, self.header.row_values), self.header.n_vocab, targets)
+
+
+def open_base(path: Path) -> BaseFile:
+    """Raises DataError if it is no such file, is damaged, or is not complete."""
+    try:
+        with path.open("rb") as file:
+            header = _read_header(path, file)
+            tokens = np.fromfile(file, np.int32, header.n_ctx * header.n_chunk)
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
+    if ((tokens < 0) | (tokens >= header.n_vocab)).any():
+        raise DataError(f"{path}: damaged: has tokens outside of its vocabulary")
+    return BaseFile(path, header, tokens.reshape(header.n_chunk, header.n_ctx))
+
+
+def _read_header(path: Path, file: BinaryIO) -> Header:
+    """Checked against the size of the file before anything is made of it."""
+    data = file.read(HEADER.size)
+    if len(data) < HEADER.size or not data.startswith(MAGIC):
+        raise DataError(f"{path}: not a file of base logits, it does not begin with _logits_")
+    header = Header(*HEADER.unpack(data)[1:])
+    if header.n_ctx < 4 or header.n_vocab < 1 or header.n_chunk < 1:
+        raise DataError(
+            f"{path}: damaged: n_ctx {header.n_ctx}, {header.n_vocab} tokens, "
+            f"{header.n_chunk} chunks"
+        )
+    size = os.fstat(file.fileno()).st_size
+    if size != header.size_bytes:
+        raise DataError(
+            f"{path}: has {size} bytes, expected {header.size_bytes} for {header.n_chunk} chunks "
+            f"of {header.n_ctx} tokens: not complete, or not a file of base logits"
+        )
+    return header
+
+
+@contextlib.contextmanager
+def write_base(
+    target: Path, header: Header, chunks: Tokens, *, force: bool, n_threads: int = 1
+) -> Iterator[Callable[[Logits], None]]:
+    """A function that appends the logits of one chunk's scored tokens, (n_token, n_vocab).
+
+    The file appears under its name at the end of the block, complete, or not at all.
+    Raises OutputError if it cannot be written.
+    """
+    check_output(target, (), force=force, size_bytes=header.size_bytes)
+    try:
+        with PendingFile(target) as pending:
+            with os.fdopen(os.dup(pending.fd), "wb") as file:
+                file.write(header.to_bytes())
+                file.write(np.ascontiguousarray(chunks, np.int32).data)
+                yield lambda logits: _append(file, encode_rows(logits, n_threads))
+            pending.commit(force=force)
+    except OSError as e:
+        raise OutputError(f"{target}: cannot be written: {e.strerror}") from e
+
+
+def _append(file: BinaryIO, rows: NDArray[np.uint16]) -> None:
+    file.write(rows.data)
+
+
+def encode_rows(logits: Logits, n_threads: int = 1) -> NDArray[np.uint16]:
+    """(n_token, n_vocab) logits as rows of the file, (n_token, row_values).
+
+    Raises LlamaError if a logit is not finite.
+    """
+    n_token, n_vocab = logits.shape
+    lse, _ = log_sum_exp(logits, n_threads)
+    rows = np.zeros((n_token, Header(0, n_vocab, 0).row_values), np.uint16)
+
+    def fill(part: slice) -> None:
+        largest = logits[part].max(axis=1)
+        lowest = np.maximum(logits[part].min(axis=1), largest - np.float32(RANGE))
+        scale = (largest - lowest) / STEPS
+        log_sum = (lse[part] - largest).astype(np.float32)
+        ends = np.stack([scale, lowest - largest - log_sum], axis=1)  # (n_row, 2)
+        rows[part, :SCALE_VALUES] = ends.view(np.uint16)
+        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+        values = np.maximum(logits[part] - lowest[:, None], np.float32(0))
+        values *= inverse[:, None]
+        rows[part, SCALE_VALUES : SCALE_VALUES + n_vocab] = np.rint(values, out=values)
+
+    for_blocks(fill, logits.shape, n_threads)
+    return rows
+
+
+def decode_rows(rows: NDArray[np.uint16], n_vocab: int, targets: Tokens) -> StoredLogits:
+    """rows: (n_token, row_values)."""
+    ends = np.ascontiguousarray(rows[:, :SCALE_VALUES]).view(np.float32)  # (n_token, 2)
+    values = rows[:, SCALE_VALUES : SCALE_VALUES + n_vocab]
+    log_p = values * ends[:, :1]
+    log_p += ends[:, 1:]
+    nll = -log_p[np.arange(len(rows)), targets].astype(np.float64)
+    return StoredLogits(log_p, TokenScores(nll, np.exp(-nll), values.argmax(axis=1)))
+
+
+def compare_stored(
+    base: StoredLogits, logits: Logits, targets: Tokens, n_threads: int = 1
+) -> Comparison:
+    """As scoring.metrics.compare, with what was stored taken as it is: the base's probabilities
+    need not add up to one, and those of e^-16 or less do not count.
+    """
+    lse, top = log_sum_exp(logits, n_threads)
+    kld: Float64 = np.empty(len(logits))
+
+    def fill(part: slice) -> None:
+        log_p = base.log_p[part]
+        p = np.exp(log_p)
+        p[log_p <= -RANGE] = 0
+        surprise = log_p - logits[part]
+        surprise += lse[part, None].astype(np.float32)
+        surprise *= p
+        kld[part] = surprise.sum(axis=1, dtype=np.float64)
+
+    for_blocks(fill, logits.shape, n_threads)
+    return Comparison(token_scores(logits, targets, lse, top), kld, top == base.scores.top)
