@@ -1,6 +1,6 @@
-"""Perplexity and KL divergence, as llama-perplexity reports them."""
+"""How good models are: what llama-perplexity reports, lm-eval's tasks, what they write."""
 
-from ggprune.evaluation.perplexity import Evaluation, evaluate
+from ggprune.evaluation.perplexity import Evaluation, SaveLogits, evaluate
 from ggprune.evaluation.statistics import Distribution, Divergence
 
-__all__ = ["Distribution", "Divergence", "Evaluation", "evaluate"]
+__all__ = ["Distribution", "Divergence", "Evaluation", "SaveLogits", "evaluate"]

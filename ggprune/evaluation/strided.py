@@ -34,7 +34,7 @@ def evaluate_strided(
     """Raises DataError if the text gives less than two windows or the stride is no part of one."""
     compute = compute or Compute()
     found = []
-    for i, path in enumerate(paths):
+    for path in paths:
         with (
             LlamaModel(path, compute) as model,
             Session(model, n_ctx + stride // 2, compute=compute) as session,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from ggprune.errors import DataError
@@ -88,9 +89,7 @@ def _blank(path: Path, number: int, line: str) -> Blank:
     if len(commas) < LAST_COMMA:
         raise DataError(f"{path}: line {number + 1} has {len(commas)} commas, expected 4")
     cuts = [-1, *commas, len(line)]
-    _, sentence, one, two, right = (
-        line[a + 1 : b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)
-    )
+    _, sentence, one, two, right = (line[a + 1 : b] for a, b in pairwise(cuts))
     if sentence.startswith('"'):
         sentence = sentence[1:-1]
     before, gap, after = sentence.partition("_")
@@ -103,7 +102,8 @@ def _blank(path: Path, number: int, line: str) -> Blank:
 
 def _commas(line: str) -> list[int]:
     """Places of the first four commas outside of quotes."""
-    found, is_open = [], False
+    found: list[int] = []
+    is_open = False
     for i, character in enumerate(line):
         if character == '"':
             is_open = not is_open

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def ask_branches(tree: Tree) -> Query:
     return Query(tree, np.array(rows, np.int64), np.concatenate(tree.branches))
 
 
-def by_branch(tree: Tree, values: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+def by_branch(tree: Tree, values: NDArray[Any]) -> list[NDArray[Any]]:
     """Cut what `ask_branches` was answered into the branches."""
     return np.split(values, np.cumsum([len(branch) for branch in tree.branches])[:-1])
 

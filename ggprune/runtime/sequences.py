@@ -53,6 +53,9 @@ class SharedSession(Session):
         self.n_threads = (compute or Compute()).n_threads or default_threads()
         super().__init__(model, -(-n_cell // n_seq), n_seq=n_seq, compute=compute)
 
+    def __enter__(self) -> SharedSession:
+        return self
+
     def _params(self, compute: Compute, *, tapped: bool) -> Any:
         params = super()._params(compute, tapped=tapped)
         params.n_ctx = self.n_cell
@@ -84,7 +87,7 @@ class _Batch:
         self.flat = np.array([i for s in sequences for i in s], np.int32)
         starts = np.concatenate([[0], np.cumsum(n_seq[:-1])])
         addresses = (self.flat.ctypes.data + 4 * starts).astype(np.uintp)
-        self.arrays = (
+        self.arrays: tuple[NDArray[Any], ...] = (
             np.ascontiguousarray(entries.tokens[part], np.int32),
             np.ascontiguousarray(entries.positions[part], np.int32),
             n_seq,

@@ -1,0 +1,124 @@
+"""Greedy continuations of many prompts at once: the most likely token, until the text ends.
+
+Knows nothing of what the texts are for. A prompt that does not fit loses its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ggprune.errors import DataError, LlamaError
+from ggprune.evaluation.trees import Progress
+from ggprune.runtime.sequences import Entries, SharedSession, join
+from ggprune.runtime.session import Tokens
+from ggprune.runtime.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote behind a prompt, without the stop string or the token that ended it."""
+
+    text: str
+    tokens: tuple[int, ...]
+    has_ended: bool  # the model ended the text itself
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A prompt to continue: at most `n_predict` tokens, up to the first of the stop strings."""
+
+    prompt: Tokens
+    n_predict: int
+    stop: tuple[str, ...] = ()
+
+
+def generate(
+    session: SharedSession, wishes: Sequence[Wish], progress: Progress | None = None
+) -> list[Continuation]:
+    """In the order of the wishes. Raises DataError if n_predict alone does not fit."""
+    vocabulary = Vocabulary(session.model)
+    done: list[Continuation] = []
+    for group in _groups(session, wishes):
+        done += _generate_together(session, vocabulary, group)
+        if progress is not None:
+            progress(len(done), len(wishes))
+    return done
+
+
+def _groups(session: SharedSession, wishes: Sequence[Wish]) -> Iterator[list[Wish]]:
+    group: list[Wish] = []
+    used = 0
+    for wish in wishes:
+        room = session.n_cell - wish.n_predict
+        if room < 1:
+            raise DataError(
+                f"{wish.n_predict} tokens are to be generated, the context has room for "
+                f"{session.n_cell}: use a larger -c"
+            )
+        fitted = Wish(wish.prompt[-room:], wish.n_predict, wish.stop)
+        needed = len(fitted.prompt) + fitted.n_predict
+        if group and (used + needed > session.n_cell or len(group) == session.n_seq):
+            yield group
+            group, used = [], 0
+        group.append(fitted)
+        used += needed
+    if group:
+        yield group
+
+
+class _Writing:
+    """One text on its way."""
+
+    def __init__(self, sequence: int, wish: Wish, vocabulary: Vocabulary) -> None:
+        self.sequence, self.wish, self.vocabulary = sequence, wish, vocabulary
+        self.tokens: list[int] = []
+        self.data = b""
+        self.has_ended = False
+        self.is_open = wish.n_predict > 0
+
+    def add(self, token: int) -> None:
+        if self.vocabulary.is_end(token):
+            self.has_ended, self.is_open = True, False
+            return
+        self.tokens.append(token)
+        self.data += self.vocabulary.piece(token)
+        stopped = any(stop.encode() in self.data for stop in self.wish.stop)
+        self.is_open = len(self.tokens) < self.wish.n_predict and not stopped
+
+    def entries(self) -> Entries:
+        """The prompt, or the token written last; logits behind it."""
+        tokens = np.array(self.tokens[-1:], np.int32) if self.tokens else self.wish.prompt
+        end = len(self.wish.prompt) + len(self.tokens)
+        outputs = np.zeros(len(tokens), np.bool_)
+        outputs[-1] = True
+        positions = np.arange(end - len(tokens), end, dtype=np.int32)
+        return Entries(tokens, positions, ((self.sequence,),) * len(tokens), outputs)
+
+    def finish(self) -> Continuation:
+        text = self.data.decode("utf-8", "replace")
+        ends = [at for at in map(text.find, self.wish.stop) if at >= 0]
+        return Continuation(text[: min(ends, default=None)], tuple(self.tokens), self.has_ended)
+
+
+def _generate_together(
+    session: SharedSession, vocabulary: Vocabulary, group: Sequence[Wish]
+) -> list[Continuation]:
+    session.clear()
+    texts = [_Writing(i, wish, vocabulary) for i, wish in enumerate(group)]
+    while still := [text for text in texts if text.is_open]:
+        chosen = _most_likely(session, join([text.entries() for text in still]))
+        for text, token in zip(still, chosen, strict=True):
+            text.add(token)
+    return [text.finish() for text in texts]
+
+
+def _most_likely(session: SharedSession, entries: Entries) -> list[int]:
+    chosen: list[int] = []
+    for _, logits in session.decode_entries(entries):
+        if not np.isfinite(logits).all():
+            raise LlamaError("the model's logits are not finite (NaN or infinity)")
+        chosen += [int(token) for token in logits.argmax(axis=1)]
+    return chosen

@@ -1,0 +1,120 @@
+"""A model for lm-eval (EleutherAI's harness), computed in this process by llama.cpp.
+
+Importing this module registers it there as `ggprune`; it needs the extra `ggprune[tasks]`. What is
+computed is in likelihood and generate, which know nothing of lm-eval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+
+from ggprune.errors import UsageError
+from ggprune.evaluation.generate import Wish, generate
+from ggprune.evaluation.likelihood import (
+    loglikelihoods,
+    rolling_windows,
+    split_pair,
+    without_bos,
+)
+from ggprune.evaluation.trees import Progress
+from ggprune.runtime.sequences import SharedSession
+from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.vocabulary import Vocabulary
+
+N_PREDICT = 256  # lm-eval's default
+N_SEQ = 32  # sequences at once
+CELLS_PER_CTX = 4
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
+
+@register_model("ggprune")
+class GgufModel(LM):  # type: ignore[misc]
+    """`pretrained` is the GGUF file, so that `--model_args pretrained=x.gguf` works as elsewhere."""
+
+    def __init__(
+        self,
+        pretrained: str | Path,
+        n_ctx: int | str = 2048,
+        n_threads: int | str | None = None,
+        n_gpu_layers: int | str = -1,
+        compute: Compute | None = None,
+        progress: Progress | None = None,
+        **_: Any,
+    ) -> None:
+        """Numbers may be strings; what else lm-eval passes (batch_size, device) has no meaning.
+
+        Raises LlamaError if llama.cpp cannot load the file.
+        """
+        super().__init__()
+        threads = int(n_threads) if n_threads is not None else None
+        self.n_ctx, self.progress = int(n_ctx), progress
+        compute = compute or Compute(n_threads=threads, n_gpu_layers=int(n_gpu_layers))
+        self.model = LlamaModel(Path(pretrained), compute)
+        self.session = SharedSession(
+            self.model, CELLS_PER_CTX * self.n_ctx, n_seq=N_SEQ, compute=compute
+        )
+
+    def close(self) -> None:
+        self.session.close()
+        self.model.close()
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What lm-eval's caches of requests tell models apart by."""
+        return str(self.model.path)
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        pairs = [split_pair(self.model, *request.args) for request in requests]
+        found = loglikelihoods(self.session, pairs, self.n_ctx, self.progress)
+        answers = [(likelihood.log_p, likelihood.is_greedy) for likelihood in found]
+        self._remember("loglikelihood", requests, answers)
+        return answers
+
+    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+        start = Vocabulary(self.model).start
+        texts = [without_bos(self.model, self.model.tokenize(r.args[0])) for r in requests]
+        windows = [rolling_windows(tokens, start, self.n_ctx) for tokens in texts]
+        pairs = [pair for text in windows for pair in text]
+        log_p = [x.log_p for x in loglikelihoods(self.session, pairs, self.n_ctx, self.progress)]
+        cuts = np.cumsum([len(text) for text in windows])[:-1]
+        answers = [float(np.sum(part)) for part in np.split(np.array(log_p), cuts)]
+        self._remember("loglikelihood_rolling", requests, answers)
+        return answers
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        wishes = [self._wish(*request.args) for request in requests]
+        answers = [found.text for found in generate(self.session, wishes, self.progress)]
+        self._remember("generate_until", requests, answers)
+        return answers
+
+    def _wish(self, context: str, options: dict[str, Any]) -> Wish:
+        """Raises UsageError if sampling is asked for."""
+        if options.get("do_sample") and float(options.get("temperature") or 1) > 0:
+            raise UsageError("a task asks for sampling; ggprune generates greedily only")
+        until = options.get("until") or []
+        stop = (until,) if isinstance(until, str) else tuple(until)
+        n_predict = next((int(options[k]) for k in LENGTHS if options.get(k)), N_PREDICT)
+        n_predict = min(n_predict, self.n_ctx - 1)
+        tokens = self.model.tokenize(context)[-(self.n_ctx - n_predict) :]
+        return Wish(tokens, n_predict, tuple(s for s in stop if s))
+
+    def _remember(self, kind: str, requests: Sequence[Any], answers: Sequence[Any]) -> None:
+        for request, found in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial(kind, request.args, found)
+
+
+def task_rows(results: dict[str, Any]) -> Iterator[tuple[str, str, float, float | None]]:
+    """(task, metric, value, standard error) of lm-eval's results; names without the filter."""
+    for task, metrics in results.items():
+        for name, value in metrics.items():
+            metric, _, kept = name.partition(",")
+            if not kept or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = metrics.get(f"{metric}_stderr,{kept}")
+            yield task, metric, float(value), error if isinstance(error, float) else None

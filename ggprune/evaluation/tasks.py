@@ -1,0 +1,86 @@
+"""lm-eval's tasks on GGUF models. lm-eval itself is loaded only when tasks are run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ggprune.errors import DataError, MissingExtraError
+from ggprune.evaluation.trees import Progress
+from ggprune.runtime.library import versions
+from ggprune.runtime.session import Compute
+
+
+@dataclass(frozen=True)
+class TaskMetric:
+    task: str
+    metric: str
+    value: float
+    se: float | None
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What lm-eval reports about one model."""
+
+    path: str
+    metrics: tuple[TaskMetric, ...]
+    limit: int | None
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": {"path": self.path},
+            "limit": self.limit,
+            "tasks": [
+                {"task": m.task, "metric": m.metric, "value": m.value, "se": m.se}
+                for m in self.metrics
+            ],
+            "versions": self.versions,
+        }
+
+
+def check_tasks() -> None:
+    """Raises MissingExtraError if tasks could not be run in the end."""
+    if find_spec("lm_eval") is None:
+        raise MissingExtraError("tasks need lm-eval: pip install 'ggprune[tasks]'")
+
+
+def run_tasks(
+    paths: Sequence[Path],
+    tasks: Sequence[str | dict[str, Any]],
+    *,
+    limit: int | None = None,
+    n_ctx: int = 2048,
+    compute: Compute | None = None,
+    progress: Progress | None = None,
+) -> tuple[TaskScores, ...]:
+    """Names of lm-eval's tasks, or their configurations; `limit` takes the first N documents.
+
+    Raises MissingExtraError without lm-eval, DataError if it does not know a task or cannot get
+    its data.
+    """
+    check_tasks()
+    from lm_eval import simple_evaluate
+
+    from ggprune.evaluation.harness import GgufModel, task_rows
+
+    found = []
+    for path in paths:
+        model = GgufModel(path, n_ctx, compute=compute, progress=progress)
+        try:
+            results = simple_evaluate(
+                model, tasks=list(tasks), limit=limit, bootstrap_iters=1000, log_samples=False
+            )
+        except (KeyError, ValueError, OSError, FileNotFoundError) as e:
+            raise DataError(f"lm-eval cannot run {tasks}: {e}") from e
+        finally:
+            model.close()
+        metrics = tuple(TaskMetric(*row) for row in task_rows(results["results"]))
+        about = {**versions(), "lm-eval": version("lm-eval")}
+        found.append(TaskScores(str(path), metrics, limit, about))
+    return tuple(found)
