@@ -145,17 +145,19 @@ def evaluate_command(
     paths = [open_model(source).path for source in sources]
     base_path = open_model(base).path if base is not None else None
     compute = compute_options(threads, n_gpu_layers, flash_attn, n_batch, n_ubatch)
+    given = (
+        ("hellaswag", hellaswag, hellaswag_tasks),
+        ("winogrande", winogrande, winogrande_tasks),
+        ("multiple-choice", multiple_choice, multiple_choice_tasks),
+    )
+    chosen = [(name, path, n) for name, path, n in given if path is not None]
     results: Sequence[Any]
     if tasks is not None:
         results, text = _tasks(_with_base(paths, base_path), tasks, limit, n_ctx, compute)
     elif generate:
         results, text = _health(paths, base_path, prompts, n_predict, compute)
-    elif any((hellaswag, winogrande, multiple_choice)):
-        name, choice, n_task = _choice(
-            ("hellaswag", hellaswag, hellaswag_tasks),
-            ("winogrande", winogrande, winogrande_tasks),
-            ("multiple-choice", multiple_choice, multiple_choice_tasks),
-        )
+    elif chosen:
+        ((name, choice, n_task),) = chosen
         models = _with_base(paths, base_path)
         results, text = _choices(models, name, choice, n_task, n_ctx, compute)
     elif stride is not None:
@@ -190,10 +192,6 @@ def _check_needed(options: dict[str, tuple[object, object, str]]) -> None:
 
 def _with_base(paths: Sequence[Path], base: Path | None) -> list[Path]:
     return [base, *paths] if base is not None else list(paths)
-
-
-def _choice(*given: tuple[str, Path | None, int | None]) -> tuple[str, Path, int | None]:
-    return next((name, path, n) for name, path, n in given if path is not None)
 
 
 def _perplexity(

@@ -35,7 +35,7 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 
 @register_model("ggprune")
 class GgufModel(LM):  # type: ignore[misc]
-    """`pretrained` is the GGUF file, so that `--model_args pretrained=x.gguf` works as elsewhere."""
+    """`pretrained` is the GGUF file, as in `--model_args pretrained=x.gguf`."""
 
     def __init__(
         self,

@@ -107,13 +107,19 @@ class Health:
         return sum(bool(is_so(s, b)) for s, b in zip(self.samples, self.base, strict=True))
 
     def to_json(self) -> dict[str, Any]:
+        base = Health("", self.base, None, self.n_predict, {}) if self.base else None
+        return {
+            "model": {"path": self.path}, "n_predict": self.n_predict, **self._counts(),
+            "base": base and base._counts(), "versions": self.versions,
+        }  # fmt: skip
+
+    def _counts(self) -> dict[str, Any]:
         right, n_expected = self.answers
         return {
-            "model": {"path": self.path}, "n_predict": self.n_predict,
             "repetition": self.repetition, "n_ended": self.n_ended, "n_early_end": self.n_early,
             "n_missing_end": self.n_missing_end, "n_other_script": self.n_other_script,
             "stray_brackets": self.stray_brackets, "n_right": right, "n_expected": n_expected,
-            "samples": [sample.to_json() for sample in self.samples], "versions": self.versions,
+            "samples": [sample.to_json() for sample in self.samples],
         }  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def _packs(session: SharedSession, queries: Sequence[Query]) -> Iterator[list[Qu
 def _answer_pack(session: SharedSession, pack: Sequence[Query]) -> list[Answer]:
     parts, n_seq = [], 0
     for query in pack:
-        parts.append(_entries(query, n_seq))
+        parts.append(_entries(query, n_seq, share=session.can_share))
         n_seq += len(query.tree.branches)
     found = [np.unique(query.rows, return_inverse=True) for query in pack]
     starts = np.cumsum([0, *(len(unique) for unique, _ in found)])
@@ -140,24 +140,33 @@ def _answer_pack(session: SharedSession, pack: Sequence[Query]) -> list[Answer]:
     ]
 
 
-def _entries(query: Query, first: int) -> Entries:
-    """The tree's tokens for sequences `first` and on; what nobody asks behind is left out."""
+def _entries(query: Query, first: int, *, share: bool) -> Entries:
+    """The tree's tokens for sequences `first` and on; what nobody asks behind is left out.
+
+    Without `share` every sequence gets a prefix of its own, the first one with the output.
+    """
     tree = query.tree
     asked = np.zeros(1 + tree.n_cell - len(tree.prefix), np.bool_)
     asked[query.rows] = True
     everyone = tuple(range(first, first + len(tree.branches)))
-    outputs = np.zeros(len(tree.prefix), np.bool_)
-    outputs[-1] = asked[0]
-    n = len(tree.prefix)
-    parts = [Entries(tree.prefix, np.arange(n, dtype=np.int32), (everyone,) * n, outputs)]
-    start = 1
+    parts = [_prefix(tree, everyone if share else everyone[:1], output=bool(asked[0]))]
+    n, start = len(tree.prefix), 1
     for sequence, branch in zip(everyone, tree.branches, strict=True):
+        if not share and sequence != first:
+            parts.append(_prefix(tree, (sequence,), output=False))
         wanted = asked[start : start + len(branch)]
         length = int(np.flatnonzero(wanted)[-1]) + 1 if wanted.any() else 0
         positions = np.arange(n, n + length, dtype=np.int32)
         parts.append(Entries(branch[:length], positions, ((sequence,),) * length, wanted[:length]))
         start += len(branch)
     return join(parts)
+
+
+def _prefix(tree: Tree, sequences: tuple[int, ...], *, output: bool) -> Entries:
+    n = len(tree.prefix)
+    outputs = np.zeros(n, np.bool_)
+    outputs[-1] = output
+    return Entries(tree.prefix, np.arange(n, dtype=np.int32), (sequences,) * n, outputs)
 
 
 def _look_up(session: SharedSession, entries: Entries, rows: Rows, targets: Tokens) -> Answer:

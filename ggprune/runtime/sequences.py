@@ -62,6 +62,12 @@ class SharedSession(Session):
         params.kv_unified = True
         return params
 
+    @property
+    def can_share(self) -> bool:
+        """Can a token belong to several sequences? Memories that are all state have no slot for it
+        (hybrids do)."""
+        return not self.lib.llama_model_is_recurrent(self.model.handle)
+
     def decode_entries(self, entries: Entries) -> Iterator[tuple[int, Logits]]:
         """Decode in batches of n_batch; yields logits (n_output, n_vocab) of each as it comes.
 

@@ -1,0 +1,158 @@
+"""`ggprune eval` beside llama-perplexity, in one run: the printed numbers and the time.
+
+PPL, all lines of the KL divergence statistics, base-logits files written by either and read by
+both, the three choice tasks; then wall times, taking turns. llama-perplexity must be on PATH.
+
+    python benchmarks/peers_eval.py [MODEL.gguf] [TEXT] [--drop LAYERS] [--chunks N] [--repeat N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ggprune.arch import n_trunk
+from ggprune.model import open_model
+from ggprune.pipeline import prune
+from ggprune.report.table import markdown_table
+from ggprune.surgery import make_plan, parse_layers
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+TASKS = FIXTURES / "tasks"
+PEER = "llama-perplexity"
+LINE = re.compile(r"^(.*?\S) *: +(-?[0-9.]+(?:%| ± +[0-9.]+)?)", re.MULTILINE)
+PPL = re.compile(r"Final estimate: (PPL = [0-9.]+ \+/- [0-9.]+)")
+CHOICES = (  # option, file, llama-perplexity's option for the file, the last line of its table
+    ("--hellaswag", TASKS / "hellaswag.txt", "-f", r"^\d+\t([0-9.]+)%\t\["),
+    ("--winogrande", TASKS / "winogrande.csv", "-f", r"^\d+\t([0-9.]+)\t"),
+    ("--multiple-choice", TASKS / "multiple-choice.bin", "-bf", r"^\d+\t([0-9.]+)$"),
+)
+
+Row = tuple[str, str, str, str]
+
+
+def run(*command: object) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def ours(*args: object) -> str:
+    return run(sys.executable, "-m", "ggprune", "eval", *args)
+
+
+def compare(name: str, our: str, their: str) -> Row:
+    return name, our, their, "the same" if our == their else "differs"
+
+
+def statistics_rows(name: str, our: str, their: str) -> list[Row]:
+    """A row for all lines that agree, one for each that does not."""
+    found, expected = dict(LINE.findall(blocks(our))), dict(LINE.findall(blocks(their)))
+    assert len(expected) > 30, their[-2000:]
+    rows = [compare(f"{name}: {k}", found.get(k, "-"), v) for k, v in expected.items()]
+    same = sum(row[3] == "the same" for row in rows)
+    total = (f"{name}: lines", str(len(found)), str(len(expected)), f"{same} the same")
+    return [total, *(row for row in rows if row[3] != "the same")]
+
+
+def blocks(printed: str) -> str:
+    return printed[printed.index("=====") :]
+
+
+def perplexity_rows(base: Path, pruned: Path, text: list[object], folder: Path) -> list[Row]:
+    """PPL and, for base logits in memory and in either file, the statistics."""
+    our_file, their_file = folder / "ours.kld", folder / "theirs.kld"
+    found = PPL.search(ours(base, *text, "--save-logits", our_file))
+    run(PEER, "-m", base, *text, "--save-all-logits", their_file)
+    expected = PPL.search(run(PEER, "-m", base, *text))
+    assert found is not None
+    assert expected is not None
+    rows = [compare("PPL", found[1], expected[1])]
+    divergence = ("--kl-divergence", "--kl-divergence-base")
+    theirs = {f: run(PEER, "-m", pruned, *divergence, f) for f in (our_file, their_file)}
+    for name, file in (("our file", our_file), ("their file", their_file)):
+        rows += statistics_rows(
+            f"KLD by {name}", ours(pruned, "--kl-divergence-base", file), theirs[file]
+        )
+    live = ours(pruned, "--base", base, *text)
+    rows += statistics_rows("KLD by --base, not rounded to 16 bits", live, theirs[their_file])
+    return rows
+
+
+def choice_rows(model: Path) -> list[Row]:
+    rows = []
+    for option, file, flag, pattern in CHOICES:
+        table = ours(model, option, file)
+        found = table.splitlines()[2].split("|")[3].strip()
+        printed = run(PEER, "-m", model, option, flag, file, "-np", 8)
+        expected = re.findall(pattern, printed, re.MULTILINE)[-1]
+        rows.append(compare(option, found, f"{float(expected):.4f}"))
+    return rows
+
+
+def times(commands: dict[str, list[object]], n: int) -> dict[str, float]:
+    """Median wall time of each, taking turns."""
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(n):
+        for name, command in commands.items():
+            start = time.perf_counter()
+            run(*command)
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def time_rows(base: Path, pruned: Path, text: list[object], folder: Path, n: int) -> list[Row]:
+    file = folder / "theirs.kld"
+    me = [sys.executable, "-m", "ggprune", "eval"]
+    hellaswag = TASKS / "hellaswag.txt"
+    pairs: dict[str, tuple[list[object], list[object]]] = {
+        "PPL": ([*me, base, *text], [PEER, "-m", base, *text]),
+        "KLD of a file": (
+            [*me, pruned, "--kl-divergence-base", file],
+            [PEER, "-m", pruned, "--kl-divergence", "--kl-divergence-base", file],
+        ),
+        "--hellaswag": (
+            [*me, base, "--hellaswag", hellaswag],
+            [PEER, "-m", base, "--hellaswag", "-f", hellaswag],
+        ),
+    }
+    rows = []
+    for name, (our, their) in pairs.items():
+        taken = times({"our": our, "their": their}, n)
+        ratio = taken["our"] / taken["their"]
+        rows.append((name, f"{taken['our']:.2f} s", f"{taken['their']:.2f} s", f"{ratio:.2f}x"))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", type=Path, default=FIXTURES / "tiny.gguf")
+    parser.add_argument("text", nargs="?", type=Path, default=FIXTURES / "evaluation.txt")
+    parser.add_argument("--drop", default="1,2")
+    parser.add_argument("--chunks", type=int, default=35)
+    parser.add_argument("--repeat", type=int, default=3)
+    args = parser.parse_args()
+    if shutil.which(PEER) is None:
+        print(f"eval: skipped, {PEER} is not on PATH")
+        return 0
+    text: list[object] = ["-f", args.text, "--chunks", args.chunks]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pruned, model = folder / "pruned.gguf", open_model(args.model)
+        plan = make_plan(model, parse_layers(args.drop, n_trunk(model)))
+        prune(model, plan, pruned, check_load=False)
+        rows = perplexity_rows(args.model, pruned, text, folder)
+        rows += choice_rows(args.model)
+        rows += time_rows(args.model, pruned, text, folder, args.repeat)
+    print(markdown_table(("", "ggprune", PEER, "ratio or agreement"), rows, left=(0, 3)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ggprune.errors import DataError
+from ggprune.evaluation.choices import Benchmark, score_choices, wilson
+from ggprune.evaluation.draw import draw_scaled, draw_uniform
+from ggprune.evaluation.task_files import read_hellaswag, read_multiple_choice, read_winogrande
+from ggprune.runtime.session import Compute
+from tests.conftest import FIXTURES, TINY
+
+TASKS = FIXTURES / "tasks"
+FILES = {
+    Benchmark.HELLASWAG: TASKS / "hellaswag.txt",
+    Benchmark.WINOGRANDE: TASKS / "winogrande.csv",
+    Benchmark.MULTIPLE_CHOICE: TASKS / "multiple-choice.bin",
+}
+ONE = Compute(n_threads=1)
+# What llama-perplexity prints for fixtures/tiny.gguf: (tasks asked for, %)
+LLAMA_PERPLEXITY = [
+    (Benchmark.HELLASWAG, None, 45.0),
+    (Benchmark.HELLASWAG, 37, 40.54054054),
+    (Benchmark.WINOGRANDE, None, 45.8333),
+    (Benchmark.WINOGRANDE, 50, 40.0),
+    (Benchmark.MULTIPLE_CHOICE, None, 52.5),
+    (Benchmark.MULTIPLE_CHOICE, 41, 53.65853659),
+]
+
+
+@pytest.mark.parametrize(("benchmark", "n_task", "right"), LLAMA_PERPLEXITY)
+def test_accuracies_are_llama_perplexitys(
+    benchmark: Benchmark, n_task: int | None, right: float
+) -> None:
+    (score,) = score_choices([TINY], benchmark, FILES[benchmark], n_task=n_task, compute=ONE)
+    one_task = 1 / score.accuracy.n  # another processor may break a tie the other way
+    assert score.accuracy.value == pytest.approx(right / 100, abs=1.01 * one_task)
+    assert len(score.answers) == score.accuracy.n == sum(1 for _ in score.is_right)
+
+
+def test_wilson_interval_as_printed() -> None:
+    assert wilson(0.45, 100) == pytest.approx((0.356145, 0.547554), abs=1e-6)
+    assert wilson(15 / 37, 37) == pytest.approx((0.263465, 0.565140), abs=1e-6)
+
+
+def test_tasks_are_drawn_as_there() -> None:
+    """The first numbers of std::mt19937 with seed 1 are 1791095845 and 4282876139."""
+    assert draw_uniform(100, 1) == [1791095845 * 100 >> 32]
+    assert draw_scaled(100, 2) == [41, int(4282876139 / 2**32 * 99)]
+    assert sorted(draw_uniform(50, 400)) == list(range(50))
+    assert sorted(draw_scaled(50, 50)) == list(range(50))
+
+
+def test_the_answers_are_those_of_each_sequence_alone() -> None:
+    """Together in a context with shared prefixes, or one task at a time: the same."""
+    file = FILES[Benchmark.MULTIPLE_CHOICE]
+    (together,) = score_choices([TINY], Benchmark.MULTIPLE_CHOICE, file, n_task=20, compute=ONE)
+    (apart,) = score_choices(
+        [TINY], Benchmark.MULTIPLE_CHOICE, file, n_task=20, n_ctx=16, compute=ONE
+    )
+    assert np.mean(np.array(together.answers) == np.array(apart.answers)) >= 0.95
+
+
+def test_files_that_are_none_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "tasks"
+    cases = [
+        (read_hellaswag, b"one\ntwo\n", "6 for every task"),
+        (read_hellaswag, b"ctx\n7\na\nb\nc\nd\n", "line 2 is '7'"),
+        (read_winogrande, b"0,Ann saw _,a,b,1\n", "no tasks"),
+        (read_winogrande, b"0,Ann saw _,a\n\n", "has 2 commas"),
+        (read_winogrande, b"0,Ann saw it,a,b,1\n\n", "no _"),
+        (read_winogrande, b"0,Ann saw _,a,b,3\n\n", "expected 1 or 2"),
+        (read_multiple_choice, b"", "not a file of multiple-choice tasks"),
+        (read_multiple_choice, struct.pack("<3I", 1, 8, 1 << 30), "not a file of multiple-choice"),
+        (read_multiple_choice, struct.pack("<I", 0), "no tasks"),
+        (read_multiple_choice, TINY.read_bytes()[:4096], "not a file of multiple-choice"),
+    ]
+    for read, content, message in cases:
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read(path)
+
+
+def test_a_quoted_sentence_may_have_commas(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.csv"
+    path.write_text('0,"Ann, who saw _, left.",Ben,Max,2\n\n')
+    (task,) = read_winogrande(path)
+    assert (task.before, task.after) == ("Ann, who saw ", ", left.")
+    assert (task.choices, task.right) == (("Ben", "Max"), 2)
+
+
+def test_a_task_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.txt"
+    path.write_text("\n".join(["word " * 200, "0", "a", "b", "c", "d"]))
+    with pytest.raises(DataError, match="use a larger -c"):
+        score_choices([TINY], Benchmark.HELLASWAG, path, n_ctx=32)

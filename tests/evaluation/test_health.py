@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ggprune.errors import DataError
+from ggprune.evaluation.health import (
+    Health,
+    Prompt,
+    Sample,
+    begins_with,
+    check_health,
+    read_prompts,
+    repetition,
+    script_shift,
+    scripts,
+    stray_brackets,
+)
+from ggprune.model import Model
+from tests.conftest import TINY
+from tests.helpers import ONE_GRAPH, pruned_copy
+
+
+def test_repetition_by_hand() -> None:
+    assert repetition(range(20)) == 0
+    assert repetition([1, 2] * 10) == pytest.approx(1 - 2 / 17)
+    assert repetition([5] * 11) == pytest.approx(1 - 1 / 8)
+    assert repetition([1, 2, 3]) == 0
+
+
+def test_brackets_by_hand() -> None:
+    assert stray_brackets("f(a, [b", "])") == 0
+    assert stray_brackets("f(a", "])") == 1
+    assert stray_brackets("", "} ( )") == 1
+    assert stray_brackets("a ) b", "(") == 0
+
+
+def test_scripts_by_hand() -> None:
+    assert scripts("Hello, 12!") == {"LATIN": 1.0}
+    assert scripts("ab дг") == {"CYRILLIC": 0.5, "LATIN": 0.5}
+    assert list(scripts("春天来了")) == ["CJK"]
+    assert scripts("12 + 5") == {}
+    assert script_shift({"CJK": 0.75, "LATIN": 0.25}, {"LATIN": 1.0}) == 0.75
+    assert script_shift({"LATIN": 1.0}, {}) == 0
+
+
+def test_answers_by_hand() -> None:
+    assert begins_with(" 22\n17 + 6", "22")
+    assert not begins_with(" 221", "22")
+    assert not begins_with(" 2", "22")
+
+
+def test_models_are_counted_against_the_base() -> None:
+    def sample(n_token: int, ended: bool, script: str) -> Sample:
+        return Sample("p", "t", n_token, ended, 0.5, 1, {script: 1.0}, ended)
+
+    base = tuple(sample(20, ended, "LATIN") for ended in (True, True, False))
+    now = (sample(5, True, "LATIN"), sample(64, False, "CJK"), sample(64, False, "LATIN"))
+    health = Health("m", now, base, 64, {})
+    assert (health.n_early, health.n_missing_end, health.n_other_script) == (1, 1, 1)
+    assert (health.repetition, health.stray_brackets, health.answers) == (0.5, 3, (1, 3))
+    assert Health("m", now, None, 64, {}).n_early is None
+
+
+def test_a_model_beside_itself_and_beside_a_broken_one(tiny: Model, tmp_path: Path) -> None:
+    broken = pruned_copy(tiny, (0, 7), tmp_path / "broken.gguf").path
+    prompts = (Prompt("3 x 4 =", "12"), Prompt("7 x 8 =", "56"), Prompt("Close the brackets: ( ["))
+    same, other = check_health([TINY, broken], prompts, base=TINY, n_predict=16, compute=ONE_GRAPH)
+    assert same.samples == same.base == other.base
+    assert same.answers == (2, 2)
+    assert other.answers[0] < 2
+    assert (same.n_early, same.n_missing_end, same.n_other_script) == (0, 0, 0)
+    assert same.samples[0].text.startswith(" 12")
+
+
+def test_prompts_come_from_the_package_or_a_file(tmp_path: Path) -> None:
+    shipped = read_prompts(None)
+    assert sum(p.expected is not None for p in shipped) == 6
+    assert any("\n" in p.text for p in shipped)
+    path = tmp_path / "prompts.txt"
+    path.write_text("# mine\n1 + 1 =\\t2\n\nTwo\\nlines\n", encoding="utf-8")
+    assert read_prompts(path) == (Prompt("1 + 1 =", "2"), Prompt("Two\nlines"))
+    path.write_text("# nothing\n")
+    with pytest.raises(DataError, match="no prompts"):
+        read_prompts(path)
