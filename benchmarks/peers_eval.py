@@ -22,12 +22,14 @@ from ggprune.arch import n_trunk
 from ggprune.model import open_model
 from ggprune.pipeline import prune
 from ggprune.report.table import markdown_table
+from ggprune.runtime.library import default_threads
 from ggprune.surgery import make_plan, parse_layers
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 TASKS = FIXTURES / "tasks"
 PEER = "llama-perplexity"
-LINE = re.compile(r"^(.*?\S) *: +(-?[0-9.]+(?:%| ± +[0-9.]+)?)", re.MULTILINE)
+TRIES = 10
+LINE = re.compile(r"^(?!\d+\.\d\d\.)(.*?\S) *: +(-?[0-9.]+(?:%| ± +[0-9.]+)?)", re.MULTILINE)
 PPL = re.compile(r"Final estimate: (PPL = [0-9.]+ \+/- [0-9.]+)")
 CHOICES = (  # option, file, llama-perplexity's option for the file, the last line of its table
     ("--hellaswag", TASKS / "hellaswag.txt", "-f", r"^\d+\t([0-9.]+)%\t\["),
@@ -41,6 +43,16 @@ Row = tuple[str, str, str, str]
 def run(*command: object) -> str:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
+
+
+def peer(*args: object, until: str) -> str:
+    """What llama-perplexity prints. Its log is written by a thread that may be cut off at exit:
+    it is run again until the line that should come last is there."""
+    for _ in range(TRIES):
+        printed = run(PEER, *args)
+        if re.search(until, printed, re.MULTILINE):
+            return printed
+    raise SystemExit(f"{PEER} {' '.join(map(str, args))}: no line {until} in {TRIES} runs")
 
 
 def ours(*args: object) -> str:
@@ -65,32 +77,39 @@ def blocks(printed: str) -> str:
     return printed[printed.index("=====") :]
 
 
-def perplexity_rows(base: Path, pruned: Path, text: list[object], folder: Path) -> list[Row]:
+def perplexity_rows(
+    base: Path, pruned: Path, text: list[object], threads: list[object], folder: Path
+) -> list[Row]:
     """PPL and, for base logits in memory and in either file, the statistics."""
     our_file, their_file = folder / "ours.kld", folder / "theirs.kld"
     found = PPL.search(ours(base, *text, "--save-logits", our_file))
     run(PEER, "-m", base, *text, "--save-all-logits", their_file)
-    expected = PPL.search(run(PEER, "-m", base, *text))
+    expected = PPL.search(peer("-m", base, *text, until="Final estimate"))
     assert found is not None
     assert expected is not None
     rows = [compare("PPL", found[1], expected[1])]
     divergence = ("--kl-divergence", "--kl-divergence-base")
-    theirs = {f: run(PEER, "-m", pruned, *divergence, f) for f in (our_file, their_file)}
+    theirs = {
+        f: peer("-m", pruned, *divergence, f, *threads, until="^Same top p")
+        for f in (our_file, their_file)
+    }
     for name, file in (("our file", our_file), ("their file", their_file)):
         rows += statistics_rows(
-            f"KLD by {name}", ours(pruned, "--kl-divergence-base", file), theirs[file]
+            f"KLD by {name}", ours(pruned, "--kl-divergence-base", file, *threads), theirs[file]
         )
     live = ours(pruned, "--base", base, *text)
     rows += statistics_rows("KLD by --base, not rounded to 16 bits", live, theirs[their_file])
     return rows
 
 
-def choice_rows(model: Path) -> list[Row]:
+def choice_rows(model: Path, threads: list[object]) -> list[Row]:
     rows = []
     for option, file, flag, pattern in CHOICES:
-        table = ours(model, option, file)
+        table = ours(model, option, file, *threads)
         found = table.splitlines()[2].split("|")[3].strip()
-        printed = run(PEER, "-m", model, option, flag, file, "-np", 8)
+        n_task = table.splitlines()[2].split("|")[2].strip()
+        command = ("-m", model, option, flag, file, "-np", 8, *threads)
+        printed = peer(*command, until=rf"^{n_task}\t")
         expected = re.findall(pattern, printed, re.MULTILINE)[-1]
         rows.append(compare(option, found, f"{float(expected):.4f}"))
     return rows
@@ -107,19 +126,21 @@ def times(commands: dict[str, list[object]], n: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def time_rows(base: Path, pruned: Path, text: list[object], folder: Path, n: int) -> list[Row]:
+def time_rows(
+    base: Path, pruned: Path, text: list[object], threads: list[object], folder: Path, n: int
+) -> list[Row]:
     file = folder / "theirs.kld"
     me = [sys.executable, "-m", "ggprune", "eval"]
     hellaswag = TASKS / "hellaswag.txt"
     pairs: dict[str, tuple[list[object], list[object]]] = {
         "PPL": ([*me, base, *text], [PEER, "-m", base, *text]),
         "KLD of a file": (
-            [*me, pruned, "--kl-divergence-base", file],
-            [PEER, "-m", pruned, "--kl-divergence", "--kl-divergence-base", file],
+            [*me, pruned, "--kl-divergence-base", file, *threads],
+            [PEER, "-m", pruned, "--kl-divergence", "--kl-divergence-base", file, *threads],
         ),
         "--hellaswag": (
-            [*me, base, "--hellaswag", hellaswag],
-            [PEER, "-m", base, "--hellaswag", "-f", hellaswag],
+            [*me, base, "--hellaswag", hellaswag, *threads],
+            [PEER, "-m", base, "--hellaswag", "-f", hellaswag, *threads],
         ),
     }
     rows = []
@@ -136,20 +157,22 @@ def main() -> int:
     parser.add_argument("text", nargs="?", type=Path, default=FIXTURES / "evaluation.txt")
     parser.add_argument("--drop", default="1,2")
     parser.add_argument("--chunks", type=int, default=35)
+    parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     if shutil.which(PEER) is None:
         print(f"eval: skipped, {PEER} is not on PATH")
         return 0
-    text: list[object] = ["-f", args.text, "--chunks", args.chunks]
+    threads: list[object] = ["-t", args.threads]
+    text: list[object] = ["-f", args.text, "--chunks", args.chunks, *threads]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pruned, model = folder / "pruned.gguf", open_model(args.model)
         plan = make_plan(model, parse_layers(args.drop, n_trunk(model)))
         prune(model, plan, pruned, check_load=False)
-        rows = perplexity_rows(args.model, pruned, text, folder)
-        rows += choice_rows(args.model)
-        rows += time_rows(args.model, pruned, text, folder, args.repeat)
+        rows = perplexity_rows(args.model, pruned, text, threads, folder)
+        rows += choice_rows(args.model, threads)
+        rows += time_rows(args.model, pruned, text, threads, folder, args.repeat)
     print(markdown_table(("", "ggprune", PEER, "ratio or agreement"), rows, left=(0, 3)))
     return 0
 

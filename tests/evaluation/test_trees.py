@@ -48,7 +48,7 @@ def test_trees_give_what_each_sequence_gives_alone(arch: str, tmp_path: Path) ->
             assert len(tree.prefix) == 12
             for tokens, log_p in zip(group, by_branch(tree, said.log_p), strict=True):
                 alone = direct(model, tokens)[11:]
-                assert log_p == pytest.approx(alone, abs=2e-3)
+                assert log_p == pytest.approx(alone, abs=1e-3)
 
 
 def test_trees_of_the_trained_model() -> None:
