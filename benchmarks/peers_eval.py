@@ -29,6 +29,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 TASKS = FIXTURES / "tasks"
 PEER = "llama-perplexity"
 TRIES = 10
+START = "start and load"
 LINE = re.compile(r"^(?!\d+\.\d\d\.)(.*?\S) *: +(-?[0-9.]+(?:%| ± +[0-9.]+)?)", re.MULTILINE)
 PPL = re.compile(r"Final estimate: (PPL = [0-9.]+ \+/- [0-9.]+)")
 CHOICES = (  # option, file, llama-perplexity's option for the file, the last line of its table
@@ -132,7 +133,9 @@ def time_rows(
     file = folder / "theirs.kld"
     me = [sys.executable, "-m", "ggprune", "eval"]
     hellaswag = TASKS / "hellaswag.txt"
+    least = ["-c", 16, "--chunks", 2]  # the later option counts
     pairs: dict[str, tuple[list[object], list[object]]] = {
+        START: ([*me, base, *text, *least], [PEER, "-m", base, *text, *least]),
         "PPL": ([*me, base, *text], [PEER, "-m", base, *text]),
         "KLD of a file": (
             [*me, pruned, "--kl-divergence-base", file, *threads],
@@ -143,12 +146,14 @@ def time_rows(
             [PEER, "-m", base, "--hellaswag", "-f", hellaswag, *threads],
         ),
     }
-    rows = []
-    for name, (our, their) in pairs.items():
-        taken = times({"our": our, "their": their}, n)
-        ratio = taken["our"] / taken["their"]
-        rows.append((name, f"{taken['our']:.2f} s", f"{taken['their']:.2f} s", f"{ratio:.2f}x"))
-    return rows
+    taken = {name: times({"our": our, "their": their}, n) for name, (our, their) in pairs.items()}
+    taken["PPL without it"] = {
+        who: taken["PPL"][who] - taken[START][who] for who in ("our", "their")
+    }
+    return [
+        (name, f"{t['our']:.2f} s", f"{t['their']:.2f} s", f"{t['our'] / t['their']:.2f}x")
+        for name, t in taken.items()
+    ]
 
 
 def main() -> int:

@@ -109,14 +109,12 @@ def evaluate(
         subjects = [stack.enter_context(_Reader(path, n_ctx, compute)) for path in paths]
         reference = stack.enter_context(_Reader(base, n_ctx, compute)) if base else None
         first = reference or subjects[0]
+        models = [subject.model for subject in subjects]
         if stored is not None:
-            chunks, about = _stored_chunks(stored, [s.model for s in subjects], n_chunk)
+            chunks, about = _stored_chunks(stored, models, n_chunk)
         else:
             text = text or shipped_text(EVALUATION)
-            chunks = make_chunks(text, first.model.tokenize, n_ctx, n_chunk)
-            about = describe_text(text, n_ctx, len(chunks))
-            for subject in subjects:
-                _check_same_tokens(subject.model, first.model, text)
+            chunks, about = _text_chunks(text, first.model, models, n_ctx, n_chunk)
         header = Header(n_ctx, subjects[0].model.n_vocab, len(chunks))
         append = stack.enter_context(
             write_base(save_logits.path, header, chunks, force=save_logits.force,
@@ -151,6 +149,15 @@ def _open_base(path: Path, n_ctx: int | None) -> BaseFile:
             "for: leave -c away"
         )
     return stored
+
+
+def _text_chunks(
+    text: Text, first: LlamaModel, models: Sequence[LlamaModel], n_ctx: int, n_chunk: int | None
+) -> tuple[Tokens, dict[str, Any]]:
+    chunks = make_chunks(text, first.tokenize, n_ctx, n_chunk)
+    for model in models:
+        _check_same_tokens(model, first, text)
+    return chunks, describe_text(text, n_ctx, len(chunks))
 
 
 def _stored_chunks(

@@ -77,7 +77,7 @@ def run_tasks(
                 model, tasks=list(tasks), limit=limit, bootstrap_iters=1000, log_samples=False
             )
         except (KeyError, ValueError, OSError, FileNotFoundError) as e:
-            raise DataError(f"lm-eval cannot run {tasks}: {e}") from e
+            raise DataError(f"lm-eval cannot run the tasks: {e}") from e
         finally:
             model.close()
         metrics = tuple(TaskMetric(*row) for row in task_rows(results["results"]))
