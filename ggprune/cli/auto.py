@@ -35,6 +35,20 @@ from ggprune.cli.options import (
     wanted_option,
 )
 from ggprune.cli.progress import Bar, StatusLine
+from ggprune.cli.quantize_options import (
+    BumpInterface,
+    ExcludeWeights,
+    IncludeWeights,
+    LeaveOutputTensor,
+    NewNumbers,
+    OutputTensorType,
+    Pure,
+    TensorTypeFile,
+    TensorTypes,
+    TokenEmbeddingType,
+    TypeOption,
+    quantize_options,
+)
 from ggprune.errors import UsageError
 
 
@@ -50,10 +64,7 @@ def auto_command(
     target_speedup: TargetSpeedup = None,
     max_kld: MaxKld = None,
     max_ppl_ratio: MaxPplRatio = None,
-    type_name: Annotated[
-        str | None,
-        typer.Option("--type", show_default=False, help="Requantize as well: Q4_K_M, Q8_0, ..."),
-    ] = None,
+    type_name: TypeOption = None,
     drop_mtp: DropMtp = False,
     file: TextFile = None,
     eval_file: Annotated[
@@ -75,6 +86,16 @@ def auto_command(
     n_gen: Annotated[int, typer.Option("-n", "--n-gen", min=0, help="tg test.")] = 128,
     n_repeat: Annotated[int, typer.Option("-r", "--repetitions", min=1, help="Repetitions.")] = 5,
     imatrix: ImatrixFile = None,
+    include_weights: IncludeWeights = None,
+    exclude_weights: ExcludeWeights = None,
+    tensor_types: TensorTypes = None,
+    tensor_type_file: TensorTypeFile = None,
+    new_numbers: NewNumbers = False,
+    output_tensor_type: OutputTensorType = None,
+    token_embedding_type: TokenEmbeddingType = None,
+    leave_output_tensor: LeaveOutputTensor = False,
+    pure: Pure = False,
+    bump_interface: BumpInterface = None,
     allow_requantize: AllowRequantize = False,
     threads: Threads = None,
     n_gpu_layers: GpuLayers = -1,
@@ -111,7 +132,6 @@ def auto_command(
     from ggprune.report.jsontext import to_json
     from ggprune.report.plot import check_plot, plot_ranking
     from ggprune.report.render import render_auto
-    from ggprune.runtime.quantize import QuantizeOptions, parse_type
     from ggprune.scoring import CALIBRATION, EVALUATION
     from ggprune.scoring.cache import default_folder
     from ggprune.surgery.output import check_outputs, write_text
@@ -120,11 +140,13 @@ def auto_command(
         check_report(report)
     if plot is not None:
         check_plot(plot)
-    if type_name is None and (imatrix is not None or allow_requantize):
-        raise UsageError("--imatrix and --allow-requantize say how to quantize: add --type")
-    quantize = None
-    if type_name is not None:
-        quantize = QuantizeOptions(parse_type(type_name), allow_requantize, n_threads=threads)
+    quantize = quantize_options(
+        type_name, threads=threads, imatrix=imatrix, tensor_types=tensor_types,
+        tensor_type_file=tensor_type_file, output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type, include_weights=include_weights,
+        exclude_weights=exclude_weights, bump_interface=bump_interface, new_numbers=new_numbers,
+        leave_output_tensor=leave_output_tensor, pure=pure, allow_requantize=allow_requantize,
+    )  # fmt: skip
     model = open_model(source)
     wanted = wanted_option(
         model, drop=drop, drop_percent=drop_percent, target_size=target_size,
@@ -146,7 +168,7 @@ def auto_command(
         default_folder() if cache else None,
         measure_front,
     )
-    inputs = [*(f.path for f in model.files), file, eval_file, imatrix]
+    inputs = [*(f.path for f in model.files), file, eval_file, imatrix, tensor_type_file]
     check_outputs([out, report, plot], inputs, force=force)
     result = auto(
         model,

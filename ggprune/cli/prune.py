@@ -20,11 +20,25 @@ from ggprune.cli.options import (
     Verify,
 )
 from ggprune.cli.progress import Bar
+from ggprune.cli.quantize_options import (
+    BumpInterface,
+    ExcludeWeights,
+    IncludeWeights,
+    LeaveOutputTensor,
+    NewNumbers,
+    OutputTensorType,
+    Pure,
+    TensorTypeFile,
+    TensorTypes,
+    TokenEmbeddingType,
+    TypeOption,
+    quantize_options,
+)
 from ggprune.errors import UsageError
 
 if TYPE_CHECKING:
     from ggprune.model import Model
-    from ggprune.pipeline.prune import Written
+    from ggprune.pipeline.files import Written
     from ggprune.surgery import PrunePlan
 
 
@@ -60,11 +74,18 @@ def prune_command(
     save_plan: Annotated[
         Path | None, typer.Option(show_default=False, help="Write the plan as JSON.")
     ] = None,
-    type_name: Annotated[
-        str | None,
-        typer.Option("--type", show_default=False, help="Requantize as well: Q4_K_M, Q8_0, ..."),
-    ] = None,
+    type_name: TypeOption = None,
     imatrix: ImatrixFile = None,
+    include_weights: IncludeWeights = None,
+    exclude_weights: ExcludeWeights = None,
+    tensor_types: TensorTypes = None,
+    tensor_type_file: TensorTypeFile = None,
+    new_numbers: NewNumbers = False,
+    output_tensor_type: OutputTensorType = None,
+    token_embedding_type: TokenEmbeddingType = None,
+    leave_output_tensor: LeaveOutputTensor = False,
+    pure: Pure = False,
+    bump_interface: BumpInterface = None,
     allow_requantize: AllowRequantize = False,
     drop_mtp: DropMtp = False,
     split_max_size: Annotated[
@@ -101,7 +122,6 @@ def prune_command(
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline.prune import planned, prune
-    from ggprune.runtime.quantize import QuantizeOptions, parse_type
     from ggprune.surgery.layout import Split
     from ggprune.surgery.output import check_outputs, write_text
 
@@ -111,16 +131,18 @@ def prune_command(
         split = Split(max_bytes, split_max_tensors)
     if split is not None and keep_split:
         raise UsageError("--keep-split divides as the input is: leave out the other split options")
-    if type_name is None and (imatrix is not None or allow_requantize):
-        raise UsageError("--imatrix and --allow-requantize say how to quantize: add --type")
-    options = None
-    if type_name is not None:
-        options = QuantizeOptions(parse_type(type_name), allow_requantize, n_threads=threads)
+    options = quantize_options(
+        type_name, threads=threads, imatrix=imatrix, tensor_types=tensor_types,
+        tensor_type_file=tensor_type_file, output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type, include_weights=include_weights,
+        exclude_weights=exclude_weights, bump_interface=bump_interface, new_numbers=new_numbers,
+        leave_output_tensor=leave_output_tensor, pure=pure, allow_requantize=allow_requantize,
+    )  # fmt: skip
     model = open_model(source)
     plan = _plan(
         model, prune_layers, keep_layers, plan_file, scores, drop, drop_mtp=drop_mtp, trust=trust
     )
-    inputs = [*(file.path for file in model.files), plan_file, scores, imatrix]
+    inputs = [*(file.path for file in model.files), plan_file, scores, imatrix, tensor_type_file]
     check_outputs([out, save_plan], inputs, force=force)
     matrix = read_imatrix(imatrix) if imatrix is not None else None
     how: dict[str, Any] = {
@@ -207,7 +229,7 @@ def _show(model: Model, plan: PrunePlan, result: Written, *, written: bool, as_j
                      "drop": list(plan.drop), "keep": list(plan.keep)},
             "out": {"paths": [str(path) for path in result.paths], "arch": plan.out_arch,
                     "size_bytes": result.size_bytes, "written": written},
-            "notes": list(plan.notes),
+            "notes": [*plan.notes, *result.notes],
         }  # fmt: skip
         print(to_json(document), end="")
         return
@@ -217,7 +239,7 @@ def _show(model: Model, plan: PrunePlan, result: Written, *, written: bool, as_j
     change = 100 * (result.size_bytes / model.size_bytes - 1)
     print(f"size     {size(model.size_bytes)} -> {size(result.size_bytes)} ({change:+.1f} %)")
     print(f"bytes    {result.size_bytes}")
-    for note in plan.notes:
+    for note in (*plan.notes, *result.notes):
         print(f"note     {note}")
     for path in result.paths:
         print(f"{'written ' if written else 'would be'} {path}")

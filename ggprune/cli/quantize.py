@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,20 +17,47 @@ from ggprune.cli.options import (
     Verify,
 )
 from ggprune.cli.progress import Bar
+from ggprune.cli.quantize_options import (
+    ExcludeWeights,
+    IncludeWeights,
+    LeaveOutputTensor,
+    MaxBufferSize,
+    OutputTensorType,
+    OverrideKv,
+    Pure,
+    TensorTypeFile,
+    TensorTypes,
+    TokenEmbeddingType,
+    quantize_options,
+)
+
+if TYPE_CHECKING:
+    from ggprune.model import Model
+    from ggprune.pipeline import Written
 
 
 def quantize_command(
     source: ModelPath,
     out: OutPath,
     type_name: Annotated[
-        str, typer.Argument(metavar="TYPE", show_default=False, help="Q4_K_M, Q8_0, F16, ...")
+        str,
+        typer.Argument(metavar="TYPE", show_default=False, help="Q4_K_M, Q8_0, F16, COPY, ..."),
     ],
     imatrix: ImatrixFile = None,
+    include_weights: IncludeWeights = None,
+    exclude_weights: ExcludeWeights = None,
+    tensor_types: TensorTypes = None,
+    tensor_type_file: TensorTypeFile = None,
+    output_tensor_type: OutputTensorType = None,
+    token_embedding_type: TokenEmbeddingType = None,
+    leave_output_tensor: LeaveOutputTensor = False,
+    pure: Pure = False,
     allow_requantize: AllowRequantize = False,
-    pure: Annotated[bool, typer.Option("--pure", help="All tensors in one type.")] = False,
-    leave_output_tensor: Annotated[
-        bool, typer.Option("--leave-output-tensor", help="Leave output.weight as it is.")
+    override_kv: OverrideKv = None,
+    keep_split: Annotated[
+        bool, typer.Option("--keep-split", help="Write shards where the input has shards.")
     ] = False,
+    max_buffer_size: MaxBufferSize = None,
     threads: Threads = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the exact size; write nothing.")
@@ -41,38 +68,59 @@ def quantize_command(
 ) -> None:
     """Quantize a model with llama.cpp's own quantizer; the tensors are those of llama-quantize.
 
+    What llama-quantize stumbles over in the middle of its work is refused before it: an entry of
+    the importance matrix that is missing or does not fit, a pattern that matches nothing. Entries
+    missing for types that can do without are fine, and mentioned. A model that is of the type
+    already is copied.
+
     Example: ggprune quantize model-f16.gguf model-q4.gguf Q4_K_M
     """
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
-    from ggprune.pipeline import requantize, requantized_size
-    from ggprune.report.jsontext import to_json
-    from ggprune.report.units import size
-    from ggprune.runtime.quantize import QuantizeOptions, parse_type
+    from ggprune.pipeline import requantize
+    from ggprune.pipeline.prune import planned_requantized
     from ggprune.surgery.output import check_outputs
 
-    options = QuantizeOptions(
-        parse_type(type_name), allow_requantize, pure, leave_output_tensor, threads
-    )
+    options = quantize_options(
+        type_name, threads=threads, imatrix=imatrix, tensor_types=tensor_types,
+        tensor_type_file=tensor_type_file, output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type, include_weights=include_weights,
+        exclude_weights=exclude_weights, override_kv=override_kv, max_buffer_size=max_buffer_size,
+        leave_output_tensor=leave_output_tensor, pure=pure, allow_requantize=allow_requantize,
+    )  # fmt: skip
+    assert options is not None
     model = open_model(source)
-    check_outputs([out], [*(f.path for f in model.files), imatrix], force=force)
+    inputs = [*(f.path for f in model.files), imatrix, tensor_type_file]
+    check_outputs([out], inputs, force=force)
     matrix = read_imatrix(imatrix) if imatrix is not None else None
     if dry_run:
-        size_bytes = requantized_size(model, options, matrix)
+        result = planned_requantized(model, out, options, imatrix=matrix, keep_split=keep_split)
     else:
-        size_bytes = requantize(
-            model, out, options, imatrix=matrix, force=force, check_load=verify, bars=Bar
-        ).size_bytes
+        result = requantize(
+            model, out, options, imatrix=matrix, keep_split=keep_split, force=force,
+            check_load=verify, bars=Bar,
+        )  # fmt: skip
+    _show(model, options.type, result, written=not dry_run, as_json=as_json)
+
+
+def _show(model: Model, type_name: str, result: Written, *, written: bool, as_json: bool) -> None:
+    from ggprune.report.jsontext import to_json
+    from ggprune.report.units import size
+
     if as_json:
         document = {
-            "source": {"path": str(source), "size_bytes": model.size_bytes},
-            "type": options.type,
-            "out": {"path": str(out), "size_bytes": size_bytes, "written": not dry_run},
-        }
+            "source": {"path": str(model.path), "size_bytes": model.size_bytes},
+            "type": type_name,
+            "out": {"path": str(result.paths[0]), "paths": [str(path) for path in result.paths],
+                    "size_bytes": result.size_bytes, "written": written},
+            "notes": list(result.notes),
+        }  # fmt: skip
         print(to_json(document), end="")
         return
-    verb = "would be" if dry_run else "written "
-    print(f"type     {options.type}")
-    print(f"size     {size(model.size_bytes)} -> {size(size_bytes)}")
-    print(f"bytes    {size_bytes}")
-    print(f"{verb} {out}")
+    print(f"type     {type_name}")
+    print(f"size     {size(model.size_bytes)} -> {size(result.size_bytes)}")
+    print(f"bytes    {result.size_bytes}")
+    for note in result.notes:
+        print(f"note     {note}")
+    for path in result.paths:
+        print(f"{'written ' if written else 'would be'} {path}")

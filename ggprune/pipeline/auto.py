@@ -18,18 +18,10 @@ from ggprune.errors import ArchitectureError, UsageError
 from ggprune.evaluation import Evaluation, evaluate
 from ggprune.model import Model
 from ggprune.model.imatrix import Imatrix
+from ggprune.pipeline.files import Bars, disk_errors, no_bars
 from ggprune.pipeline.outcome import AutoReport, front_of, result_name, rival_name, rows_of
-from ggprune.pipeline.prune import (
-    QUANTIZER_ALIGNMENT,
-    Bars,
-    disk_errors,
-    file_size,
-    no_bars,
-    prune,
-    prune_into,
-    pruned_size,
-    quantize_into,
-)
+from ggprune.pipeline.prune import prune, prune_into, pruned_size, quantize_into
+from ggprune.pipeline.quantization import QUANTIZER_ALIGNMENT, Quantization, file_size, filtered
 from ggprune.pipeline.rank import rank_path
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.quantize import QuantizeOptions, dry_runs
@@ -82,6 +74,8 @@ def auto(
     Raises UsageError, OutputError or ArchitectureError before any work if the job is impossible.
     """
     target = options.wanted.target
+    if options.quantize is not None:
+        imatrix = filtered(imatrix, options.quantize)
     options = replace(options, wanted=_counted(model, options, imatrix))
     _check(model, out, options, calibration, evaluation, imatrix, force=force)
     ranking = _rank(model, calibration, options, bars, narrate)
@@ -221,7 +215,7 @@ def _rivals(
     ladder = [QuantizeOptions(t, allow_requantize=True, n_threads=n_threads) for t in LADDER]
     outcomes = isolated(dry_runs, model.path, model.tensors, ladder, imatrix)
     sizes = {
-        options: file_size(model, outcome, imatrix)
+        options: file_size(model, Quantization(options, imatrix, outcome))
         for options, outcome in zip(ladder, outcomes, strict=True)
         if outcome is not None
     }

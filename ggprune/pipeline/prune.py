@@ -6,23 +6,31 @@ nothing to clean up.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggprune.errors import DataError, LlamaAbortError, LlamaError, OutputError
-from ggprune.model import Model, Value, ValueType, open_model
+from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
-from ggprune.model.metadata import scalar, string
-from ggprune.model.model import open_shards
-from ggprune.runtime.isolate import isolated
-from ggprune.runtime.loadcheck import check_loads
-from ggprune.runtime.quantize import DryRun, QuantizeOptions, dry_run, imatrix_metadata, quantize
-from ggprune.surgery import Layout, PrunePlan
+from ggprune.pipeline.files import (
+    Bars,
+    Written,
+    disk_errors,
+    no_bars,
+    publish,
+    write_proved,
+    write_published,
+)
+from ggprune.pipeline.quantization import (
+    Quantization,
+    announced,
+    file_size,
+    quantize_settled,
+    settle_pruned,
+    settle_whole,
+)
+from ggprune.runtime.quantize_options import QuantizeOptions
+from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import Contents, unchanged_contents
 from ggprune.surgery.layout import (
     Split,
@@ -31,33 +39,9 @@ from ggprune.surgery.layout import (
     lay_out,
     lay_out_shards,
     shard_names,
-    size_with,
     split_as,
 )
 from ggprune.surgery.output import PendingFile, check_output
-from ggprune.surgery.rewrite import write_header, write_tensors
-from ggprune.surgery.verify import ByteComparison, verify_requantized, verify_structure
-
-Progress = Callable[[int, int], object]  # done, total
-Bars = Callable[[str], Progress | None]  # a progress report for a step of that name
-
-QUANTIZER_ALIGNMENT = 32  # llama_model_quantize pads to it whatever general.alignment says
-
-
-# Set by the quantizer whether the source has them or not.
-QUANTIZER_NUMBERS = ("general.quantization_version", "general.file_type")
-
-
-def no_bars(_: str) -> Progress | None:
-    return None
-
-
-@dataclass(frozen=True)
-class Written:
-    """Files that were written, verified and published: one, or the shards of a split model."""
-
-    paths: tuple[Path, ...]
-    size_bytes: int
 
 
 def prune(
@@ -80,40 +64,51 @@ def prune(
     LlamaError if the result is not what it should be; then nothing is left behind.
     """
     contents, inputs = checked_contents(model, plan), [file.path for file in model.files]
-    if keep_split:
-        split = split_as(model, contents)
+    how = _Output(out, split_as(model, contents) if keep_split else split, force, check_load, bars)
     if options is None:
-        return _write_published(model, contents, inputs, out, split, force, check_load, bars)
-    size_bytes = lay_out(model, contents).size_bytes + pruned_size(model, plan, options, imatrix)
-    check_output(out, inputs, force=force, size_bytes=size_bytes)
+        return how.write(model, contents, inputs)
+    quantization = settle_pruned(model, plan, contents, options, imatrix)
+    if quantization.outcome is None:
+        return replace(how.write(model, contents, inputs), notes=quantization.notes)
+    between = lay_out(model, contents).size_bytes
+    _check_room(_plan_files(model, contents, quantization, out, how.split), inputs, force, between)
     with disk_errors(out), PendingFile(out) as result:
-        prune_into(model, plan, result, options, imatrix, bars)
-        if split is None:
-            return publish([result], force=force, check_load=check_load)
-        whole = open_model(result.path)
-        divided = in_groups(unchanged_contents(whole), split)
-        return _write_published(whole, divided, inputs, out, split, force, check_load, bars)
+        _prune_into(model, contents, result, quantization, bars)
+        return how.publish(result, inputs, quantization.notes)
 
 
-def _write_published(
-    model: Model,
-    contents: Contents,
-    inputs: Sequence[Path],
-    out: Path,
-    split: Split | None,
-    force: bool,
-    check_load: bool,
-    bars: Bars,
-) -> Written:
-    layouts = lay_out_shards(model, contents, split)
-    targets = shard_names(out, len(layouts))
-    size_bytes = sum(layout.size_bytes for layout in layouts)
-    for target in targets:
-        check_output(target, inputs, force=force, size_bytes=size_bytes)
-    with disk_errors(out), contextlib.ExitStack() as stack:
-        pending = [stack.enter_context(PendingFile(target)) for target in targets]
-        _write(contents, layouts, pending, bars)
-        return publish(pending, force=force, check_load=check_load)
+@dataclass(frozen=True)
+class _Output:
+    """Where a job's result goes."""
+
+    out: Path
+    split: Split | None
+    force: bool
+    check_load: bool
+    bars: Bars
+
+    def write(self, model: Model, contents: Contents, inputs: Sequence[Path]) -> Written:
+        return write_published(
+            model, contents, inputs, self.out, split=self.split, force=self.force,
+            check_load=self.check_load, bars=self.bars,
+        )  # fmt: skip
+
+    def publish(
+        self, whole: PendingFile, inputs: Sequence[Path], notes: tuple[str, ...]
+    ) -> Written:
+        """Publish a finished file, or the shards that it is divided into."""
+        if self.split is None:
+            done = publish([whole], force=self.force, check_load=self.check_load)
+        else:
+            model = open_model(whole.path)
+            done = self.write(model, in_groups(unchanged_contents(model), self.split), inputs)
+        return replace(done, notes=notes)
+
+
+def _check_room(planned: Written, inputs: Sequence[Path], force: bool, between: int) -> None:
+    """Refuse before any work; `between` are bytes of the file that is there meanwhile."""
+    for path in planned.paths:
+        check_output(path, inputs, force=force, size_bytes=planned.size_bytes + between)
 
 
 def prune_into(
@@ -125,16 +120,27 @@ def prune_into(
     bars: Bars = no_bars,
 ) -> None:
     """Write and prove the pruned model as one file; requantizing takes another one for a while."""
-    contents = checked_contents(model, plan)
-    (layout,) = lay_out_shards(model, contents, None)
-    if options is None:
-        _write(contents, [layout], [target], bars)
+    contents, quantization = checked_contents(model, plan), None
+    if options is not None:
+        quantization = settle_pruned(model, plan, contents, options, imatrix)
+    _prune_into(model, contents, target, quantization, bars)
+
+
+def _prune_into(
+    model: Model,
+    contents: Contents,
+    target: PendingFile,
+    quantization: Quantization | None,
+    bars: Bars,
+) -> None:
+    layout = lay_out(model, contents)
+    if quantization is None or quantization.outcome is None:
+        write_proved(contents, [layout], [target], bars)
         return
-    renamed = imatrix.renamed(contents.names) if imatrix else None
     with PendingFile(target.target) as pruned:
-        written = _write(contents, [layout], [pruned], bars)
+        written = write_proved(contents, [layout], [pruned], bars)
         with pruned.named():
-            quantize_into(written, target, options, renamed, bars)
+            quantize_settled(written, target, quantization, bars)
 
 
 def requantize(
@@ -143,16 +149,32 @@ def requantize(
     options: QuantizeOptions,
     *,
     imatrix: Imatrix | None = None,
+    keep_split: bool = False,
     force: bool = False,
     check_load: bool = True,
     bars: Bars = no_bars,
 ) -> Written:
-    """Write the model in another type. Errors as `prune`."""
-    size_bytes = requantized_size(model, options, imatrix)
-    check_output(out, [f.path for f in model.files], force=force, size_bytes=size_bytes)
+    """Write the model in another type, in shards like its own if wanted. Errors as `prune`."""
+    contents, inputs = unchanged_contents(model), [file.path for file in model.files]
+    how = _Output(out, split_as(model, contents) if keep_split else None, force, check_load, bars)
+    quantization = settle_whole(model, options, imatrix)
+    if quantization.outcome is None:
+        return replace(how.write(model, contents, inputs), notes=quantization.notes)
+    _check_room(_plan_files(model, contents, quantization, out, how.split), inputs, force, 0)
     with disk_errors(out), PendingFile(out) as result:
-        quantize_into(model, result, options, imatrix, bars)
-        return publish([result], force=force, check_load=check_load)
+        quantize_settled(model, result, quantization, bars)
+        return how.publish(result, inputs, quantization.notes)
+
+
+def quantize_into(
+    source: Model,
+    target: PendingFile,
+    options: QuantizeOptions,
+    imatrix: Imatrix | None,
+    bars: Bars,
+) -> None:
+    """Write and prove the model in another type as one file."""
+    quantize_settled(source, target, settle_whole(source, options, imatrix), bars)
 
 
 def planned(
@@ -165,151 +187,51 @@ def planned(
     split: Split | None = None,
     keep_split: bool = False,
 ) -> Written:
-    """The files that `prune` would write, with their exact size; writes nothing.
-
-    How many shards a requantized model would have is not known before it is: then it is `out`.
-    """
+    """The files that `prune` would write, with their exact size; writes nothing."""
+    contents, quantization = checked_contents(model, plan), None
     if options is not None:
-        return Written((out,), pruned_size(model, plan, options, imatrix))
-    contents = checked_contents(model, plan)
-    layouts = lay_out_shards(model, contents, split_as(model, contents) if keep_split else split)
-    return Written(shard_names(out, len(layouts)), sum(layout.size_bytes for layout in layouts))
+        quantization = settle_pruned(model, plan, contents, options, imatrix)
+    divided = split_as(model, contents) if keep_split else split
+    return _plan_files(model, contents, quantization, out, divided)
+
+
+def planned_requantized(
+    model: Model,
+    out: Path,
+    options: QuantizeOptions,
+    *,
+    imatrix: Imatrix | None = None,
+    keep_split: bool = False,
+) -> Written:
+    """The files that `requantize` would write, with their exact size; writes nothing."""
+    contents, quantization = unchanged_contents(model), settle_whole(model, options, imatrix)
+    split = split_as(model, contents) if keep_split else None
+    return _plan_files(model, contents, quantization, out, split)
+
+
+def _plan_files(
+    model: Model,
+    contents: Contents,
+    quantization: Quantization | None,
+    out: Path,
+    split: Split | None,
+) -> Written:
+    notes: tuple[str, ...] = ()
+    if quantization is not None:
+        contents, notes = announced(contents, quantization), quantization.notes
+        contents = in_groups(contents, split) if split is not None else contents
+    layouts = lay_out_shards(model, contents, split)
+    size_bytes = sum(layout.size_bytes for layout in layouts)
+    return Written(shard_names(out, len(layouts)), size_bytes, notes)
 
 
 def pruned_size(
     model: Model, plan: PrunePlan, options: QuantizeOptions | None, imatrix: Imatrix | None
 ) -> int:
-    """Exact bytes of the file that `prune` would write, without writing it."""
-    contents = checked_contents(model, plan)
-    layout = lay_out(model, contents)
-    if options is None:
-        return layout.size_bytes
-    with header_only(layout) as hollow:
-        renamed = imatrix.renamed(contents.names) if imatrix else None
-        return requantized_size(hollow, options, renamed)
-
-
-@contextmanager
-def header_only(layout: Layout) -> Iterator[Model]:
-    """The file as a quantizer's dry run needs it: all of the header, holes instead of the data."""
-    with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
-        hollow = Path(folder) / "header-only.gguf"
-        with disk_errors(hollow), hollow.open("wb") as file:
-            file.write(layout.header)
-            file.truncate(layout.size_bytes)
-        yield open_model(hollow)
+    """Exact bytes of the single file that `prune` would write, without writing it."""
+    return planned(model, plan, model.path, options=options, imatrix=imatrix).size_bytes
 
 
 def requantized_size(model: Model, options: QuantizeOptions, imatrix: Imatrix | None) -> int:
-    """Exact bytes of the file that `requantize` would write, without writing it."""
-    check_quantizable(model, imatrix)
-    outcome = isolated(dry_run, model.path, model.tensors, options, imatrix)
-    return file_size(model, outcome, imatrix)
-
-
-def check_quantizable(model: Model, imatrix: Imatrix | None) -> None:
-    """Raises LlamaError if the quantizer would garble the file, DataError for a strange imatrix."""
-    if model.alignment != QUANTIZER_ALIGNMENT:
-        raise LlamaError(
-            f"{model.path}: llama.cpp's quantizer cannot write general.alignment = "
-            f"{model.alignment}, only {QUANTIZER_ALIGNMENT}"
-        )
-    if imatrix is not None and not any(t.name in imatrix.entries for t in model.tensors):
-        raise DataError(f"{imatrix.path}: has no entry for any tensor of {model.path}")
-
-
-def file_size(model: Model, outcome: DryRun, imatrix: Imatrix | None) -> int:
-    """Bytes of the whole file that a dry run has announced the tensors of."""
-    added = {key: scalar(ValueType.UINT32, 0) for key in QUANTIZER_NUMBERS}
-    if imatrix is not None:
-        added |= {key: _placeholder(value) for key, value in imatrix_metadata(imatrix).items()}
-    return size_with(model, added, outcome.tensor_bytes)
-
-
-def _placeholder(value: str | int) -> Value:
-    return string(value) if isinstance(value, str) else scalar(ValueType.UINT32, value)
-
-
-def quantize_into(
-    source: Model,
-    target: PendingFile,
-    options: QuantizeOptions,
-    imatrix: Imatrix | None,
-    bars: Bars,
-) -> None:
-    """Quantize in a child process and check that nothing but types changed."""
-    check_quantizable(source, imatrix)
-    bar = bars(f"quantize to {options.type}")
-    with target.named():
-        isolated(quantize, source.path, target.path, options, imatrix, bar)
-        verify_requantized(source, target.path)
-
-
-def publish(pending: Sequence[PendingFile], *, force: bool, check_load: bool) -> Written:
-    """Let llama.cpp load the files and decode, then give them their names."""
-    if check_load:
-        with contextlib.ExitStack() as stack:
-            for file in pending:
-                stack.enter_context(file.named())
-            _check_loads(pending)
-    size_bytes = sum(file.path.stat().st_size for file in pending)
-    for i, file in enumerate(pending):
-        try:
-            file.commit(force=force)
-        except BaseException:  # all shards or none
-            for before in pending[:i]:
-                before.target.unlink(missing_ok=True)
-            raise
-    return Written(tuple(file.target for file in pending), size_bytes)
-
-
-def _check_loads(pending: Sequence[PendingFile]) -> None:
-    try:
-        isolated(check_loads, tuple(file.path for file in pending))
-    except LlamaAbortError as e:
-        raise LlamaAbortError(
-            f"{pending[0].target}: not kept: every byte is as planned, but llama.cpp fails with "
-            f"it: {e} (--no-verify skips this check)"
-        ) from e
-
-
-@contextmanager
-def disk_errors(target: Path) -> Iterator[None]:
-    """Turn what the operating system says while writing into an OutputError."""
-    try:
-        yield
-    except OSError as e:
-        what = "the disk is full" if e.errno == errno.ENOSPC else e.strerror
-        raise OutputError(f"{target}: cannot be written: {what}; nothing was kept") from e
-
-
-def _write(
-    contents: Contents, layouts: Sequence[Layout], targets: Sequence[PendingFile], bars: Bars
-) -> Model:
-    """Write and prove: the structure as soon as the headers stand, each tensor behind its copy."""
-    total = sum(tensor.size_bytes for tensor in contents.tensors)
-    with contextlib.ExitStack() as stack:
-        for layout, target in zip(layouts, targets, strict=True):
-            stack.enter_context(target.named())
-            write_header(layout, target.fd)
-        written = open_shards([target.path for target in targets])
-        verify_structure(contents, written)
-        comparison = stack.enter_context(ByteComparison(written))
-        fds = [target.fd for target in targets]
-        for tensor in write_tensors(layouts, fds, _counter(bars("copy"), total)):
-            comparison.add(tensor)
-        comparison.finish()
-    return written
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Steps in, sums out."""
-    done = 0
-
-    def add(n: int) -> None:
-        nonlocal done
-        done += n
-        if progress is not None:
-            progress(done, total)
-
-    return add
+    """Exact bytes of the single file that `requantize` would write, without writing it."""
+    return file_size(model, settle_whole(model, options, imatrix))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from ggprune.errors import VerificationError
-from ggprune.model import Model, Tensor, open_model
+from ggprune.model import Model, Tensor, Value, open_model
 from ggprune.surgery.contents import Contents, OutTensor, pruned_contents
 from ggprune.surgery.copy import Progress
 from ggprune.surgery.edits import edited_blocks, is_edited
@@ -58,19 +58,23 @@ def verify_structure(contents: Contents, result: Model) -> None:
             raise VerificationError(f"{result.path}: metadata value {key} is not as planned")
 
 
-def verify_requantized(source: Model, path: Path) -> Model:
-    """Check that a quantizer changed types only: same tensors, shapes, metadata; returns it opened.
+def verify_requantized(
+    source: Model, path: Path, types: Mapping[str, str], added: Mapping[str, Value]
+) -> Model:
+    """Check that a quantizer made what was announced and changed nothing else; returns it opened.
 
-    Raises VerificationError at the first difference.
+    `types` are names of types by tensor, `added` metadata values that it was told to write. Raises
+    VerificationError at the first difference.
     """
     result = open_model(path)
-    want = {t.name: t.shape for t in source.tensors}
-    have = {t.name: t.shape for t in result.tensors}
+    want = {t.name: (t.shape, types[t.name]) for t in source.tensors}
+    have = {t.name: (t.shape, t.type.name) for t in result.tensors}
     if want != have:
         odd = sorted(want.items() ^ have.items())[0][0]
-        raise VerificationError(f"{path}: tensor {odd} is missing or has another shape")
-    for key, value in source.metadata.items():
-        if key not in QUANTIZER_KEYS and result.metadata.get(key) != value:
+        raise VerificationError(f"{path}: tensor {odd} is missing, or has another shape or type")
+    kept = {k: v for k, v in source.metadata.items() if k not in QUANTIZER_KEYS}
+    for key, value in {**kept, **added}.items():
+        if result.metadata.get(key) != value:
             raise VerificationError(f"{path}: metadata value {key} was changed by the quantizer")
     return result
 

@@ -19,7 +19,7 @@ from ggprune.model.gguf import DEFAULT_ALIGNMENT, VERSIONS
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import scalar
 from ggprune.model.types import tensor_type
-from ggprune.pipeline.prune import Bars, Written, disk_errors, header_only, no_bars, publish
+from ggprune.pipeline.files import Bars, Written, disk_errors, header_only, no_bars, publish
 from ggprune.pipeline.synth.metadata import make_metadata
 from ggprune.pipeline.synth.shapes import Shape
 from ggprune.pipeline.synth.tensors import Weights, count_parameters, make_tensors

@@ -1,0 +1,226 @@
+"""What the quantizer is going to do with a file, settled by dry runs before any work; and doing it.
+
+The numbers in patterns and importance matrices are those of the unpruned model; here they become
+those of the file. A file that is of the wanted type already is copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ggprune.arch import mtp_blocks
+from ggprune.errors import DataError, GGPruneError, LlamaError
+from ggprune.model import Model, Value, ValueType
+from ggprune.model.imatrix import Imatrix
+from ggprune.model.metadata import scalar, string
+from ggprune.model.types import tensor_type
+from ggprune.pipeline.files import Bars, header_only, write_proved
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.quantize import DryRun, check_outcome, quantize
+from ggprune.runtime.quantize_options import COPY, FILE_TYPES, QuantizeOptions
+from ggprune.runtime.quantize_params import added_metadata
+from ggprune.runtime.quantize_types import Origin, Settled, settle
+from ggprune.surgery import PrunePlan
+from ggprune.surgery.contents import Contents, unchanged_contents
+from ggprune.surgery.layout import lay_out, size_with
+from ggprune.surgery.output import PendingFile
+from ggprune.surgery.selection import runs_of
+from ggprune.surgery.verify import verify_requantized
+
+QUANTIZER_ALIGNMENT = 32  # llama_model_quantize pads to it whatever general.alignment says
+
+# Set by the quantizer whether the source has them or not.
+FILE_TYPE = "general.file_type"
+QUANTIZER_NUMBERS = ("general.quantization_version", FILE_TYPE)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Options and importance matrix in the file's own numbers, and what they make of the file."""
+
+    options: QuantizeOptions
+    imatrix: Imatrix | None
+    outcome: DryRun | None  # None: nothing is quantized, the tensors are copied
+    notes: tuple[str, ...] = ()
+
+
+def settle_whole(
+    model: Model, options: QuantizeOptions, imatrix: Imatrix | None, origin: Origin | None = None
+) -> Quantization:
+    """For a file as it is. `imatrix` names the tensors as the file does.
+
+    Raises UsageError, LlamaError or DataError for whatever the quantizer would stumble over.
+    """
+    if options.type == COPY and not options.overrides:
+        return Quantization(options, None, None)
+    imatrix = filtered(imatrix, options)
+    check_quantizable(model, imatrix)
+    settled = isolated(settle, model.path, model.tensors, options, imatrix, origin)
+    if _is_there(model, settled):
+        note = f"the model is {options.type} already: its tensors are copied, not quantized again"
+        return Quantization(settled.options, None, None, (note,))
+    _check_gain(model, settled)
+    check_outcome(model.path, model.tensors, settled.outcome, settled.options, imatrix)
+    notes = (*_missing_entries(model, settled.outcome, imatrix), *_raised(settled, origin))
+    return Quantization(settled.options, imatrix, settled.outcome, notes)
+
+
+def settle_pruned(
+    model: Model,
+    plan: PrunePlan,
+    contents: Contents,
+    options: QuantizeOptions,
+    imatrix: Imatrix | None,
+) -> Quantization:
+    """For the file that `plan` makes of `model`; `imatrix` is the unpruned model's."""
+    imatrix = filtered(imatrix, options)
+    renamed = imatrix.renamed(contents.names) if imatrix else None
+    origin = Origin(model.path, contents.names, _interface(model, plan, contents))
+    with header_only(lay_out(model, contents)) as hollow:
+        try:
+            return settle_whole(hollow, options, renamed, origin)
+        except GGPruneError as e:
+            raise type(e)(str(e).replace(str(hollow.path), str(model.path))) from e
+
+
+def filtered(imatrix: Imatrix | None, options: QuantizeOptions) -> Imatrix | None:
+    """The entries that --include-weights and --exclude-weights leave.
+
+    Raises DataError if that is none: nothing should be quantized without a matrix by accident.
+    """
+    if imatrix is None or not (options.include_weights or options.exclude_weights):
+        return imatrix
+    entries = {
+        name: values
+        for name, values in imatrix.entries.items()
+        if not any(part in name for part in options.exclude_weights)
+        and (not options.include_weights or any(part in name for part in options.include_weights))
+    }
+    if not entries:
+        raise DataError(f"{imatrix.path}: --include-weights, --exclude-weights leave no entry")
+    return replace(imatrix, entries=entries)
+
+
+def check_quantizable(model: Model, imatrix: Imatrix | None) -> None:
+    """Raises LlamaError if the quantizer would garble the file, DataError for a strange imatrix."""
+    if model.alignment != QUANTIZER_ALIGNMENT:
+        raise LlamaError(
+            f"{model.path}: llama.cpp's quantizer cannot write general.alignment = "
+            f"{model.alignment}, only {QUANTIZER_ALIGNMENT}"
+        )
+    if imatrix is not None and not any(t.name in imatrix.entries for t in model.tensors):
+        raise DataError(f"{imatrix.path}: has no entry for any tensor of {model.path}")
+
+
+def announced(contents: Contents, quantization: Quantization) -> Contents:
+    """The contents after quantizing, as far as sizes go: values of added keys, not their order."""
+    if quantization.outcome is None:
+        return contents
+    types, by_name = quantization.outcome.types, {t.name: t for t in contents.tensors}
+    tensors = tuple(replace(by_name[n], type=tensor_type(types[n]), source=None) for n in types)
+    metadata = {**contents.metadata, **_numbers(), **_added(quantization)}
+    return replace(contents, metadata=metadata, tensors=tensors)
+
+
+def file_size(model: Model, quantization: Quantization) -> int:
+    """Exact bytes of the single file that the model becomes."""
+    if quantization.outcome is None:
+        return lay_out(model, unchanged_contents(model)).size_bytes
+    added = _numbers() | _added(quantization)
+    return size_with(model, added, quantization.outcome.tensor_bytes)
+
+
+def quantize_settled(
+    source: Model, target: PendingFile, quantization: Quantization, bars: Bars
+) -> None:
+    """Quantize in a child process and check that what was announced changed and nothing else."""
+    if quantization.outcome is None:
+        contents = unchanged_contents(source)
+        write_proved(contents, [lay_out(source, contents)], [target], bars)
+        return
+    options, imatrix = quantization.options, quantization.imatrix
+    bar = bars(f"quantize to {options.type}")
+    with target.named():
+        isolated(quantize, source.path, target.path, options, imatrix, bar)
+        verify_requantized(source, target.path, quantization.outcome.types, _added(quantization))
+
+
+def _is_there(model: Model, settled: Settled) -> bool:
+    """Is the file what the quantizer would make of it, and called so?"""
+    same = all(settled.outcome.types[t.name] == t.type.name for t in model.tensors)
+    return same and not settled.options.overrides and _is_called(model, settled.options.type)
+
+
+def _is_called(model: Model, type_name: str) -> bool:
+    stated = model.metadata.get(FILE_TYPE)
+    return stated is not None and bool(stated.decode() == FILE_TYPES[type_name])
+
+
+def _check_gain(model: Model, settled: Settled) -> None:
+    """Raises LlamaError where a model of this very type would be requantized by accident."""
+    types, options = settled.outcome.types, settled.options
+    others = [t for t in model.tensors if t.type.block_size > 1 and types[t.name] != t.type.name]
+    if others and _is_called(model, options.type) and not options.allow_requantize:
+        first = others[0]
+        raise LlamaError(
+            f"{model.path}: is {options.type} already, but now {len(others)} tensors would get "
+            f"another type ({first.name}: {first.type.name} -> {types[first.name]}); without "
+            "--type all stay as they are, --allow-requantize quantizes them again"
+        )
+
+
+def _interface(model: Model, plan: PrunePlan, contents: Contents) -> frozenset[str]:
+    """New names of the tensors in the last block before and the first behind each dropped run.
+
+    MTP blocks do not carry the model's own stream of hidden states: they are neither.
+    """
+    beside: set[int] = set()
+    first, aside = 0, mtp_blocks(model)
+    for _, n_block in plan.stacks:
+        stack = [n for n in range(first, first + n_block) if n not in aside]
+        kept = [n for n in stack if n not in plan.drop]
+        for start, end in runs_of(set(stack) & set(plan.drop)):
+            beside |= set([n for n in kept if n < start][-1:] + [n for n in kept if n > end][:1])
+        first += n_block
+    names = (t.name for n in beside for t in model.layers[n])
+    return frozenset(contents.names[name] for name in names if name in contents.names)
+
+
+def _missing_entries(model: Model, outcome: DryRun, imatrix: Imatrix | None) -> tuple[str, ...]:
+    if imatrix is None:
+        return ()
+    made = {t.name: tensor_type(outcome.types[t.name]) for t in model.tensors}
+    quantized = [t.name for t in model.tensors if made[t.name].block_size > 1]
+    without = [name for name in quantized if name not in imatrix.entries]
+    if not without:
+        return ()
+    shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+    return (
+        f"{len(without)} of {len(quantized)} quantized tensors have no entry in {imatrix.path.name}"
+        f" and need none; they are quantized without, as by llama-quantize: {shown}",
+    )
+
+
+def _raised(settled: Settled, origin: Origin | None) -> tuple[str, ...]:
+    better = settled.options.bump_interface
+    if better is None or origin is None:
+        return ()
+    return (f"{settled.n_raised} tensors beside the cuts are stored in {better} instead of less",)
+
+
+def _numbers() -> dict[str, Value]:
+    return {key: scalar(ValueType.UINT32, 0) for key in QUANTIZER_NUMBERS}
+
+
+def _added(quantization: Quantization) -> dict[str, Value]:
+    values = added_metadata(quantization.options, quantization.imatrix)
+    return {key: _value(value) for key, value in values.items()}
+
+
+def _value(value: bool | int | float | str) -> Value:
+    """As llama_model_quantize stores overrides."""
+    if isinstance(value, str):
+        return string(value)
+    if isinstance(value, bool):
+        return scalar(ValueType.BOOL, value)
+    return scalar(ValueType.UINT32 if isinstance(value, int) else ValueType.FLOAT32, value)
