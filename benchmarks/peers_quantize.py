@@ -1,0 +1,169 @@
+"""`ggprune quantize` beside llama-quantize, and pruning first beside doing both at once.
+
+First table: the same types made by both, tensor by tensor, and the time of both, taking turns. What
+ggprune is timed with is the whole command, with its verification of every byte's header but without
+the load in llama.cpp (--no-verify). Second table: `ggprune prune --type Q4_K_M` beside
+`llama-quantize --prune-layers ... Q4_K_M`, which chooses its mixture by the depth before.
+
+    python benchmarks/peers.py quantize [--types Q4_K_M,...] [--repeat N] [--chunks N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggprune.evaluation import evaluate
+from ggprune.model import Model, open_model
+from ggprune.report.table import markdown_table
+from ggprune.report.units import size
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.session import Compute
+from ggprune.scoring import read_text
+from ggprune.surgery import format_layers
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+PLAIN = "F16,BF16,Q1_0,Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M," \
+        "Q5_K_S,Q5_K_M,Q6_K,TQ1_0,TQ2_0,IQ4_NL,IQ4_XS,IQ3_S,IQ3_M,MXFP4_MOE,COPY"  # fmt: skip
+WITH_IMATRIX = "Q2_K_S,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,IQ2_M,IQ3_XXS,IQ3_XS,Q4_K_M,IQ4_XS"
+TOOLS = ("llama-quantize", "llama-imatrix")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model, and with it an importance matrix if there is one."""
+
+    model: Path
+    imatrix: Path | None
+    folder: Path
+    repeat: int
+
+
+def same_tensors(ours: Path, theirs: Path) -> str:
+    """`yes`, or how many of the tensors are not the same."""
+    a, b = digests(ours), digests(theirs)
+    differ = [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
+    return f"no: {len(differ)} of {len(b)}" if differ else "yes"
+
+
+def digests(path: Path) -> dict[str, str]:
+    found = {}
+    with path.open("rb") as file:
+        for t in open_model(path).tensors:
+            file.seek(t.offset)
+            found[t.name] = t.type.name + hashlib.sha256(file.read(t.size_bytes)).hexdigest()
+    return found
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def run(*command: object) -> None:
+    subprocess.run(list(map(str, command)), capture_output=True, check=True)
+
+
+def ggprune(*arguments: object) -> None:
+    run(sys.executable, "-m", "ggprune", *arguments)
+
+
+def rows(setting: Setting, types: Sequence[str]) -> list[tuple[str, ...]]:
+    """Type, imatrix, identical, seconds of both and their ratio."""
+    ours, theirs = setting.folder / "ours.gguf", setting.folder / "theirs.gguf"
+    matrix = ("--imatrix", setting.imatrix) if setting.imatrix else ()
+    found: list[tuple[str, ...]] = []
+    for name in types:
+        us, them = [], []
+        for _ in range(setting.repeat):
+            us.append(
+                timed(
+                    lambda n=name: ggprune(  # type: ignore[misc]
+                        "quantize", setting.model, ours, n, *matrix, "--no-verify", "--force"
+                    )
+                )
+            )
+            them.append(timed(lambda n=name: run(  # type: ignore[misc]
+                "llama-quantize", *matrix, setting.model, theirs, n)))  # fmt: skip
+        a, b = statistics.median(us), statistics.median(them)
+        found.append((name, "yes" if matrix else "no", same_tensors(ours, theirs),
+                      f"{a:.2f}", f"{b:.2f}", f"{a / b:.2f}x"))  # fmt: skip
+        print(f"{setting.model.name} {' '.join(found[-1])}", file=sys.stderr)
+    return found
+
+
+def at_once_rows(model: Model, drop: Sequence[int], folder: Path, text: Path, n_chunk: int | None
+                 ) -> tuple[list[tuple[str, ...]], list[str]]:  # fmt: skip
+    """Both ways to a pruned Q4_K_M, and the tensors whose types differ."""
+    ours, theirs = folder / "pruned-first.gguf", folder / "at-once.gguf"
+    layers = ",".join(map(str, drop))
+    ggprune("--prune-layers", layers, model.path, ours, "--type", "Q4_K_M", "--force")
+    run("llama-quantize", "--prune-layers", layers, model.path, theirs, "Q4_K_M")
+    found = isolated(
+        evaluate,
+        [ours, theirs],
+        read_text(text),
+        base=model.path,
+        n_ctx=256,
+        n_chunk=n_chunk,
+        compute=Compute(n_threads=1),
+    )
+    table: list[tuple[str, ...]] = []
+    for name, path, e in zip(("ggprune", "llama-quantize"), (ours, theirs), found, strict=True):
+        made = open_model(path)
+        assert e.divergence is not None
+        kld = f"{e.divergence.kld.mean.value:.5f} ± {e.divergence.kld.mean.se:.5f}"
+        bpw = f"{made.bits_per_weight:.3f}"
+        sizes = size(made.size_bytes), str(made.size_bytes)
+        table.append((format_layers(drop), name, *sizes, bpw, kld))
+    a, b = ({t.name: t.type.name for t in open_model(p).tensors} for p in (ours, theirs))
+    return table, [f"{n}: {a[n]}, {b.get(n)} by llama-quantize" for n in a if a[n] != b.get(n)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--types", default=PLAIN)
+    parser.add_argument("--imatrix-types", default=WITH_IMATRIX)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--chunks", type=int)
+    args = parser.parse_args()
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        print(f"quantize: skipped, {missing[0]} is not on PATH")
+        return 0
+    tiny, text = FIXTURES / "tiny.gguf", FIXTURES / "calibration.txt"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        synthetic, imatrix = folder / "synthetic.gguf", folder / "imatrix.gguf"
+        ggprune("synth", "--shape", "qwen2.5-0.5b", "--layers", 8, synthetic)
+        run("llama-imatrix", "-m", tiny, "-f", text, "-o", imatrix, "-c", 256)
+        head = ("type", "imatrix", "identical", "ggprune s", "llama-quantize s", "ratio")
+        table = rows(Setting(tiny, None, folder, args.repeat), args.types.split(","))
+        table += rows(Setting(tiny, imatrix, folder, args.repeat), args.imatrix_types.split(","))
+        print(markdown_table(head, table, left=(0, 1, 2)))
+        print("\n8 layers of qwen2.5-0.5b, random weights")
+        large = ("Q4_K_M", "Q8_0")
+        print(markdown_table(head, rows(Setting(synthetic, None, folder, args.repeat), large),
+                             left=(0, 1, 2)))  # fmt: skip
+        print("\npruned first, or at once")
+        for path, drop in ((tiny, (2, 3)), (tiny, (2,)), (synthetic, (3, 4))):
+            n_chunk = args.chunks if path == tiny else 2
+            table, differ = at_once_rows(open_model(path), drop, folder, text, n_chunk)
+            head = ("dropped", "by", "size", "bytes", "bpw", "KLD from the whole model")
+            print(markdown_table(head, table, left=(0, 1)))
+            print("\n".join(differ) or "the same types", end="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

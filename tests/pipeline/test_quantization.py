@@ -1,0 +1,245 @@
+"""Pruning and quantizing in one call, against llama.cpp's quantizer called by hand."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ggprune.errors import DataError, LlamaError, UsageError
+from ggprune.model import Model, open_model
+from ggprune.model.imatrix import Imatrix
+from ggprune.pipeline import prune, requantize
+from ggprune.pipeline.prune import planned, planned_requantized
+from ggprune.runtime.library import llama
+from ggprune.runtime.quantize import FILE_TYPES, QuantizeOptions
+from ggprune.runtime.quantize_options import KvOverride, TensorTypeRule
+from ggprune.surgery import make_plan
+from tests.arch.families import METADATA
+from tests.conftest import TINY
+from tests.helpers import pruned_copy
+from tests.random_models import make_random_model
+from tests.split import split
+
+DROP = (3, 4)
+BY_HAND = ("Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q5_1", "Q5_K_S", "Q6_K", "Q8_0", "TQ2_0")
+WITH_MATRIX = ("IQ2_XS", "IQ4_XS", "Q2_K_S")
+TOOL = shutil.which("llama-quantize")
+
+
+def contents(path: Path) -> dict[str, tuple[str, bytes]]:
+    model, data = open_model(path), {f.path: f.path.read_bytes() for f in open_model(path).files}
+    return {
+        t.name: (t.type.name, data[t.path][t.offset : t.offset + t.size_bytes])
+        for t in model.tensors
+    }
+
+
+def types(path: Path) -> dict[str, str]:
+    return {t.name: t.type.name for t in open_model(path).tensors}
+
+
+def ones(model: Model, leave_out: tuple[str, ...] = ()) -> Imatrix:
+    """A matrix whose entries differ from tensor to tensor."""
+    rng = np.random.default_rng(0)
+    names = [t for t in model.tensors if len(t.shape) == 2 and t.name.startswith("blk.")]
+    entries = {t.name: rng.uniform(0.1, 2, t.shape[0]).astype(np.float32) for t in names}
+    kept = {n: v for n, v in entries.items() if n not in leave_out}
+    return Imatrix(Path("some.imatrix"), kept, "text", 7)
+
+
+def by_hand(source: Path, out: Path, name: str, imatrix: Imatrix | None = None) -> Path:
+    """llama_model_quantize with nothing of ggprune between."""
+    lib = llama()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype, params.nthread = FILE_TYPES[name], 1
+    if imatrix is not None:
+        data = (lib.llama_model_imatrix_data * (len(imatrix.entries) + 1))()
+        for i, (tensor, values) in enumerate(imatrix.entries.items()):
+            pointer = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            data[i] = lib.llama_model_imatrix_data(tensor.encode(), pointer, values.size)
+        params.imatrix = ctypes.cast(data, ctypes.POINTER(lib.llama_model_imatrix_data))
+    status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(params))
+    assert status == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory, tiny: Model) -> Model:
+    return pruned_copy(tiny, DROP, tmp_path_factory.mktemp("pruned") / "pruned.gguf")
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_tensors_are_those_of_the_quantizer_on_the_pruned_file(
+    tmp_path: Path, tiny: Model, pruned: Model, name: str
+) -> None:
+    out = tmp_path / "out.gguf"
+    prune(tiny, make_plan(tiny, DROP), out, options=QuantizeOptions(name), check_load=False)
+    assert contents(out) == contents(by_hand(pruned.path, tmp_path / "hand.gguf", name))
+
+
+@pytest.mark.parametrize("name", WITH_MATRIX)
+def test_the_same_with_an_importance_matrix(tmp_path: Path, tiny: Model, name: str) -> None:
+    """Two layers are enough: low types take long."""
+    keep, imatrix = (1, 6), ones(tiny)
+    drop = tuple(n for n in range(9) if n not in keep)
+    new = {n: n.replace(f"blk.{keep[i]}.", f"blk.{i}.") for i in (0, 1) for n in imatrix.entries
+           if n.startswith(f"blk.{keep[i]}.")}  # fmt: skip
+    options, out = QuantizeOptions(name, n_threads=1), tmp_path / "out.gguf"
+    done = prune(
+        tiny, make_plan(tiny, drop), out, options=options, imatrix=imatrix, check_load=False
+    )
+    pruned = pruned_copy(tiny, drop, tmp_path / "pruned.gguf")
+    moved = replace(imatrix, entries={new[old]: imatrix.entries[old] for old in new})
+    assert contents(out) == contents(by_hand(pruned.path, tmp_path / "hand.gguf", name, moved))
+    assert "1 of 15 quantized tensors have no entry" in done.notes[0]  # the embeddings
+
+
+def test_mxfp4_of_experts(tmp_path: Path) -> None:
+    model = open_model(make_random_model(METADATA["qwen3moe"], tmp_path / "moe.gguf"))
+    out, options = tmp_path / "out.gguf", QuantizeOptions("MXFP4_MOE")
+    prune(model, make_plan(model, (2,)), out, options=options, check_load=False)
+    copy = pruned_copy(model, (2,), tmp_path / "pruned.gguf")
+    assert "MXFP4" in types(out).values()
+    assert contents(out) == contents(by_hand(copy.path, tmp_path / "hand.gguf", "MXFP4_MOE"))
+
+
+@pytest.mark.skipif(TOOL is None, reason="llama-quantize is not on PATH")
+@pytest.mark.parametrize("name", ["Q4_K_M", "Q3_K_S", "Q8_0", "IQ4_NL"])
+def test_the_tool_itself(tmp_path: Path, tiny: Model, pruned: Model, name: str) -> None:
+    out, theirs = tmp_path / "out.gguf", tmp_path / "theirs.gguf"
+    prune(tiny, make_plan(tiny, DROP), out, options=QuantizeOptions(name), check_load=False)
+    subprocess.run([str(TOOL), pruned.path, theirs, name], check=True, capture_output=True)
+    assert contents(out) == contents(theirs)
+
+
+def test_an_entry_that_is_missing_or_odd_is_named_before_any_work(
+    tmp_path: Path, tiny: Model
+) -> None:
+    plan, out = make_plan(tiny, DROP), tmp_path / "out.gguf"
+    imatrix = ones(tiny, leave_out=("blk.7.ffn_up.weight",))
+    with pytest.raises(DataError, match=r"no entry for blk\.5\.ffn_up\.weight, which IQ2_XXS"):
+        prune(tiny, plan, out, options=QuantizeOptions("IQ2_XXS"), imatrix=imatrix)
+    odd = {**ones(tiny).entries, "blk.0.ffn_up.weight": np.ones(7, np.float32)}
+    imatrix = replace(imatrix, entries=odd)
+    with pytest.raises(DataError, match=r"blk\.0\.ffn_up\.weight has 7 values, expected 256"):
+        planned_requantized(tiny, out, QuantizeOptions("Q8_0"), imatrix=imatrix)
+    assert list(tmp_path.iterdir()) == []
+    imatrix = replace(imatrix, entries={**odd, "blk.0.ffn_up.weight": np.ones(256, np.float32),
+                                        "token_embd.weight": np.ones(7, np.float32)})  # fmt: skip
+    planned_requantized(tiny, out, QuantizeOptions("Q8_0"), imatrix=imatrix)
+
+
+def test_weights_are_included_and_excluded(tmp_path: Path, tiny: Model) -> None:
+    imatrix, out = ones(tiny), tmp_path / "out.gguf"
+    include = QuantizeOptions("Q4_K_M", include_weights=("ffn_up", "blk.5."))
+    requantize(tiny, out, include, imatrix=imatrix, check_load=False)
+    kept = {n: v for n, v in imatrix.entries.items() if "ffn_up" in n or "blk.5." in n}
+    hand = by_hand(TINY, tmp_path / "hand.gguf", "Q4_K_M", replace(imatrix, entries=kept))
+    assert contents(out) == contents(hand)
+    assert open_model(out).metadata["quantize.imatrix.entries_count"].decode() == len(kept) == 15
+    exclude = QuantizeOptions("IQ2_XS", exclude_weights=("blk.5.",))
+    with pytest.raises(DataError, match=r"no entry for blk\.5\."):
+        planned_requantized(tiny, out, exclude, imatrix=imatrix)
+    with pytest.raises(DataError, match="leave no entry"):
+        planned_requantized(tiny, out, replace(exclude, exclude_weights=("",)), imatrix=imatrix)
+
+
+def test_patterns_see_the_originals_numbers_unless_told(tmp_path: Path, tiny: Model) -> None:
+    plan, out = make_plan(tiny, DROP), tmp_path / "out.gguf"
+    rules = (TensorTypeRule(r"blk\.5\.attn_v", "Q8_0"), TensorTypeRule(r"blk\.3\.", "Q8_0"))
+    options = QuantizeOptions("Q4_K_S", tensor_types=rules)
+    done = prune(tiny, plan, out, options=options, check_load=False)
+    assert [n for n, t in types(out).items() if t == "Q8_0"] == ["blk.3.attn_v.weight"]
+    assert planned(tiny, plan, out, options=options).size_bytes == done.size_bytes
+    prune(tiny, plan, out, options=replace(options, new_numbers=True), force=True, check_load=False)
+    raised = {n for n, t in types(out).items() if t == "Q8_0"}
+    assert len(raised) == 8
+    assert raised > {"blk.3.attn_v.weight", "blk.5.attn_v.weight", "blk.3.ffn_up.weight"}
+    nothing = replace(options, tensor_types=(TensorTypeRule("attn_x", "Q8_0"),))
+    with pytest.raises(UsageError, match="no pattern"):
+        planned(tiny, plan, out, options=nothing)
+
+
+def test_the_mixture_without_its_mixing(tmp_path: Path, tiny: Model) -> None:
+    out = tmp_path / "out.gguf"
+    options = QuantizeOptions("Q4_K_M", pure=True, token_embedding_type="Q8_0")
+    done = requantize(tiny, out, options, check_load=False)
+    made = types(out)
+    assert made.pop("token_embd.weight") == "Q8_0"
+    assert set(made.values()) == {"Q4_K", "F32"}
+    assert planned_requantized(tiny, out, options).size_bytes == done.size_bytes
+
+
+def test_interface_blocks_are_raised_and_no_others(tmp_path: Path, tiny: Model) -> None:
+    plan, out, plain = make_plan(tiny, DROP), tmp_path / "out.gguf", tmp_path / "plain.gguf"
+    options = QuantizeOptions("Q4_K_M", bump_interface="Q5_K")
+    done = prune(tiny, plan, out, options=options, check_load=False)
+    assert planned(tiny, plan, out, options=options) == done
+    assert done.notes == ("12 tensors beside the cuts are stored in Q5_K instead of less",)
+    prune(tiny, plan, plain, options=QuantizeOptions("Q4_K_M"), check_load=False)
+    before, after = types(plain), types(out)
+    changed = {n: (before[n], after[n]) for n in after if before[n] != after[n]}
+    assert {n.split(".")[1] for n in changed} == {"2", "3"}  # the last before, the first behind
+    assert set(changed.values()) == {("Q4_K", "Q5_K")}  # what has Q6_K keeps it
+    assert "Q6_K" in {t for n, t in before.items() if n.startswith(("blk.2.", "blk.3."))}
+
+
+def test_a_model_of_the_type_already_is_copied(tmp_path: Path, tiny_q4: Model) -> None:
+    out = tmp_path / "out.gguf"
+    done = requantize(tiny_q4, out, QuantizeOptions("Q4_K_M"), check_load=False)
+    assert done.notes == (
+        "the model is Q4_K_M already: its tensors are copied, not quantized again",
+    )
+    assert out.read_bytes() == tiny_q4.path.read_bytes()
+    plan = make_plan(tiny_q4, (3,))  # one layer less is another mixture
+    with pytest.raises(LlamaError, match=r"is Q4_K_M already, but now .* without --type"):
+        planned(tiny_q4, plan, out, options=QuantizeOptions("Q4_K_M"))
+
+
+def test_a_pruned_model_of_the_type_already_is_copied(tmp_path: Path, tiny: Model) -> None:
+    out, plan, options = tmp_path / "out.gguf", make_plan(tiny, DROP), QuantizeOptions("F16")
+    done = prune(tiny, plan, out, options=options, check_load=False)
+    assert "is F16 already" in done.notes[0]
+    plain = pruned_copy(tiny, DROP, tmp_path / "plain.gguf")
+    assert out.read_bytes() == plain.path.read_bytes()
+    assert planned(tiny, plan, out, options=options) == done
+
+
+def test_metadata_is_overridden_and_verified(tmp_path: Path, tiny: Model) -> None:
+    values = (
+        KvOverride("general.name", "other"), KvOverride("x.int", 7), KvOverride("x.float", 0.5),
+        KvOverride("x.bool", True),
+    )  # fmt: skip
+    for name in ("Q8_0", "COPY"):
+        out, options = tmp_path / f"{name}.gguf", QuantizeOptions(name, overrides=values)
+        announced = planned_requantized(tiny, out, options).size_bytes
+        requantize(tiny, out, options, check_load=False)
+        assert out.stat().st_size == announced
+        metadata = open_model(out).metadata
+        assert [metadata[v.key].decode() for v in values] == [v.value for v in values]
+    assert contents(out) == contents(TINY)
+
+
+def test_shards_are_announced_and_kept(tmp_path: Path, tiny: Model) -> None:
+    (tmp_path / "in").mkdir()
+    model = open_model(split(tiny.path, tmp_path / "in", 3)[0])
+    out, options = tmp_path / "out.gguf", QuantizeOptions("Q4_K_M")
+    announced = planned_requantized(model, out, options, keep_split=True)
+    done = requantize(model, out, options, keep_split=True, check_load=False)
+    assert announced == done
+    assert len(done.paths) == 3
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [p.name for p in done.paths]
+    whole = by_hand(TINY, tmp_path / "hand.gguf", "Q4_K_M")
+    assert contents(done.paths[0]) == contents(whole)
+    plan = make_plan(model, DROP)
+    announced = planned(model, plan, tmp_path / "p.gguf", options=options, keep_split=True)
+    assert announced == prune(
+        model, plan, tmp_path / "p.gguf", options=options, keep_split=True, check_load=False
+    )
