@@ -35,6 +35,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 PLAIN = "F16,BF16,Q1_0,Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M," \
         "Q5_K_S,Q5_K_M,Q6_K,TQ1_0,TQ2_0,IQ4_NL,IQ4_XS,IQ3_S,IQ3_M,MXFP4_MOE,COPY"  # fmt: skip
 WITH_IMATRIX = "Q2_K_S,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,IQ2_M,IQ3_XXS,IQ3_XS,Q4_K_M,IQ4_XS"
+TIMED = ("Q4_K_M", "Q8_0", "Q2_K", "F16", "COPY")  # the others are timed once
 TOOLS = ("llama-quantize", "llama-imatrix")
 
 
@@ -85,7 +86,7 @@ def rows(setting: Setting, types: Sequence[str]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for name in types:
         us, them = [], []
-        for _ in range(setting.repeat):
+        for _ in range(setting.repeat if name in TIMED else 1):
             us.append(
                 timed(
                     lambda n=name: ggprune(  # type: ignore[misc]
