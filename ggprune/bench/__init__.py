@@ -1,5 +1,17 @@
-"""Speed, as llama-bench reports it."""
+"""Speed, latency and memory, and what the memory's bandwidth promises."""
 
-from ggprune.bench.speed import Benchmark, ModelSpeed, Speed, benchmark
+from ggprune.bench.cases import Case, Grid
+from ggprune.bench.ratio import Ratio, paired_ratio
+from ggprune.bench.speed import Benchmark, ModelSpeed, Speed, benchmark, benchmark_cases
 
-__all__ = ["Benchmark", "ModelSpeed", "Speed", "benchmark"]
+__all__ = [
+    "Benchmark",
+    "Case",
+    "Grid",
+    "ModelSpeed",
+    "Ratio",
+    "Speed",
+    "benchmark",
+    "benchmark_cases",
+    "paired_ratio",
+]

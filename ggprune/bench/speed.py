@@ -1,13 +1,14 @@
-"""Prompt and generation speed, measured as llama-bench measures them.
+"""Prompt and generation speed of several models that take turns.
 
-Random tokens, no tokenizing and no sampling: `pp` feeds a prompt in batches, `tg` one token after
-the other. Several models take turns, repetition by repetition, so that a machine that slows down
-slows all of them alike. Follows test_prompt and test_gen in tools/llama-bench/llama-bench.cpp.
+Each test is llama-bench's; between its repetitions the models take turns, so that a machine that
+slows down slows all of them alike, and their ratios rest on pairs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ggprune.runtime.library import (
-    backend_names,
-    default_threads,
-    device_descriptions,
-    versions,
-)
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.bench.cases import Case
+from ggprune.bench.ratio import Ratio, paired_ratio
+from ggprune.bench.runner import Runner
+from ggprune.runtime.devices import Device, backend_names, build_commit, devices
+from ggprune.runtime.library import default_threads, versions
+from ggprune.runtime.memory import Cache
+from ggprune.runtime.session import Compute
 
 Progress = Callable[[int, int], object]  # done, total
 
@@ -31,8 +32,18 @@ Progress = Callable[[int, int], object]  # done, total
 class Speed:
     """Repetitions of one test on one model."""
 
-    test: str  # pp512, tg128
-    samples_tok_per_s: tuple[float, ...]
+    case: Case
+    samples_ns: tuple[int, ...]
+    test_time: str = ""  # UTC, when it began
+    caches: tuple[Cache, ...] = ()
+
+    @property
+    def test(self) -> str:
+        return self.case.name
+
+    @property
+    def samples_tok_per_s(self) -> tuple[float, ...]:
+        return tuple(1e9 * self.case.n_token / ns for ns in self.samples_ns)
 
     @property
     def mean(self) -> float:
@@ -41,14 +52,25 @@ class Speed:
     @property
     def stdev(self) -> float:
         """Sample standard deviation, 0 for a single repetition (as llama-bench)."""
-        n = len(self.samples_tok_per_s)
-        return float(np.std(self.samples_tok_per_s, ddof=1)) if n > 1 else 0.0
+        return _stdev(self.samples_tok_per_s)
+
+    @property
+    def mean_ns(self) -> int:
+        return sum(self.samples_ns) // len(self.samples_ns)
+
+    @property
+    def stdev_ns(self) -> int:
+        return math.floor(_stdev(self.samples_ns))
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "test": self.test,
+            **self.case.to_json(),
+            "test_time": self.test_time,
+            "avg_ns": self.mean_ns,
+            "stddev_ns": self.stdev_ns,
             "avg_ts": self.mean,
             "stddev_ts": self.stdev,
+            "samples_ns": list(self.samples_ns),
             "samples_ts": list(self.samples_tok_per_s),
         }
 
@@ -64,39 +86,69 @@ class ModelSpeed:
     speeds: tuple[Speed, ...]
 
     def speed(self, prefix: str) -> Speed | None:
-        """The test whose name starts with `pp` or `tg`."""
+        """The first test whose name starts with `pp` or `tg`."""
         return next((s for s in self.speeds if s.test.startswith(prefix)), None)
 
-    def to_json(self) -> dict[str, Any]:
+    def ratios(self, base: ModelSpeed) -> tuple[Ratio, ...]:
+        """How much faster every test is than that of `base`, by repetition."""
+        return tuple(
+            paired_ratio(speed.samples_tok_per_s, other.samples_tok_per_s)
+            for speed, other in zip(self.speeds, base.speeds, strict=True)
+        )
+
+    def to_json(self, base: ModelSpeed) -> dict[str, Any]:
+        tests = [
+            {**speed.to_json(), "ratio": None if self is base else ratio.to_json()}
+            for speed, ratio in zip(self.speeds, self.ratios(base), strict=True)
+        ]
         return {
             "model_filename": self.path,
             "model_type": self.description,
             "model_size": self.size_bytes,
             "model_n_params": self.n_param,
-            "tests": [speed.to_json() for speed in self.speeds],
+            "tests": tests,
+        }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured on."""
+
+    backends: str
+    devices: tuple[Device, ...]
+    n_threads: int  # by default
+    build_commit: str
+
+    @property
+    def descriptions(self) -> tuple[str, ...]:
+        """Names of the GPUs, or of the CPU where there are none."""
+        gpus = [device.description for device in self.devices if device.is_gpu]
+        return tuple(gpus or [device.description for device in self.devices])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "backends": self.backends,
+            "devices": list(self.descriptions),
+            "device_memory": [device.to_json() for device in self.devices],
+            "n_threads": self.n_threads,
+            "build_commit": self.build_commit,
         }
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured, on what."""
+    """What was measured, on what. Ratios are to the first model."""
 
     models: tuple[ModelSpeed, ...]
-    backends: str
-    devices: tuple[str, ...]
-    n_threads: int
+    hardware: Machine
     versions: dict[str, str]
 
     @property
     def machine(self) -> dict[str, Any]:
-        return {
-            "backends": self.backends,
-            "devices": list(self.devices),
-            "n_threads": self.n_threads,
-        }
+        return self.hardware.to_json()
 
     def to_json(self) -> dict[str, Any]:
-        models = [model.to_json() for model in self.models]
+        models = [model.to_json(self.models[0]) for model in self.models]
         return {"models": models, **self.machine, "versions": self.versions}
 
 
@@ -115,97 +167,83 @@ def benchmark(
     Raises LlamaError if llama.cpp cannot load or compute a model.
     """
     compute = compute or Compute()
-    with contextlib.ExitStack() as stack:
-        runners = [
-            stack.enter_context(_Runner(path, max(n_prompt, n_gen, 1), compute, seed))
-            for path in paths
+    pairs = [pair for pair in ((n_prompt, 0), (0, n_gen)) if any(pair)]
+    cases = [Case(*pair, 0, compute) for pair in pairs]
+    return benchmark_cases(paths, cases, n_repeat=n_repeat, seed=seed, progress=progress)
+
+
+def benchmark_cases(
+    paths: Sequence[Path],
+    cases: Sequence[Case],
+    *,
+    n_repeat: int = 5,
+    warmup: bool = True,
+    seed: int = 1,
+    progress: Progress | None = None,
+) -> Benchmark:
+    """Measure all cases of all models, n_repeat times each; without cases, describe the models.
+
+    Raises LlamaError if llama.cpp cannot load or compute a model.
+    """
+    total = len(cases) * len(paths) * (n_repeat + warmup)
+    turns = _Turns(n_repeat, warmup, total, progress)
+    found: list[list[Speed]] = [[] for _ in paths]
+    about: list[tuple[str, int, int]] = []
+    by_load = itertools.groupby(cases, lambda case: case.compute.n_gpu_layers)
+    groups = [list(group) for _, group in by_load]  # the rest only changes the context
+    for same_load in groups or [[]]:
+        compute = same_load[0].compute if same_load else Compute()
+        with contextlib.ExitStack() as stack:
+            runners = [stack.enter_context(Runner(path, compute, seed)) for path in paths]
+            about = [(r.model.description, r.model.size_bytes, r.model.n_param) for r in runners]
+            for case in same_load:
+                for speeds, speed in zip(found, turns.measure(runners, case), strict=True):
+                    speeds.append(speed)
+    models = [
+        ModelSpeed(str(path), *facts, tuple(speeds))
+        for path, facts, speeds in zip(paths, about, found, strict=True)
+    ]
+    return Benchmark(tuple(models), machine_now(), versions())
+
+
+def machine_now() -> Machine:
+    return Machine(backend_names(), devices(), default_threads(), build_commit())
+
+
+class _Turns:
+    """Measures one case after the other, the models taking turns, and says how far it is."""
+
+    def __init__(self, n_repeat: int, warmup: bool, total: int, progress: Progress | None) -> None:
+        self.n_repeat, self.warmup, self.total, self.progress = n_repeat, warmup, total, progress
+        self.done = 0
+
+    def measure(self, runners: Sequence[Runner], case: Case) -> list[Speed]:
+        """One speed for each model."""
+        began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        for runner in runners:
+            runner.open(case)
+        if self.warmup:
+            for runner in runners:
+                runner.warm_up()
+                self._step()
+        samples: list[list[int]] = [[] for _ in runners]
+        for _ in range(self.n_repeat):
+            for runner, times in zip(runners, samples, strict=True):
+                times.append(runner.time_ns())
+                self._step()
+        speeds = [
+            Speed(case, tuple(times), began, runner.buffers.caches)
+            for runner, times in zip(runners, samples, strict=True)
         ]
-        tests: list[tuple[str, Callable[[_Runner], float]]] = []
-        if n_prompt > 0:
-            tests.append((f"pp{n_prompt}", lambda runner: runner.prompt(n_prompt)))
-        if n_gen > 0:
-            tests.append((f"tg{n_gen}", lambda runner: runner.generate(n_gen)))
-        samples = _measure(runners, tests, n_repeat, progress)
-        models = tuple(
-            runner.result([Speed(name, tuple(samples[name, i])) for name, _ in tests])
-            for i, runner in enumerate(runners)
-        )
-    return Benchmark(
-        models,
-        backend_names(),
-        device_descriptions(),
-        compute.n_threads or default_threads(),
-        versions(),
-    )
+        for runner in runners:
+            runner.close()
+        return speeds
+
+    def _step(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
 
 
-def _measure(
-    runners: Sequence[_Runner],
-    tests: Sequence[tuple[str, Callable[[_Runner], float]]],
-    n_repeat: int,
-    progress: Progress | None,
-) -> dict[tuple[str, int], list[float]]:
-    """Tokens per second of every test and model, n_repeat each, after one that does not count."""
-    samples: dict[tuple[str, int], list[float]] = {}
-    done, total = 0, len(tests) * len(runners) * (n_repeat + 1)
-    for name, run in tests:
-        for repetition in range(n_repeat + 1):
-            for i, runner in enumerate(runners):
-                speed = run(runner)
-                if repetition > 0:
-                    samples.setdefault((name, i), []).append(speed)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-    return samples
-
-
-class _Runner:
-    """A loaded model that can be timed."""
-
-    def __init__(self, path: Path, n_ctx: int, compute: Compute, seed: int) -> None:
-        self.path = path
-        self.n_batch = compute.n_batch
-        self.model = LlamaModel(path, compute)
-        self.session = Session(self.model, n_ctx, compute=compute)
-        self.rng = np.random.default_rng(seed)
-
-    def __enter__(self) -> _Runner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.session.close()
-        self.model.close()
-
-    def tokens(self, n: int) -> Any:
-        """Random token ids, BOS first if the model wants one."""
-        tokens = self.rng.integers(0, self.model.n_vocab, n, dtype=np.int32)
-        if self.model.bos is not None:
-            tokens[0] = self.model.bos
-        return tokens
-
-    def prompt(self, n: int) -> float:
-        """Tokens per second of reading a prompt of n tokens."""
-        tokens = self.tokens(n)
-        self.session.clear()
-        start = time.perf_counter()
-        for position in range(0, n, self.n_batch):
-            self.session.decode(tokens[position : position + self.n_batch], position)
-        self.session.synchronize()
-        return n / (time.perf_counter() - start)
-
-    def generate(self, n: int) -> float:
-        """Tokens per second of n tokens one by one, from an empty context."""
-        tokens = self.tokens(n)
-        self.session.clear()
-        start = time.perf_counter()
-        for position in range(n):
-            self.session.decode(tokens[position : position + 1], position)
-            self.session.synchronize()
-        return n / (time.perf_counter() - start)
-
-    def result(self, speeds: Sequence[Speed]) -> ModelSpeed:
-        model = self.model
-        return ModelSpeed(
-            str(self.path), model.description, model.size_bytes, model.n_param, tuple(speeds)
-        )
+def _stdev(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""The shared libraries behind llama-cpp-python: loading them, their log, their devices.
+"""The shared libraries behind llama-cpp-python: loading them, their log.
 
 Only this package imports llama_cpp, and only inside functions, so that nothing is loaded before it
 is needed.
@@ -21,7 +21,6 @@ from ggprune.version import __version__
 
 LOG_LINES = 40
 SERIOUS = (3, 4)  # GGML_LOG_LEVEL_WARN, GGML_LOG_LEVEL_ERROR
-GPU_DEVICES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
 
 
 class LogTail:
@@ -89,31 +88,3 @@ def default_threads() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     physical = psutil.cpu_count(logical=False)
     return max(1, min(physical or allowed or 1, allowed or 1))
-
-
-def device_descriptions() -> tuple[str, ...]:
-    """Names of the GPUs, or of the CPU where there are none."""
-    lib, base = ggml("ggml"), ggml()
-    lib.ggml_backend_dev_get.restype = ctypes.c_void_p
-    lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
-    for name, restype in (("description", ctypes.c_char_p), ("type", ctypes.c_int)):
-        function = getattr(base, f"ggml_backend_dev_{name}")
-        function.restype, function.argtypes = restype, [ctypes.c_void_p]
-    devices = [lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count())]
-    kinds = [(base.ggml_backend_dev_type(d), base.ggml_backend_dev_description(d)) for d in devices]
-    gpus = [text for kind, text in kinds if kind in GPU_DEVICES]
-    return tuple(text.decode().strip() for text in gpus or [text for _, text in kinds])
-
-
-def backend_names() -> str:
-    """Backends as llama-bench prints them: `CUDA`, `BLAS`, or `CPU` if that is all there is."""
-    lib, base = ggml("ggml"), ggml()
-    lib.ggml_backend_reg_count.restype = ctypes.c_size_t
-    lib.ggml_backend_reg_get.restype = ctypes.c_void_p
-    lib.ggml_backend_reg_get.argtypes = [ctypes.c_size_t]
-    base.ggml_backend_reg_name.restype = ctypes.c_char_p
-    base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
-    registers = [lib.ggml_backend_reg_get(i) for i in range(lib.ggml_backend_reg_count())]
-    names = [base.ggml_backend_reg_name(r).decode() for r in registers]
-    return ",".join(n for n in names if n != "CPU" and not n.startswith("RPC")) or "CPU"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError, LlamaError
+from ggprune.model.types import tensor_type
 from ggprune.runtime.library import default_threads, llama, log_tail
 from ggprune.runtime.taps import EvalCallback, NamedTaps, Program, Taps
 
@@ -34,6 +35,8 @@ class Compute:
     flash_attn: bool | None = None  # None: llama.cpp decides
     n_batch: int = 2048
     n_ubatch: int = 512
+    type_k: str = "f16"  # of the cached keys, as -ctk names it
+    type_v: str = "f16"
 
 
 class LlamaModel:
@@ -150,6 +153,8 @@ class Session:
             reason = log_tail().last_error()
             raise LlamaError(f"{model.path}: llama.cpp cannot create a context: {reason}")
         self._batch = self.lib.llama_batch_init(self.n_batch, 0, 1)
+        for i in range(self.n_batch):
+            self._batch.seq_id[i][0] = 0
         self._finalizer = weakref.finalize(
             self, _free_session, self.lib, self.handle, self._batch, self._c_callback
         )
@@ -164,6 +169,8 @@ class Session:
         params.n_threads = params.n_threads_batch = threads
         if compute.flash_attn is not None:
             params.flash_attn_type = int(compute.flash_attn)
+        params.type_k = tensor_type(compute.type_k.upper()).id
+        params.type_v = tensor_type(compute.type_v.upper()).id
         if tapped:
             self._c_callback = self.lib.ggml_backend_sched_eval_callback(self._callback)
             params.cb_eval = self._c_callback
@@ -191,9 +198,9 @@ class Session:
         """Time spent in the taps so far, a part of the decodes' time."""
         return self._callback.time_s
 
-    def clear(self) -> None:
-        """Forget all tokens."""
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.handle), True)
+    def clear(self, *, erase: bool = True) -> None:
+        """Forget all tokens; without `erase` the cache keeps its bytes, which nobody reads."""
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.handle), erase)
 
     def synchronize(self) -> None:
         self.lib.llama_synchronize(self.handle)
@@ -230,6 +237,10 @@ class Session:
         """Decode one sequence's next tokens with logits for the last one, as llama-bench does."""
         self._decode(tokens[None, :], position, 1)
 
+    def decode_together(self, tokens: Tokens, position: int) -> None:
+        """The same for the next tokens of all sequences, (n_seq, n), in one batch."""
+        self._decode(tokens, position, 1)
+
     def encode(self, tokens: Tokens) -> None:
         """Have the encoder of an encoder-decoder model read one sequence, (1, n) token ids."""
         self.clear()
@@ -249,8 +260,9 @@ class Session:
         _view(batch.pos, total)[:] = np.tile(np.arange(position, position + n), n_seq)
         _view(batch.n_seq_id, total)[:] = 1
         _view(batch.logits, total)[:] = np.tile(np.arange(n) >= n - n_output, n_seq)
-        for i in range(total):
-            batch.seq_id[i][0] = i // n
+        if self.n_seq > 1:
+            for i in range(total):
+                batch.seq_id[i][0] = i // n
 
     def _check(self, status: int, what: str) -> None:
         error, self._callback.error = self._callback.error, None

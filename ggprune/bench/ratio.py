@@ -1,0 +1,68 @@
+"""How much faster one model is than another, from repetitions in which they took turns.
+
+A repetition of both ran on the machine as it was at that moment: so each gives one ratio, and what
+slows the machine down for a while cancels. The interval is Student's, on the logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Geometric mean of the ratios, and the interval that holds the true one; None for one pair."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int  # pairs
+    confidence: float = CONFIDENCE
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def paired_ratio(
+    above: Sequence[float], below: Sequence[float], confidence: float = CONFIDENCE
+) -> Ratio:
+    """Of `above` to `below`, whose i-th values were measured side by side; all positive."""
+    logs = np.log(np.asarray(above, np.float64)) - np.log(np.asarray(below, np.float64))
+    n, mean = len(logs), float(np.mean(logs))
+    if n < 2:
+        return Ratio(math.exp(mean), None, None, n, confidence)
+    half = t_quantile((1 + confidence) / 2, n - 1) * float(np.std(logs, ddof=1)) / math.sqrt(n)
+    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n, confidence)
+
+
+def t_quantile(p: float, df: int) -> float:
+    """Student's t that is not exceeded with probability p, 0.5 <= p < 1; by bisection."""
+    low, high = 0.0, 1.0
+    while _t_cdf(high, df) < p:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_cdf(middle, df) < p else (low, middle)
+    return (low + high) / 2
+
+
+def _t_cdf(t: float, df: int) -> float:
+    """For t >= 0, as a finite sum: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    theta = math.atan(t / math.sqrt(df))
+    cos2 = math.cos(theta) ** 2
+    is_odd = df % 2 == 1
+    term = math.cos(theta) if is_odd else 1.0
+    total = term if df > 1 else 0.0
+    for k in range(3 if is_odd else 2, df - 1, 2):
+        term *= cos2 * (k - 1) / k
+        total += term
+    inside = math.sin(theta) * total
+    inside = 2 / math.pi * (theta + inside) if is_odd else inside
+    return 0.5 + inside / 2

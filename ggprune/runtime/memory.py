@@ -1,0 +1,111 @@
+"""What memory a model takes: the buffers that llama.cpp says it has allocated, and the process.
+
+The C interface has no function for the buffers (llama_get_memory_breakdown returns a C++ map), but
+llama.cpp logs each of them, with its device and its size to 0.01 MiB. Lines are those of
+src/llama-model.cpp, llama-kv-cache.cpp, llama-memory-recurrent.cpp and llama-context.cpp.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ggprune.runtime.library import llama, log_tail
+
+MIB = 1 << 20
+
+_BUFFER = re.compile(
+    r"(?P<device>\S+) +(?:DSV4 \S+ )?(?P<kind>model|KV|RS|state|compute|output) buffer size = +"
+    r"(?P<mib>[\d.]+) MiB"
+)
+_CACHE = re.compile(r"size = +(?P<mib>[\d.]+) MiB \( *(?P<cells>\d+) cells")
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
+RESERVED_AGAIN = ("compute", "output")  # of several lines for one device the last one holds
+CACHES = ("KV", "RS", "state")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory on one device."""
+
+    device: str  # CPU, CPU_Mapped (weights read from the mapped file), CPU_REPACK, CUDA0
+    kind: str  # model, KV, RS (recurrent state), state, compute, output
+    size_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What generating reads besides the weights: keys and values, or a recurrent state."""
+
+    size_bytes: int  # of all cells
+    n_cell: int
+
+    def read_bytes(self, n_token: float) -> float:
+        """Read for one token when `n_token` of them are in the cache, itself included."""
+        return self.size_bytes * min(n_token / self.n_cell, 1.0)
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """All of one model and one context."""
+
+    buffers: tuple[Buffer, ...]
+    caches: tuple[Cache, ...]
+
+    def total(self, *kinds: str) -> int:
+        return sum(b.size_bytes for b in self.buffers if b.kind in kinds)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[list[str]]:
+    """What llama.cpp logs meanwhile, in pieces."""
+    llama()
+    pieces: list[str] = []
+    listener = pieces.append
+    log_tail().listeners.append(listener)
+    try:
+        yield pieces
+    finally:
+        log_tail().listeners.remove(listener)
+
+
+def parse_buffers(log: str) -> Buffers:
+    """The buffers that a log speaks of, in its order."""
+    found: dict[tuple[str, str], int] = {}
+    for match in _BUFFER.finditer(log):
+        key, size = (match["device"], match["kind"]), _bytes(match["mib"])
+        again = match["kind"] in RESERVED_AGAIN
+        found[key] = size if again else found.get(key, 0) + size
+    caches = [Cache(_bytes(m["mib"]), max(int(m["cells"]), 1)) for m in _CACHE.finditer(log)]
+    return Buffers(tuple(Buffer(*key, size) for key, size in found.items()), tuple(caches))
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has had at once, pages of mapped files included.
+
+    On Linux that of the program that runs now: `ru_maxrss` counts what its parent had, too.
+    """
+    if sys.platform == "linux":
+        match = _PEAK.search(Path("/proc/self/status").read_text())
+        if match is not None:
+            return int(match[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _bytes(mib: str) -> int:
+    return round(float(mib) * MIB)
