@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ggprune.errors import UsageError
@@ -31,7 +31,7 @@ class Case:
     n_prompt: int
     n_gen: int
     n_depth: int = 0
-    compute: Compute = Compute()  # noqa: RUF009: frozen
+    compute: Compute = field(default_factory=Compute)
 
     @property
     def name(self) -> str:
@@ -124,7 +124,10 @@ def parse_ranges(
             raise UsageError(
                 f"{option} {part}: a number, first-last, first-last+step or first-last*factor"
             )
-        found += _numbers(match, option)
+        numbers = _numbers(match, option)
+        if not numbers:
+            raise UsageError(f"{option} {part}: the range is empty")
+        found += numbers
         if len(found) > MAX_VALUES:
             raise UsageError(f"{option} {part}: more than {MAX_VALUES} values")
     wrong = next((n for n in found if not minimum <= n <= maximum), None)

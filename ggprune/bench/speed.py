@@ -185,8 +185,7 @@ def benchmark_cases(
 
     Raises LlamaError if llama.cpp cannot load or compute a model.
     """
-    total = len(cases) * len(paths) * (n_repeat + warmup)
-    turns = _Turns(n_repeat, warmup, total, progress)
+    steps = Steps(len(cases) * len(paths) * (n_repeat + warmup), progress)
     found: list[list[Speed]] = [[] for _ in paths]
     about: list[tuple[str, int, int]] = []
     by_load = itertools.groupby(cases, lambda case: case.compute.n_gpu_layers)
@@ -197,7 +196,8 @@ def benchmark_cases(
             runners = [stack.enter_context(Runner(path, compute, seed)) for path in paths]
             about = [(r.model.description, r.model.size_bytes, r.model.n_param) for r in runners]
             for case in same_load:
-                for speeds, speed in zip(found, turns.measure(runners, case), strict=True):
+                measured = _take_turns(runners, case, n_repeat, warmup, steps)
+                for speeds, speed in zip(found, measured, strict=True):
                     speeds.append(speed)
     models = [
         ModelSpeed(str(path), *facts, tuple(speeds))
@@ -210,36 +210,38 @@ def machine_now() -> Machine:
     return Machine(backend_names(), devices(), default_threads(), build_commit())
 
 
-class _Turns:
-    """Measures one case after the other, the models taking turns, and says how far it is."""
-
-    def __init__(self, n_repeat: int, warmup: bool, total: int, progress: Progress | None) -> None:
-        self.n_repeat, self.warmup, self.total, self.progress = n_repeat, warmup, total, progress
-        self.done = 0
-
-    def measure(self, runners: Sequence[Runner], case: Case) -> list[Speed]:
-        """One speed for each model."""
-        began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def _take_turns(
+    runners: Sequence[Runner], case: Case, n_repeat: int, warmup: bool, steps: Steps
+) -> list[Speed]:
+    """One speed for each model."""
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    for runner in runners:
+        runner.open(case)
+    if warmup:
         for runner in runners:
-            runner.open(case)
-        if self.warmup:
-            for runner in runners:
-                runner.warm_up()
-                self._step()
-        samples: list[list[int]] = [[] for _ in runners]
-        for _ in range(self.n_repeat):
-            for runner, times in zip(runners, samples, strict=True):
-                times.append(runner.time_ns())
-                self._step()
-        speeds = [
-            Speed(case, tuple(times), began, runner.buffers.caches)
-            for runner, times in zip(runners, samples, strict=True)
-        ]
-        for runner in runners:
-            runner.close()
-        return speeds
+            runner.warm_up()
+            steps.step()
+    samples: list[list[int]] = [[] for _ in runners]
+    for _ in range(n_repeat):
+        for runner, times in zip(runners, samples, strict=True):
+            times.append(runner.time_ns())
+            steps.step()
+    speeds = [
+        Speed(case, tuple(times), began, runner.buffers.caches)
+        for runner, times in zip(runners, samples, strict=True)
+    ]
+    for runner in runners:
+        runner.close()
+    return speeds
 
-    def _step(self) -> None:
+
+class Steps:
+    """Counts what is done, and says so."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def step(self) -> None:
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.total)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ggprune.bench import Benchmark, Speed
+from ggprune.bench import Speed
 from ggprune.evaluation import Distribution, Divergence, Evaluation
 from ggprune.pipeline import AutoReport
 from ggprune.pipeline.outcome import FrontRow, Row
+from ggprune.report.bench import speed_cell
 from ggprune.report.table import bars, is_log_scale, markdown_table
 from ggprune.report.units import count, estimate, number, percent, size
 from ggprune.runtime.modules import Unit
@@ -135,7 +136,7 @@ def render_front(front: Sequence[FrontRow]) -> str:
             size(row.point.footprint.size_bytes),
             count(row.point.footprint.n_param),
             f"{row.point.speedup:.3f}x",
-            *((_speed(row.tg), f"{row.speedup:.3f}x" if row.speedup else "-") * is_measured),
+            *((speed_cell(row.tg), f"{row.speedup:.3f}x" if row.speedup else "-") * is_measured),
         )
         for row in front
     ]
@@ -189,31 +190,6 @@ def _extremes(d: Distribution, skip: Sequence[float] = ()) -> list[tuple[str, fl
     return [("Maximum", d.maximum), *middle, ("Minimum", d.minimum)]
 
 
-def render_benchmark(result: Benchmark) -> str:
-    """llama-bench's Markdown table, with a column that names the file."""
-    rows = []
-    for model in result.models:
-        for speed in model.speeds:
-            rows.append(
-                (
-                    model.description,
-                    size(model.size_bytes),
-                    count(model.n_param),
-                    result.backends,
-                    str(result.n_threads),
-                    speed.test,
-                    _speed(speed),
-                    model.path,
-                )
-            )
-    headers = ("model", "size", "params", "backend", "threads", "test", "t/s", "file")
-    return markdown_table(headers, rows, left=(0, 3, 7))
-
-
-def _speed(speed: Speed | None) -> str:
-    return f"{speed.mean:.2f} ± {speed.stdev:.2f}" if speed else "-"
-
-
 def render_auto(report: AutoReport) -> str:
     """The final table and what it means."""
     base = report.rows[0]
@@ -226,8 +202,8 @@ def render_auto(report: AutoReport) -> str:
             estimate(row.ppl),
             estimate(row.divergence.kld.mean) if row.divergence else "0",
             percent(row.divergence.same_top_p) if row.divergence else "100 %",
-            _speed(row.pp),
-            _speed(row.tg),
+            speed_cell(row.pp),
+            speed_cell(row.tg),
             _ratio(row.tg, base.tg),
         )
         for row in report.rows

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from ggprune.bench import Speed, benchmark
-from ggprune.report.render import render_benchmark
+from ggprune.bench import Case, Grid, Speed, benchmark, benchmark_cases
+from ggprune.bench.runner import Runner
+from ggprune.report.bench import render_benchmark
+from ggprune.runtime.session import Compute
 from tests.conftest import TINY
 
 
 def test_models_are_measured_side_by_side() -> None:
     seen: list[tuple[int, int]] = []
     result = benchmark(
-        [TINY, TINY], n_prompt=40, n_gen=4, n_repeat=3, progress=lambda *step: seen.append(step)
+        [TINY, TINY],
+        n_prompt=40,
+        n_gen=4,
+        n_repeat=3,
+        compute=Compute(n_threads=1),
+        progress=lambda *step: seen.append(step),
     )
     assert [m.path for m in result.models] == [str(TINY)] * 2
     for model in result.models:
@@ -22,10 +30,15 @@ def test_models_are_measured_side_by_side() -> None:
         assert model.n_param == 3_805_952
         assert model.description.startswith("llama")
     assert seen[-1] == (16, 16)
-    assert result.devices
+    assert result.hardware.descriptions
     table = render_benchmark(result).splitlines()
     assert len(table) == 2 + 4
     assert "| pp40 |" in table[2].replace("  ", " ")
+    ours, theirs = (model.speeds[1].samples_tok_per_s for model in result.models)
+    product = math.prod(a / b for a, b in zip(theirs, ours, strict=True))
+    (_, ratio) = result.models[1].ratios(result.models[0])
+    assert ratio.value == pytest.approx(product ** (1 / 3))
+    assert f"{ratio.value:.3f}x (" in table[5]
 
 
 def test_tests_can_be_left_out() -> None:
@@ -34,10 +47,44 @@ def test_tests_can_be_left_out() -> None:
     speed = model.speed("tg")
     assert speed is not None
     assert speed.stdev == 0
+    (model,) = benchmark([TINY], n_prompt=0, n_gen=0).models
+    assert model.speeds == ()
+    assert model.n_param == 3_805_952
 
 
 def test_mean_and_deviation_are_llama_benchs() -> None:
-    speed = Speed("tg2", (1.0, 2.0, 3.0))
-    assert speed.mean == 2
+    speed = Speed(Case(0, 2), (2_000_000_000, 1_000_000_000, 666_666_667))
+    assert speed.test == "tg2"
+    assert speed.mean == pytest.approx(2)
     assert speed.stdev == pytest.approx(1)
-    assert math.isclose(speed.to_json()["avg_ts"], 2)
+    assert (speed.mean_ns, speed.stdev_ns) == (1_222_222_222, 693_888_666)
+    assert math.isclose(speed.to_json()["avg_ts"], speed.mean)
+
+
+def test_every_parameter_reaches_the_report() -> None:
+    grid = Grid((8,), (0,), (), (0, 16), (32,), (16,), ("q8_0",), ("f16",), (1,), (0,), (True,))
+    result = benchmark_cases([TINY], grid.cases(), n_repeat=1, warmup=False)
+    tests = result.to_json()["models"][0]["tests"]
+    assert [test["test"] for test in tests] == ["pp8", "pp8 @ d16"]
+    expected = {"n_batch": 32, "n_ubatch": 16, "type_k": "q8_0", "type_v": "f16", "n_threads": 1,
+                "n_gpu_layers": 0, "flash_attn": 1, "ratio": None}  # fmt: skip
+    for test in tests:
+        assert {name: test[name] for name in expected} == expected
+
+
+def test_a_depth_is_read_once_and_restored() -> None:
+    """Behind the depth the context holds the depth, however it came there, and the test."""
+    case = Case(0, 3, 40)
+    with Runner(TINY, case.compute, seed=1) as runner:
+        runner.open(case)
+        for _ in range(2):
+            runner.time_ns()
+            assert runner.session is not None
+            lib, handle = runner.session.lib, runner.session.handle
+            memory = lib.llama_get_memory(handle)
+            assert lib.llama_memory_seq_pos_max(memory, 0) == 40 + 3 - 1
+            assert lib.llama_memory_seq_pos_min(memory, 0) == 0
+        other = replace(case, compute=Compute(type_k="q8_0", flash_attn=True))
+        runner.open(other)
+        runner.time_ns()
+        assert runner.buffers.caches[0].size_bytes < 1_174_405

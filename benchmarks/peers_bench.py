@@ -1,0 +1,127 @@
+"""`ggprune bench` beside llama-bench, alternating in one run: the same numbers, the same columns.
+
+Both tools are started anew in every round and measure the same file with the same settings; who is
+first changes with every round. The model is synthetic, unless one is named. llama-bench must be on
+PATH or be named with --llama-bench.
+
+    python benchmarks/peers_bench.py [MODEL.gguf] [--rounds N] [--threads N] [--llama-bench PATH]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ggprune.bench import Ratio, paired_ratio
+from ggprune.report.bench import ratio_cell
+from ggprune.report.table import markdown_table
+
+SHAPE = ("--shape", "qwen2.5-0.5b", "--layers", "8", "--type", "Q4_K_M")
+TESTS = ("-p", "512", "-n", "128")
+BAR = 0.02  # how far apart the two may be
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("model", type=Path, nargs="?", help="a GGUF file; synthetic without one")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--repetitions", type=int, default=3, help="of each tool in each round")
+    parser.add_argument("--threads", type=int, help="llama.cpp's default without it")
+    parser.add_argument("--llama-bench", default=shutil.which("llama-bench"))
+    asked = parser.parse_args(arguments)
+    if asked.llama_bench is None:
+        sys.exit("llama-bench is not on PATH; name it with --llama-bench")
+    with tempfile.TemporaryDirectory(prefix="peers-bench-") as folder:
+        model = asked.model or synthesize(Path(folder) / "synthetic.gguf")
+        threads = ["-t", str(asked.threads)] if asked.threads else []
+        ours = [sys.executable, "-m", "ggprune", "bench", str(model), *threads]
+        theirs = [asked.llama_bench, "-m", str(model), *threads]
+        print(render_speeds(alternate(ours, theirs, asked.rounds, asked.repetitions)))
+        print()
+        print(render_formats(ours, theirs))
+
+
+def synthesize(path: Path) -> Path:
+    command = [sys.executable, "-m", "ggprune", "synth", *SHAPE, str(path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def run(command: list[str], *options: str) -> str:
+    done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def alternate(
+    ours: list[str], theirs: list[str], n_round: int, n_repeat: int
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Tokens per second of both by test, the median of each round's repetitions."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for i in range(n_round):
+        for which in (0, 1) if i % 2 else (1, 0):
+            command = (ours, theirs)[which]
+            rows = json.loads(run(command, *TESTS, "-r", str(n_repeat), "-o", "json"))
+            for row in rows:
+                test = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
+                speeds = sorted(row["samples_ts"])
+                found.setdefault(test, ([], []))[which].append(speeds[len(speeds) // 2])
+    return found
+
+
+def render_speeds(found: dict[str, tuple[list[float], list[float]]]) -> str:
+    rows = []
+    for test, (ours, theirs) in found.items():
+        ratio = paired_ratio(ours, theirs)
+        means = [f"{sum(speeds) / len(speeds):.2f}" for speeds in (ours, theirs)]
+        rows.append([test, *means, ratio_cell(ratio), str(ratio.n), verdict(ratio)])
+    headers = ("test", "ggprune t/s", "llama-bench t/s", "ratio (95 %)", "rounds", "within 2 %")
+    return markdown_table(headers, rows, left=(0,))
+
+
+def verdict(ratio: Ratio) -> str:
+    """Only an interval that lies inside the bar proves it; one outside disproves it."""
+    if ratio.low is None or ratio.high is None:
+        return "not known"
+    if ratio.low >= 1 - BAR and ratio.high <= 1 + BAR:
+        return "yes"
+    is_outside = ratio.high < 1 - BAR or ratio.low > 1 + BAR
+    return "no" if is_outside else "not settled"
+
+
+def render_formats(ours: list[str], theirs: list[str]) -> str:
+    """Do both tools print the same columns?"""
+    tests = ("-p", "16", "-n", "2", "-r", "1")
+    rows = []
+    for form, columns in READERS.items():
+        a, b = (columns(run(command, *tests, "-o", form)) for command in (ours, theirs))
+        rows.append([form, str(len(a)), str(len(b)), "yes" if a == b else "no"])
+    return markdown_table(("-o", "ours", "llama-bench's", "same columns"), rows)
+
+
+def _sql_columns(text: str) -> list[Any]:
+    with sqlite3.connect(":memory:") as database:
+        database.executescript(text)
+        found = database.execute("PRAGMA table_info(llama_bench)")
+        return [(column[1], column[2]) for column in found]
+
+
+READERS: dict[str, Callable[[str], list[Any]]] = {
+    "md": lambda text: [len(cell) for cell in text.splitlines()[1].split("|")],
+    "csv": lambda text: next(csv.reader(text.splitlines())),
+    "json": lambda text: [(k, type(v)) for k, v in json.loads(text)[0].items()],
+    "jsonl": lambda text: [(k, type(v)) for k, v in json.loads(text.splitlines()[0]).items()],
+    "sql": _sql_columns,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from ggprune.bench.latency import Batch, Latency, Requests, measure_latency
+from ggprune.errors import UsageError
+from ggprune.report.bench import render_latency
+from ggprune.runtime.session import Compute, LlamaModel
+from tests.conftest import TINY
+
+
+def test_tokens_are_counted_as_the_papers_do() -> None:
+    """The input yields the first output token; the last one is not read again."""
+    with LlamaModel(TINY) as model, Batch(model, 12, 3, 5, Compute(), seed=1) as batch:
+        assert batch.run() > 0
+        assert batch.n_decoded == 3 * (12 + 5 - 1)
+        memory = batch.session.lib.llama_get_memory(batch.session.handle)
+        ends = [batch.session.lib.llama_memory_seq_pos_max(memory, i) for i in range(3)]
+        assert ends == [12 + 5 - 2] * 3
+
+
+def test_arithmetic() -> None:
+    latency = Latency(4, 12, 10, (1.0, 2.0, 3.0))
+    assert latency.mean == 2
+    assert latency.stdev == pytest.approx(1)
+    assert latency.tok_per_s == 20
+    assert latency.token_s == pytest.approx(0.2)
+
+
+def test_every_setting_of_every_model() -> None:
+    requests = Requests(4, (1, 2), (1, 3), n_warmup=1, n_run=2)
+    seen: list[tuple[int, int]] = []
+    report = measure_latency([TINY, TINY], requests, progress=lambda *step: seen.append(step))
+    assert seen[-1] == (24, 24)
+    for model in report.models:
+        settings = [(x.n_seq, x.n_output, len(x.samples_s)) for x in model.latencies]
+        assert settings == [(1, 1, 2), (1, 3, 2), (2, 1, 2), (2, 3, 2)]
+    document = report.to_json()
+    assert document["models"][0]["latency"][0]["ratio"] is None
+    assert document["models"][1]["latency"][3]["ratio"]["n"] == 2
+    assert len(render_latency(report).splitlines()) == 2 + 8
+
+
+def test_more_sequences_than_llama_cpp_has() -> None:
+    with pytest.raises(UsageError, match="1000 sequences"):
+        Requests(n_seq=(1, 1000)).pairs()
