@@ -4,7 +4,7 @@ Both tools are started anew in every round and measure the same file with the sa
 first changes with every round. The model is synthetic, unless one is named. llama-bench must be on
 PATH or be named with --llama-bench.
 
-    python benchmarks/peers_bench.py [MODEL.gguf] [--rounds N] [--threads N] [--llama-bench PATH]
+    python benchmarks/peers_bench.py [MODEL.gguf] [--rounds N] [--threads N] [-p N] [-n N]
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from ggprune.report.bench import ratio_cell
 from ggprune.report.table import markdown_table
 
 SHAPE = ("--shape", "qwen2.5-0.5b", "--layers", "8", "--type", "Q4_K_M")
-TESTS = ("-p", "512", "-n", "128")
 BAR = 0.02  # how far apart the two may be
 
 
@@ -35,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path, nargs="?", help="a GGUF file; synthetic without one")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repetitions", type=int, default=3, help="of each tool in each round")
+    parser.add_argument("-p", "--n-prompt", default="512")
+    parser.add_argument("-n", "--n-gen", default="128")
     parser.add_argument("--threads", type=int, help="llama.cpp's default without it")
     parser.add_argument("--llama-bench", default=shutil.which("llama-bench"))
     asked = parser.parse_args(arguments)
@@ -45,7 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
         threads = ["-t", str(asked.threads)] if asked.threads else []
         ours = [sys.executable, "-m", "ggprune", "bench", str(model), *threads]
         theirs = [asked.llama_bench, "-m", str(model), *threads]
-        print(render_speeds(alternate(ours, theirs, asked.rounds, asked.repetitions)))
+        tests = ["-p", asked.n_prompt, "-n", asked.n_gen, "-r", str(asked.repetitions)]
+        print(render_speeds(alternate(ours, theirs, tests, asked.rounds)))
         print()
         print(render_formats(ours, theirs))
 
@@ -62,14 +64,14 @@ def run(command: list[str], *options: str) -> str:
 
 
 def alternate(
-    ours: list[str], theirs: list[str], n_round: int, n_repeat: int
+    ours: list[str], theirs: list[str], tests: list[str], n_round: int
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Tokens per second of both by test, the median of each round's repetitions."""
     found: dict[str, tuple[list[float], list[float]]] = {}
     for i in range(n_round):
         for which in (0, 1) if i % 2 else (1, 0):
             command = (ours, theirs)[which]
-            rows = json.loads(run(command, *TESTS, "-r", str(n_repeat), "-o", "json"))
+            rows = json.loads(run(command, *tests, "-o", "json"))
             for row in rows:
                 test = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
                 speeds = sorted(row["samples_ts"])

@@ -153,8 +153,7 @@ class Session:
             reason = log_tail().last_error()
             raise LlamaError(f"{model.path}: llama.cpp cannot create a context: {reason}")
         self._batch = self.lib.llama_batch_init(self.n_batch, 0, 1)
-        for i in range(self.n_batch):
-            self._batch.seq_id[i][0] = 0
+        self._token, self._position, self._wanted = _fields(self._batch, self.n_batch)
         self._finalizer = weakref.finalize(
             self, _free_session, self.lib, self.handle, self._batch, self._c_callback
         )
@@ -256,10 +255,9 @@ class Session:
         n_seq, n = tokens.shape
         batch, total = self._batch, n_seq * n
         batch.n_tokens = total
-        _view(batch.token, total)[:] = tokens.ravel()
-        _view(batch.pos, total)[:] = np.tile(np.arange(position, position + n), n_seq)
-        _view(batch.n_seq_id, total)[:] = 1
-        _view(batch.logits, total)[:] = np.tile(np.arange(n) >= n - n_output, n_seq)
+        self._token[:total] = tokens.ravel()
+        self._position[:total].reshape(n_seq, n)[:] = np.arange(position, position + n)
+        self._wanted[:total].reshape(n_seq, n)[:] = np.arange(n) >= n - n_output
         if self.n_seq > 1:
             for i in range(total):
                 batch.seq_id[i][0] = i // n
@@ -277,8 +275,15 @@ class Session:
         return np.ctypeslib.as_array(pointer, (n_seq, n_output, self.model.n_vocab))
 
 
-def _view(pointer: Any, n: int) -> NDArray[Any]:
-    return np.ctypeslib.as_array(pointer, (n,))
+def _fields(batch: Any, n: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """A batch's token ids, positions and wishes for logits; each token is of the first sequence."""
+    for i in range(n):
+        batch.seq_id[i][0] = 0
+    np.ctypeslib.as_array(batch.n_seq_id, (n,))[:] = 1
+    token, position, wanted = (
+        np.ctypeslib.as_array(pointer, (n,)) for pointer in (batch.token, batch.pos, batch.logits)
+    )
+    return token, position, wanted
 
 
 def _free_session(lib: Any, handle: Any, batch: Any, callback: Any) -> None:
