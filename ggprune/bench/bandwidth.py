@@ -1,8 +1,8 @@
 """How fast this machine reads memory, with all threads that compute.
 
-The best of many passes over a buffer far larger than any cache: what is measured is a ceiling, and
-whatever disturbs a pass can only lower it. Two ways of reading compete, since neither is the
-fastest on every processor.
+Short passes, each over another part of a buffer far larger than any cache, so that nothing read is
+still in one. The best counts: what is measured is a ceiling, and whatever disturbs a pass can only
+lower it. Two ways of reading compete, since neither is the fastest on every processor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 import psutil
 
 BUFFER_BYTES = 2 << 30
-N_PASS = 8
+N_PART = 8  # of the buffer, one for each pass
+N_ROUND = 4  # over the whole buffer
 
 READS: tuple[tuple[type[Any], Callable[[Any], object]], ...] = (
     (np.float32, lambda numbers: np.dot(numbers, numbers)),
@@ -27,13 +28,14 @@ READS: tuple[tuple[type[Any], Callable[[Any], object]], ...] = (
 def measure_bandwidth(n_threads: int, buffer_bytes: int = BUFFER_BYTES) -> float:
     """Bytes read per second. Takes at most a quarter of the memory that is free."""
     free = int(psutil.virtual_memory().available) // 4
-    n_byte = min(buffer_bytes, free) // n_threads // 8 * 8
-    parts = [np.full(n_byte, i % 2, np.uint8) for i in range(n_threads)]  # written: pages exist
+    n_byte = min(buffer_bytes, free) // (n_threads * N_PART) // 8 * 8  # of a thread in a pass
+    shape = (N_PART, n_byte)
+    own = [np.full(shape, i % 2, np.uint8) for i in range(n_threads)]  # written: pages exist
     with ThreadPoolExecutor(n_threads) as pool:
         times = [
-            _time_s(pool, read, [part.view(dtype) for part in parts])
+            _time_s(pool, read, [parts[i % N_PART].view(dtype) for parts in own])
             for dtype, read in READS
-            for _ in range(N_PASS)
+            for i in range(N_ROUND * N_PART)
         ]
     return n_byte * n_threads / min(times)
 
