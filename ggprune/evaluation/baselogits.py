@@ -72,8 +72,15 @@ class Header:
 class StoredLogits:
     """A base model's log-probabilities for the scored tokens of one chunk, as stored."""
 
-    log_p: Float32  # (n_token, n_vocab)
+    values: NDArray[np.uint16]  # (n_token, n_vocab)
+    ends: Float32  # (n_token, 2): scale, lowest
     scores: TokenScores
+
+    def log_p(self, part: slice) -> Float32:
+        """Of these tokens, (n_row, n_vocab): twice the size of what is stored."""
+        found: Float32 = self.values[part] * self.ends[part, :1]
+        found += self.ends[part, 1:]
+        return found
 
 
 @dataclass(frozen=True)
@@ -178,10 +185,9 @@ def decode_rows(rows: NDArray[np.uint16], n_vocab: int, targets: Tokens) -> Stor
     """rows: (n_token, row_values)."""
     ends = np.ascontiguousarray(rows[:, :SCALE_VALUES]).view(np.float32)  # (n_token, 2)
     values = rows[:, SCALE_VALUES : SCALE_VALUES + n_vocab]
-    log_p = values * ends[:, :1]
-    log_p += ends[:, 1:]
-    nll = -log_p[np.arange(len(rows)), targets].astype(np.float64)
-    return StoredLogits(log_p, TokenScores(nll, np.exp(-nll), values.argmax(axis=1)))
+    chosen = values[np.arange(len(rows)), targets]
+    nll = -(chosen * ends[:, 0] + ends[:, 1]).astype(np.float64)
+    return StoredLogits(values, ends, TokenScores(nll, np.exp(-nll), values.argmax(axis=1)))
 
 
 def compare_stored(
@@ -194,7 +200,7 @@ def compare_stored(
     kld: Float64 = np.empty(len(logits))
 
     def fill(part: slice) -> None:
-        log_p = base.log_p[part]
+        log_p = base.log_p(part)
         p = np.exp(log_p)
         p[log_p <= -RANGE] = 0
         surprise = log_p - logits[part]
