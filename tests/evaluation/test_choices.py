@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+import runpy
 import struct
 from pathlib import Path
 
@@ -39,6 +41,14 @@ def test_accuracies_are_llama_perplexitys(
     one_task = 1 / score.accuracy.n  # another processor may break a tie the other way
     assert score.accuracy.value == pytest.approx(right / 100, abs=1.01 * one_task)
     assert len(score.answers) == score.accuracy.n == sum(1 for _ in score.is_right)
+
+
+def test_the_files_are_what_their_maker_makes() -> None:
+    make = runpy.run_path(str(TASKS / "make.py"))
+    rng = [random.Random(make["SEED"] + i) for i in range(3)]
+    assert make["hellaswag"](rng[0], 100).encode() == FILES[Benchmark.HELLASWAG].read_bytes()
+    assert make["winogrande"](rng[1], 120).encode() == FILES[Benchmark.WINOGRANDE].read_bytes()
+    assert make["multiple_choice"](rng[2], 120) == FILES[Benchmark.MULTIPLE_CHOICE].read_bytes()
 
 
 def test_wilson_interval_as_printed() -> None:
