@@ -1,8 +1,8 @@
 """`ggprune quantize` beside llama-quantize, and pruning first beside doing both at once.
 
-First table: the same types made by both, tensor by tensor, and the time of both, taking turns. What
-ggprune is timed with is the whole command, with its verification of every byte's header but without
-the load in llama.cpp (--no-verify). Second table: `ggprune prune --type Q4_K_M` beside
+First table: the same types made by both, tensor by tensor, and the time of both, taking turns.
+ggprune is timed as a whole command, start, dry run and verification included, but without loading
+the result in llama.cpp (--no-verify). Second table: `ggprune prune --type Q4_K_M` beside
 `llama-quantize --prune-layers ... Q4_K_M`, which chooses its mixture by the depth before.
 
     python benchmarks/peers.py quantize [--types Q4_K_M,...] [--repeat N] [--chunks N]
@@ -146,7 +146,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         synthetic, imatrix = folder / "synthetic.gguf", folder / "imatrix.gguf"
-        ggprune("synth", "--shape", "qwen2.5-0.5b", "--layers", 8, synthetic)
+        ggprune("synth", "--shape", "qwen2.5-0.5b", "--layers", 8, "--type", "F16", synthetic)
         run("llama-imatrix", "-m", tiny, "-f", text, "-o", imatrix, "-c", 256)
         head = ("type", "imatrix", "identical", "ggprune s", "llama-quantize s", "ratio")
         table = rows(Setting(tiny, None, folder, args.repeat), args.types.split(","))
