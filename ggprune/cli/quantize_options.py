@@ -76,8 +76,8 @@ BumpInterface = Annotated[
         "--bump-interface",
         metavar="TYPE",
         show_default=False,
-        help="Store the layers on both sides of a cut in this type at least. The next larger --type "
-        "gains more for the same bytes (docs/benchmarks.md).",
+        help="Store the layers on both sides of a cut in this type at least. The next larger "
+        "--type gains more for the same bytes (docs/benchmarks.md).",
     ),
 ]
 OverrideKv = Annotated[
