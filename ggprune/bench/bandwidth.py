@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-BUFFER_BYTES = 2 << 30
+BUFFER_BYTES = 1 << 30
 N_PART = 8  # of the buffer, one for each pass
 N_ROUND = 4  # over the whole buffer
 

@@ -42,6 +42,7 @@ def test_a_speedup_far_below_the_promise_is_flagged() -> None:
     assert [roof.is_short for roof in roofline.roofs] == [False, True, False]
     assert [roof.predicted for roof in roofline.roofs] == [None] * 3
     text = render_roofline(roofline)
+    assert "roof t/s" in text
     assert text.count(" !") == 1
     assert text.endswith("! less than 85 % of the predicted speed-up")
     assert roofline.to_json()["tests"][1]["short"] is True
