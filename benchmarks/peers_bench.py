@@ -1,8 +1,9 @@
 """`ggprune bench` beside llama-bench, alternating in one run: the same numbers, the same columns.
 
 Both tools are started anew in every round and measure the same file with the same settings; who is
-first changes with every round. The model is synthetic, unless one is named. llama-bench must be on
-PATH or be named with --llama-bench.
+first changes with every round. Both load the libraries of llama-cpp-python (on Linux), since two
+builds of one source can differ by more than the tools. The model is synthetic, unless one is named.
+llama-bench must be on PATH or be named with --llama-bench.
 
     python benchmarks/peers_bench.py [MODEL.gguf] [--rounds N] [--threads N] [-p N] [-n N]
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -59,7 +62,11 @@ def synthesize(path: Path) -> Path:
 
 
 def run(command: list[str], *options: str) -> str:
-    done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+    spec = importlib.util.find_spec("llama_cpp")
+    assert spec is not None
+    assert spec.origin is not None
+    env = {**os.environ, "LD_LIBRARY_PATH": str(Path(spec.origin).parent / "lib")}
+    done = subprocess.run([*command, *options], check=True, capture_output=True, text=True, env=env)
     return done.stdout
 
 
