@@ -36,7 +36,7 @@ def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
         log = Path(folder) / "stderr"
         child = context.Process(target=_serve, args=(sender, log, function, args, kwargs))
         try:
-            with _without_main():
+            with _without_main(), _undisturbed():
                 child.start()
             sender.close()
             ok, value = receiver.recv()
@@ -65,6 +65,28 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No signal while a child is started: a half-told one would end with a traceback.
+
+    The child inherits that Ctrl-C is ignored, which is the parent's to handle; a polite kill is
+    dealt with as soon as the child runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, interrupt or signal.SIG_DFL)  # None: not set by Python
+        signal.signal(signal.SIGTERM, terminate or signal.SIG_DFL)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _serve(

@@ -102,7 +102,7 @@ class _Batch:
         )
         self.handle = lib.llama_batch()
         self.handle.n_tokens = len(sequences)
-        for name, array in zip(("token", "pos", "n_seq_id", "seq_id", "logits"), self.arrays,
-                               strict=True):  # fmt: skip
+        for i, name in enumerate(("token", "pos", "n_seq_id", "seq_id", "logits")):
+            values: NDArray[Any] = self.arrays[i]
             kind = dict(lib.llama_batch._fields_)[name]
-            setattr(self.handle, name, ctypes.cast(array.ctypes.data, kind))
+            setattr(self.handle, name, ctypes.cast(values.ctypes.data, kind))
