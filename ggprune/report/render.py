@@ -90,6 +90,12 @@ def _cosine(activations: LayerActivations | None) -> str:
 
 def render_choice(choice: Choice) -> str:
     """The race of every step, what each number of layers costs and gives, the set."""
+    parts = [render_steps(choice), render_front([FrontRow(p, None, None) for p in choice.front])]
+    return "\n\n".join([part for part in parts if part] + ["\n".join(_decision(choice))])
+
+
+def _decision(choice: Choice) -> list[str]:
+    """The set, and what simpler strategies would have chosen, on the calibration text."""
     best = choice.best
     lines = [
         f"chosen by {choice.strategy.value}: {format_layers(best.drop)} "
@@ -102,8 +108,7 @@ def render_choice(choice: Choice) -> str:
             f"{strategy.value} would be {format_layers(point.drop)} (KLD {estimate(point.kld)}"
             f"{ratio})"
         )
-    parts = [render_steps(choice), render_front([FrontRow(p, None, None) for p in choice.front])]
-    return "\n\n".join([part for part in parts if part] + ["\n".join(lines)])
+    return lines
 
 
 def render_steps(choice: Choice) -> str:
@@ -235,7 +240,7 @@ def _steps(choice: Choice | None) -> list[str]:
     """How the layers were found."""
     if choice is None or not choice.steps:
         return []
-    return [f"How the layers were found ({choice.strategy.value}):", "", render_steps(choice), ""]
+    return ["How the layers were found:", "", render_steps(choice), "", *_decision(choice), ""]
 
 
 def _promise(report: AutoReport) -> list[str]:
