@@ -9,7 +9,6 @@ import typer
 
 from ggprune.cli.options import (
     AsJson,
-    Chunks,
     Confidence,
     DropPercent,
     Flash,
@@ -58,7 +57,12 @@ def choose_command(
     max_ppl_ratio: MaxPplRatio = None,
     strategy: StrategyName = "search",
     protect: Protect = None,
-    n_chunk: Chunks = None,
+    n_chunk: Annotated[
+        int | None,
+        typer.Option(
+            "--chunks", min=1, show_default="the ranking's", help="Measure on the first N chunks."
+        ),
+    ] = None,
     confidence: Confidence = 0.95,
     out: Annotated[
         Path | None,

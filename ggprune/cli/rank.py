@@ -68,7 +68,11 @@ def rank_command(
         ),
     ] = None,
     decide: Annotated[
-        int, typer.Option(min=1, help="Race: settle which N layers matter least, by KLD.")
+        int,
+        typer.Option(
+            min=1,
+            help="Race: settle which N layers matter least; as many as are to go, if some are.",
+        ),
     ] = 4,
     drop: Annotated[
         int | None,

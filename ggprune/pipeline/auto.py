@@ -32,8 +32,9 @@ from ggprune.scoring.text import make_chunks
 from ggprune.surgery import make_plan
 from ggprune.surgery.output import PendingFile, check_output
 
-# Types for the comparison at equal bytes, largest first; all work without an imatrix.
 N_DECIDE = 4  # layers that the ranking settles where the number to drop is not known before
+
+# Types for the comparison at equal bytes, largest first; all work without an imatrix.
 LADDER = (
     "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS",
     "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ggprune.arch import n_trunk
 from ggprune.model import open_model
 from ggprune.runtime.session import Compute
 from ggprune.scoring import Choice, Ranking, Scores, Text, Wanted, choose_set, rank
@@ -28,10 +30,17 @@ def choose_path(
     confidence: float = 0.95,
     narrate: Any = None,
 ) -> Choice:
-    """A set of layers on top of a finished ranking, as `scoring.choose_set`."""
+    """A set of layers on top of a finished ranking, as `scoring.choose_set`.
+
+    On the chunks the ranking had, unless `n_chunk` says how many; what it protected stays.
+    """
+    model = open_model(path)
+    protected = scores.by.protected(n_trunk(model))
+    wanted = replace(wanted, protect=(*wanted.protect, *protected))
     with Measurer(
-        open_model(path), text, n_ctx=scores.n_ctx, n_chunk=n_chunk, compute=compute, cache=cache
-    ) as measurer:
+        model, text, n_ctx=scores.n_ctx, n_chunk=n_chunk or scores.n_chunk, compute=compute,
+        cache=cache,
+    ) as measurer:  # fmt: skip
         return choose_set(
             measurer,
             wanted,

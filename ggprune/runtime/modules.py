@@ -45,8 +45,12 @@ class Parts:
     number: Mapping[int, int]  # by layer; layers without such a part are missing
 
 
-def parts_of(arch: Architecture, unit: Unit, session: Session, chunk: Tokens) -> Parts:
+def parts_of(
+    arch: Architecture, unit: Unit, session: Session, chunk: Tokens, n_output: int
+) -> Parts:
     """The parts of a model; modules are looked for in the graph of one chunk, (n_ctx,).
+
+    Nodes without a name are called by their number in it, so `n_output` is that of all passes.
 
     Raises ArchitectureError if no layer has an attention and an FFN of its own.
     """
@@ -56,7 +60,7 @@ def parts_of(arch: Architecture, unit: Unit, session: Session, chunk: Tokens) ->
         raise ArchitectureError(f"--unit {unit.value}: layers of {arch.name} are run repeatedly")
     tracer = Tracer({})
     session.run(tracer)
-    session.chunk_logits(chunk[None, :], 1)
+    session.chunk_logits(chunk[None, :], n_output)
     middles = find_middles(graph_of(tracer.pointers), arch.places)
     if not middles:
         raise ArchitectureError(

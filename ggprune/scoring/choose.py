@@ -135,7 +135,7 @@ class _Chooser:
             sets[Strategy.ONESHOT] = choose_legal(self.model, free, n)
         if self.strategy is Strategy.SEARCH:
             sets[Strategy.GREEDY] = next((s for s in search.grown if len(s) == n), None)
-        return {strategy: drop for strategy, drop in sets.items() if drop is not None}
+        return {s: drop for s, drop in sets.items() if drop is not None and search.is_enough(drop)}
 
     def points(self, sets: Sequence[Layers]) -> list[Point]:
         """Measured on all chunks."""

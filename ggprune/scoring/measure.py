@@ -97,7 +97,7 @@ class Measurer:
         self.chunks = make_chunks(text, self._loaded.tokenize, n_ctx, n_chunk)
         whole = Compute(**{**vars(self._compute), "n_batch": n_ctx, "n_ubatch": n_ctx})
         self._session = Session(self._loaded, n_ctx, compute=whole, tapped=True)
-        self.parts = parts_of(self.arch, unit, self._session, self.chunks[0])
+        self.parts = parts_of(self.arch, unit, self._session, self.chunks[0], self._n_output)
         self._ablator = Ablator(self._session, self.parts.places, share_prefix=share_prefix)
         self._chunk: _Chunk | None = None
         self._base_nll: dict[int, Float64] = {}

@@ -87,12 +87,16 @@ def rank(
         scores = tuple(_with_statics(s, weights, activations) for s in scores)
         ranking = Ranking(
             model=describe_model(model),
-            calibration=describe_text(text, n_ctx, len(race.base)),
+            calibration={
+                **describe_text(text, n_ctx, len(race.base)),
+                "n_chunk_limit": measurer.n_chunk,
+            },
             base_ppl=ppl_estimate(np.concatenate([base.nll for base in race.base])),
             layers=scores,
             versions=versions(),
             by=by,
             unit=unit,
+            protected=by.protected(measurer.arch.n_trunk),
             undecided=race.undecided(),
             windows=race.windows() if unit is Unit.LAYER else np.zeros((0, 0)),
             effort=measurer.effort,
@@ -100,7 +104,7 @@ def rank(
         if wanted is None:
             return ranking
         windows = ranking.windows if by.metric is Metric.ANGULAR else None
-        wanted = replace(wanted, protect=(*wanted.protect, *by.protected(measurer.arch.n_trunk)))
+        wanted = replace(wanted, protect=(*wanted.protect, *ranking.protected))
         chosen = choose_set(
             measurer, wanted, confidence=confidence, order=ranking.order, windows=windows,
             progress=narrate,

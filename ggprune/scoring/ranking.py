@@ -48,6 +48,7 @@ class OrderBy:
         return self.metric.value + "+" * self.plus
 
     def protected(self, n_layer: int) -> tuple[int, ...]:
+        """Of `n_layer` layers that compute: MTP blocks behind them do not count."""
         if not self.plus:
             return ()
         return tuple(n for n in range(n_layer) if n < PLUS_FIRST or n >= n_layer - PLUS_LAST)
@@ -124,6 +125,7 @@ class Ranking:
     versions: dict[str, str]
     by: OrderBy = BY_KLD
     unit: Unit = Unit.LAYER
+    protected: tuple[int, ...] = ()  # layers that come last, whatever their score
     undecided: tuple[tuple[int, int], ...] = ()  # at the border, not told apart by the text
     windows: Float64 = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
     effort: Effort = field(default_factory=Effort, compare=False)
@@ -132,7 +134,7 @@ class Ranking:
     @property
     def order(self) -> tuple[int, ...]:
         """Layers by the metric, least important first; protected ones come last."""
-        last = set(self.by.protected(self.model["n_layer"]))
+        last = set(self.protected)
         metric = self.by.metric
         by_metric = sorted(self.layers, key=lambda s: (s.layer in last, s.value(metric), s.layer))
         return tuple(s.layer for s in by_metric)

@@ -54,6 +54,11 @@ class Scores:
     def n_ctx(self) -> int:
         return int(self.data["calibration"]["n_ctx"])
 
+    @property
+    def n_chunk(self) -> int:
+        """Chunks that the ranking might have read, more than it did if a race ended early."""
+        return int(self.data["calibration"]["n_chunk_limit"])
+
     def text(self, path: Path | None = None) -> Text:
         """The text the ranking was made with, from `path` if it is elsewhere now.
 
@@ -87,7 +92,7 @@ def read_scores(path: Path) -> Scores:
 
 def _check(scores: Scores) -> None:
     """Touches all that is read later. Raises what Python does for wrong types and missing keys."""
-    numbers = [*scores.order, *(scores.chosen or ()), scores.n_ctx]
+    numbers = [*scores.order, *(scores.chosen or ()), scores.n_ctx, scores.n_chunk]
     if not all(type(n) is int for n in numbers) or len(set(scores.order)) != len(scores.order):
         raise ValueError
     calibration, model = scores.data["calibration"], scores.data["model"]

@@ -114,11 +114,15 @@ def sizes_to_try(model: Model, target: Target | None, free: int) -> range:
 
 
 def parse_amount(text: str, option: str) -> int:
-    """`4.2G`, `4.2GB`, `6.5B`: decimal; `4GiB`: binary. Raises UsageError for anything else."""
+    """`4.2G`, `4.2GB`: decimal; `4GiB`: binary; `6.5B`: bytes of a size, billions of parameters.
+
+    Raises UsageError for anything else.
+    """
     match = _NUMBER.fullmatch(text.strip())
     if match is None or float(match["value"]) == 0:
         raise UsageError(f"{option} {text}: write a number like 4.2G, 900M or 4GiB")
     unit = match["unit"].lower()
     base = 1024 if unit.endswith("ib") else 1000
-    power = _POWERS[unit[0]] if unit else 0
+    is_bytes = unit == "b" and option == Goal.SIZE.value
+    power = _POWERS[unit[0]] if unit and not is_bytes else 0
     return round(float(match["value"]) * float(base) ** power)

@@ -364,19 +364,24 @@ def test_a_ranking_is_chosen_from_again(tmp_path: Path) -> None:
     done = ggprune("prune", "--scores", scores, model, tmp_path / "out.gguf")
     assert (done.returncode, "has no chosen set" in done.stderr) == (2, True)
     plot = tmp_path / "front.svg"
-    args = ("--target-speedup", "1.2", "--chunks", "6", "-o", again, "--plot", plot)
+    args = ("--target-speedup", "1.2", "-o", again, "--plot", plot)
     shown = succeed("choose", scores, *args)
     assert "oneshot would be" in shown
     chosen = json.loads(again.read_text())["chosen"]
     assert chosen["predicted_speedup"] >= 1.2
     assert [p["n_drop"] for p in chosen["front"]] == list(range(len(chosen["drop"]) + 1))
     assert json.loads(again.read_text())["layers"] == json.loads(scores.read_text())["layers"]
+    how = ("--target-speedup", "1.2", "--json")
+    same, more = (
+        json.loads(succeed("choose", scores, *how, "--chunks", n))["chosen"] for n in (6, 12)
+    )
+    assert chosen["kld"] == same["kld"] != more["kld"]  # on the ranking's chunks
     assert b"speed-up" in plot.read_bytes()
     done = ggprune("choose", scores)
     assert "say how many layers are to go" in done.stderr
     text.rename(tmp_path / "moved.txt")
     assert "cannot be read" in ggprune("choose", scores, "--drop", "1").stderr
-    succeed("choose", scores, "--drop", "1", "-f", tmp_path / "moved.txt", "--chunks", "6")
+    succeed("choose", scores, "--drop", "1", "-f", tmp_path / "moved.txt")
     model.rename(tmp_path / "moved.gguf")
     assert "error" in ggprune("choose", scores, "--drop", "1").stderr
 

@@ -41,7 +41,7 @@ def test_the_same_bits_for_part_of_the_work(name: str, tmp_path: Path) -> None:
         Session(loaded, N_TOKEN, compute=ONE_GRAPH, tapped=True) as session,
     ):
         for unit in (Unit.ATTN, Unit.FFN):
-            parts = parts_of(arch, unit, session, tokens[0])
+            parts = parts_of(arch, unit, session, tokens[0], N_OUTPUT)
             assert list(parts.number) == list(range(first, arch.n_trunk))
             assert all(m.startswith(middle) for m in middle_names(parts, unit))
             ablator = Ablator(session, parts.places)
@@ -68,30 +68,41 @@ def test_layers_that_are_one_piece(name: str, tmp_path: Path) -> None:
         Session(loaded, N_TOKEN, compute=ONE_GRAPH, tapped=True) as session,
         pytest.raises(ArchitectureError, match="attention and then an FFN"),
     ):
-        parts_of(architecture_of(model), Unit.FFN, session, random_tokens(128, N_TOKEN)[0])
+        parts_of(architecture_of(model), Unit.FFN, session, random_tokens(128, N_TOKEN)[0], 1)
 
 
+@pytest.mark.parametrize("name", ["tiny", "phi3", "gemma2", "qwen3moe", "lfm2"])
 @pytest.mark.parametrize(("unit", "matrix"), [(Unit.ATTN, "attn_output"), (Unit.FFN, "ffn_down")])
 def test_a_module_left_out_is_one_whose_last_matrix_is_zero(
-    tiny: Model, tmp_path: Path, unit: Unit, matrix: str
+    tiny: Model, tmp_path: Path, name: str, unit: Unit, matrix: str
 ) -> None:
     """In a file of its own, in unmodified llama.cpp: the same logits, bit for bit."""
-    tensor = tiny.by_name[f"blk.3.{matrix}.weight"]
-    data = bytearray(tiny.path.read_bytes())
-    data[tensor.offset : tensor.offset + tensor.size_bytes] = bytes(tensor.size_bytes)
-    (tmp_path / "zero.gguf").write_bytes(data)
-    tokens = random_tokens(1024, N_TOKEN)
+    model = tiny if name == "tiny" else make(name, tmp_path)
+    zero, layer = with_zeros(model, matrix, tmp_path / "zero.gguf")
+    tokens = random_tokens(128, N_TOKEN)
     with (
-        LlamaModel(tiny.path, ONE_GRAPH) as loaded,
+        LlamaModel(model.path, ONE_GRAPH) as loaded,
         Session(loaded, N_TOKEN, compute=ONE_GRAPH, tapped=True) as session,
     ):
-        parts = parts_of(architecture_of(tiny), unit, session, tokens[0])
+        parts = parts_of(architecture_of(model), unit, session, tokens[0], N_OUTPUT)
         ablator = Ablator(session, parts.places)
         base, stream = ablator.base(tokens[0], N_OUTPUT)
         base = base.copy()
-        found = ablator.without(tokens[0], N_OUTPUT, (parts.number[3],), stream).copy()
+        found = ablator.without(tokens[0], N_OUTPUT, (parts.number[layer],), stream).copy()
     assert not np.array_equal(found, base)
-    assert np.array_equal(found, logits_of(tmp_path / "zero.gguf", tokens, N_OUTPUT))
+    assert np.array_equal(found, logits_of(zero, tokens, N_OUTPUT))
+
+
+def with_zeros(model: Model, matrix: str, out: Path) -> tuple[Path, int]:
+    """The model with a matrix of one of its middle layers set to zero, and that layer."""
+    names = [f"blk.{n}.{matrix}{kind}.weight" for n in (3, 4, 5) for kind in ("", "_exps")]
+    tensor = next(model.by_name[name] for name in names if name in model.by_name)
+    data = bytearray(model.path.read_bytes())
+    data[tensor.offset : tensor.offset + tensor.size_bytes] = bytes(tensor.size_bytes)
+    out.write_bytes(data)
+    layer = model.layer_of(tensor.name)
+    assert layer is not None
+    return out, layer
 
 
 def test_units_have_names() -> None:

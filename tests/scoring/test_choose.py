@@ -11,6 +11,7 @@ import pytest
 from ggprune.arch import legal_drop
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model import Model
+from ggprune.pipeline.rank import choose_path
 from ggprune.report.jsontext import to_json
 from ggprune.scoring import (
     Choice,
@@ -190,3 +191,17 @@ def test_metrics_lead_simple_strategies(tiny: Model, cache: Path) -> None:
     assert plus.chosen is not None
     assert set(plus.chosen.drop) <= {4, 5, 6}
     assert set(plus.order[:3]) == {4, 5, 6}
+
+
+def test_what_a_ranking_protects_stays_when_it_is_chosen_from(
+    tiny: Model, cache: Path, tmp_path: Path
+) -> None:
+    text, path = read_text(CALIBRATION), tmp_path / "scores.json"
+    ranking = rank(tiny, text, n_ctx=N_CTX, n_chunk=N_CHUNK, cache=cache, by=parse_metric("kld+"))
+    path.write_text(to_json(ranking.to_json()))
+    wanted = Wanted(layers(2), Strategy.GREEDY)
+    assert set(choose_path(tiny.path, text, read_scores(path), wanted, cache=cache).drop) <= {
+        4,
+        5,
+        6,
+    }

@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggprune.arch import n_trunk
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model import Model, open_model
+from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline import prune
 from ggprune.report.jsontext import to_json
+from ggprune.report.render import render_ranking
 from ggprune.runtime.modules import Unit
 from ggprune.scoring import (
     Goal,
@@ -23,6 +26,7 @@ from ggprune.scoring import (
     read_text,
 )
 from ggprune.surgery import make_plan
+from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import build, kv_str, kv_u32, layer_tensors
 from tests.helpers import logits_of, random_tokens
@@ -187,3 +191,33 @@ def test_metrics_order_the_layers(tiny: Model, dead: Model) -> None:
         rank(tiny, text, by=parse_metric("imatrix"))
     with pytest.raises(UsageError, match="one of kld, ppl"):
         parse_metric("best")
+
+
+def test_an_importance_matrix_orders_the_layers(tiny: Model) -> None:
+    """Energies that fall with depth; every matrix of a layer has the same."""
+    entries = {
+        t.name: np.full(t.shape[0], 10.0 - n, np.float32)
+        for n, tensors in enumerate(tiny.layers) for t in tensors if len(t.shape) == 2
+    }  # fmt: skip
+    imatrix = Imatrix(Path("made.gguf"), entries, "a text", 1)
+    ranking = rank(
+        tiny, read_text(CALIBRATION), n_ctx=128, n_chunk=2, by=parse_metric("imatrix"),
+        imatrix=imatrix,
+    )  # fmt: skip
+    assert ranking.order == tuple(reversed(range(9)))
+    document = ranking.to_json()["layers"]
+    assert document[0]["imatrix"]["cosine"] is None
+    assert document[1]["imatrix"]["cosine"] == pytest.approx(1)
+    assert "imatrix energy" in render_ranking(ranking)
+
+
+def test_mtp_blocks_do_not_count_as_the_last_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = next(f for f in FAMILIES if f.name == "qwen35moe with MTP").make(tmp_path)
+    tokens = np.array([[i * 37 % 128 for i in range(64)]] * 2, np.int32)
+    monkeypatch.setattr("ggprune.scoring.measure.make_chunks", lambda *_: tokens)
+    ranking = rank(model, read_text(CALIBRATION), n_ctx=64, by=parse_metric("kld+"))
+    assert n_trunk(model) == 11 < model.n_layer
+    assert ranking.protected == (0, 1, 2, 3, 9, 10)
+    assert set(ranking.order[:5]) == {4, 5, 6, 7, 8}
