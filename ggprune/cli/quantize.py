@@ -69,8 +69,8 @@ def quantize_command(
     """Quantize a model with llama.cpp's own quantizer; the tensors are those of llama-quantize.
 
     What llama-quantize stumbles over in the middle of its work is refused before it: an entry of
-    the importance matrix that is missing or does not fit, a pattern that matches nothing. Entries
-    missing for types that can do without are fine, and mentioned. A model that is of the type
+    the importance matrix that is missing or does not fit, a pattern that matches nothing. Tensors
+    that are to do without an entry are named with --exclude-weights. A model that is of the type
     already is copied.
 
     Example: ggprune quantize model-f16.gguf model-q4.gguf Q4_K_M

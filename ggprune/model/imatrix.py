@@ -32,12 +32,14 @@ class Imatrix:
     # Tokens behind each expert's part of an entry, (n_expert,), or one number for all of it. An
     # expert with none was never chosen; its part of the entry says nothing. .dat files count calls.
     counts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()  # tensors that are to do without an entry
 
     def renamed(self, names: Mapping[str, str]) -> Imatrix:
         """The entries of tensors that remain, under their new names (old name -> new name)."""
         kept = {new: self.entries[old] for old, new in names.items() if old in self.entries}
         counts = {new: self.counts[old] for old, new in names.items() if old in self.counts}
-        return replace(self, entries=kept, counts=counts)
+        left_out = frozenset(names[old] for old in self.left_out if old in names)
+        return replace(self, entries=kept, counts=counts, left_out=left_out)
 
 
 def read_imatrix(path: Path) -> Imatrix:

@@ -76,7 +76,7 @@ def auto(
     """
     target = options.wanted.target
     if options.quantize is not None:
-        imatrix = filtered(imatrix, options.quantize)
+        imatrix = filtered(imatrix, options.quantize, model)
     options = replace(options, wanted=_counted(model, options, imatrix))
     _check(model, out, options, calibration, evaluation, imatrix, force=force)
     ranking = _rank(model, calibration, options, bars, narrate)

@@ -44,25 +44,12 @@ class Quantization:
     notes: tuple[str, ...] = ()
 
 
-def settle_whole(
-    model: Model, options: QuantizeOptions, imatrix: Imatrix | None, origin: Origin | None = None
-) -> Quantization:
+def settle_whole(model: Model, options: QuantizeOptions, imatrix: Imatrix | None) -> Quantization:
     """For a file as it is. `imatrix` names the tensors as the file does.
 
     Raises UsageError, LlamaError or DataError for whatever the quantizer would stumble over.
     """
-    if options.type == COPY and not options.overrides:
-        return Quantization(options, None, None)
-    imatrix = filtered(imatrix, options)
-    check_quantizable(model, imatrix)
-    settled = isolated(settle, model.path, model.tensors, options, imatrix, origin)
-    if _is_there(model, settled):
-        note = f"the model is {options.type} already: its tensors are copied, not quantized again"
-        return Quantization(settled.options, None, None, (note,))
-    _check_gain(model, settled)
-    check_outcome(model.path, model.tensors, settled.outcome, settled.options, imatrix)
-    notes = (*_missing_entries(model, settled.outcome, imatrix), *_raised(settled, origin))
-    return Quantization(settled.options, imatrix, settled.outcome, notes)
+    return _settle(model, options, filtered(imatrix, options, model), None)
 
 
 def settle_pruned(
@@ -73,32 +60,53 @@ def settle_pruned(
     imatrix: Imatrix | None,
 ) -> Quantization:
     """For the file that `plan` makes of `model`; `imatrix` is the unpruned model's."""
-    imatrix = filtered(imatrix, options)
+    imatrix = filtered(imatrix, options, model)
     renamed = imatrix.renamed(contents.names) if imatrix else None
     origin = Origin(model.path, contents.names, _interface(model, plan, contents))
     with header_only(lay_out(model, contents)) as hollow:
         try:
-            return settle_whole(hollow, options, renamed, origin)
+            return _settle(hollow, options, renamed, origin)
         except GGPruneError as e:
             raise type(e)(str(e).replace(str(hollow.path), str(model.path))) from e
 
 
-def filtered(imatrix: Imatrix | None, options: QuantizeOptions) -> Imatrix | None:
+def _settle(
+    model: Model, options: QuantizeOptions, imatrix: Imatrix | None, origin: Origin | None
+) -> Quantization:
+    """All in the numbers of `model`, but for `origin`."""
+    if options.type == COPY and not options.overrides:
+        return Quantization(options, None, None)
+    check_quantizable(model, imatrix)
+    settled = isolated(settle, model.path, model.tensors, options, imatrix, origin)
+    if _is_there(model, options, settled):
+        return Quantization(settled.options, None, None, (_copied(model, settled),))
+    old_names = {new: old for old, new in origin.names.items()} if origin else {}
+    check_outcome(model.path, model.tensors, settled.outcome, settled.options, imatrix, old_names)
+    notes = (*_missing_entries(model, settled.outcome, imatrix), *_raised(settled, origin))
+    return Quantization(settled.options, imatrix, settled.outcome, notes)
+
+
+def filtered(imatrix: Imatrix | None, options: QuantizeOptions, model: Model) -> Imatrix | None:
     """The entries that --include-weights and --exclude-weights leave.
 
-    Raises DataError if that is none: nothing should be quantized without a matrix by accident.
+    The tensors of `model` that these options leave out may do without an entry, and so may those
+    of MTP blocks, which llama-imatrix never runs.
+    Raises DataError if no entry is left: nothing should be quantized without a matrix by accident.
     """
-    if imatrix is None or not (options.include_weights or options.exclude_weights):
-        return imatrix
-    entries = {
-        name: values
-        for name, values in imatrix.entries.items()
-        if not any(part in name for part in options.exclude_weights)
-        and (not options.include_weights or any(part in name for part in options.include_weights))
-    }
+    if imatrix is None:
+        return None
+    entries = {n: values for n, values in imatrix.entries.items() if _is_included(n, options)}
     if not entries:
         raise DataError(f"{imatrix.path}: --include-weights, --exclude-weights leave no entry")
-    return replace(imatrix, entries=entries)
+    left_out = {t.name for t in model.tensors if not _is_included(t.name, options)}
+    left_out |= {t.name for n in mtp_blocks(model) for t in model.layers[n]}
+    return replace(imatrix, entries=entries, left_out=imatrix.left_out | left_out)
+
+
+def _is_included(name: str, options: QuantizeOptions) -> bool:
+    if any(part in name for part in options.exclude_weights):
+        return False
+    return not options.include_weights or any(part in name for part in options.include_weights)
 
 
 def check_quantizable(model: Model, imatrix: Imatrix | None) -> None:
@@ -145,10 +153,18 @@ def quantize_settled(
         verify_requantized(source, target.path, quantization.outcome.types, _added(quantization))
 
 
-def _is_there(model: Model, settled: Settled) -> bool:
-    """Is the file what the quantizer would make of it, and called so?"""
-    same = all(settled.outcome.types[t.name] == t.type.name for t in model.tensors)
-    return same and not settled.options.overrides and _is_called(model, settled.options.type)
+def _is_there(model: Model, options: QuantizeOptions, settled: Settled) -> bool:
+    """Is the file of the wanted type already, and nothing else asked for?
+
+    A pruned file is, though its depth would give it another mixture now: requantizing what is
+    quantized costs quality and must be asked for.
+    """
+    if options.overrides or not _is_called(model, options.type):
+        return False
+    plain = QuantizeOptions(
+        options.type, n_threads=options.n_threads, max_buffer_mib=options.max_buffer_mib
+    )
+    return options == plain or not _changed(model, settled)
 
 
 def _is_called(model: Model, type_name: str) -> bool:
@@ -156,17 +172,18 @@ def _is_called(model: Model, type_name: str) -> bool:
     return stated is not None and bool(stated.decode() == FILE_TYPES[type_name])
 
 
-def _check_gain(model: Model, settled: Settled) -> None:
-    """Raises LlamaError where a model of this very type would be requantized by accident."""
-    types, options = settled.outcome.types, settled.options
-    others = [t for t in model.tensors if t.type.block_size > 1 and types[t.name] != t.type.name]
-    if others and _is_called(model, options.type) and not options.allow_requantize:
-        first = others[0]
-        raise LlamaError(
-            f"{model.path}: is {options.type} already, but now {len(others)} tensors would get "
-            f"another type ({first.name}: {first.type.name} -> {types[first.name]}); without "
-            "--type all stay as they are, --allow-requantize quantizes them again"
-        )
+def _changed(model: Model, settled: Settled) -> list[str]:
+    """Tensors that the quantizer would give another type."""
+    types = settled.outcome.types
+    return [t.name for t in model.tensors if types[t.name] != t.type.name]
+
+
+def _copied(model: Model, settled: Settled) -> str:
+    note = f"the model is {settled.options.type} already: its tensors are copied"
+    n_other = len(_changed(model, settled))
+    if not n_other:
+        return f"{note}, not quantized again"
+    return f"{note}; --allow-requantize would give {n_other} of them another type, at a loss"
 
 
 def _interface(model: Model, plan: PrunePlan, contents: Contents) -> frozenset[str]:
@@ -196,8 +213,8 @@ def _missing_entries(model: Model, outcome: DryRun, imatrix: Imatrix | None) -> 
         return ()
     shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
     return (
-        f"{len(without)} of {len(quantized)} quantized tensors have no entry in {imatrix.path.name}"
-        f" and need none; they are quantized without, as by llama-quantize: {shown}",
+        f"{len(without)} of {len(quantized)} tensors are quantized without an entry of "
+        f"{imatrix.path.name}, as by llama-quantize: {shown}",
     )
 
 

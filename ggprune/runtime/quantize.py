@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -37,6 +37,9 @@ OUTPUT = "output.weight"
 EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 # src/llama-quant.cpp, tensor_requires_imatrix
 NEEDY_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+MEASURED = (
+    "blk."  # tensors that llama-imatrix measures: collect_imatrix in tools/imatrix/imatrix.cpp
+)
 
 _TENSOR_LINE = re.compile(
     r"\[\s*(?P<i>\d+)/\s*(?P<n>\d+)\] (?P<name>.+?)\s+- \[.*?\], type =\s*(?P<old>\w+),"
@@ -116,44 +119,58 @@ def check_outcome(
     outcome: DryRun,
     options: QuantizeOptions,
     imatrix: Imatrix | None,
+    known_as: Mapping[str, str] | None = None,
 ) -> None:
     """What the real run would refuse in the middle of its work, or the user should not accept.
 
     Raises LlamaError for a tensor that is quantized already or needs an importance matrix, and
-    DataError for an entry of that matrix that is missing or does not fit, each with the name.
+    DataError for an entry of that matrix that is missing or does not fit, each with the name;
+    `known_as` has the names by which the user knows the tensors where these differ.
     """
+    names = known_as or {}
     for tensor in tensors:
         made = outcome.types[tensor.name]
         if needs_imatrix(tensor.name, made, options.type) and imatrix is None:
             raise LlamaError(
                 f"{source}: cannot be quantized to {options.type} without an importance matrix: "
-                f"{tensor.name} would become {made}; give one with --imatrix"
+                f"{names.get(tensor.name, tensor.name)} would become {made}; give one with "
+                "--imatrix"
             )
     changed = [t for t in tensors if outcome.types[t.name] != t.type.name]
     for tensor in changed:
+        name, made = names.get(tensor.name, tensor.name), outcome.types[tensor.name]
         if tensor.type.block_size > 1 and not options.allow_requantize:
             raise LlamaError(
-                f"{source}: {tensor.name} is quantized already ({tensor.type.name}, it would "
-                f"become {outcome.types[tensor.name]}); --allow-requantize quantizes it again, at "
-                "a loss of quality"
+                f"{source}: {name} is quantized already ({tensor.type.name}, it would become "
+                f"{made}); --allow-requantize quantizes it again, at a loss of quality"
             )
-        if imatrix is not None:
-            _check_entry(tensor, outcome.types[tensor.name], options, imatrix)
+        if imatrix is not None and tensor.name in imatrix.entries:
+            _check_size(tensor, name, imatrix)
+        elif imatrix is not None:
+            _check_missing(tensor, name, made, options, imatrix)
 
 
-def _check_entry(tensor: Tensor, made: str, options: QuantizeOptions, imatrix: Imatrix) -> None:
+def _check_size(tensor: Tensor, name: str, imatrix: Imatrix) -> None:
     """An entry has a value for every column of every expert, shape[0] * shape[2]."""
-    entry = imatrix.entries.get(tensor.name)
-    expected = tensor.shape[0] * prod(tensor.shape[2:3])
-    if entry is None and needs_imatrix(tensor.name, made, options.type):
-        raise DataError(
-            f"{imatrix.path}: has no entry for {tensor.name}, which {made} cannot do without"
-        )
+    size, expected = imatrix.entries[tensor.name].size, tensor.shape[0] * prod(tensor.shape[2:3])
     # The quantizer too ignores what does not fit for embeddings: llama-imatrix cannot see them.
-    if entry is not None and entry.size != expected and tensor.name not in EMBEDDINGS:
+    if size != expected and tensor.name not in EMBEDDINGS:
         raise DataError(
-            f"{imatrix.path}: {tensor.name} has {entry.size} values, expected {expected}: "
-            "made for another model?"
+            f"{imatrix.path}: {name} has {size} values, expected {expected}: made for another "
+            "model?"
+        )
+
+
+def _check_missing(
+    tensor: Tensor, name: str, made: str, options: QuantizeOptions, imatrix: Imatrix
+) -> None:
+    if needs_imatrix(tensor.name, made, options.type):
+        raise DataError(f"{imatrix.path}: has no entry for {name}, which {made} cannot do without")
+    is_measured = tensor.name.startswith(MEASURED) and tensor.name not in imatrix.left_out
+    if is_measured and tensor_type(made).block_size > 1:
+        raise DataError(
+            f"{imatrix.path}: has no entry for {name}, which is to become {made}: made for another "
+            f"model? --exclude-weights {name} quantizes it without one"
         )
 
 

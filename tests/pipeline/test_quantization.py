@@ -98,7 +98,7 @@ def test_the_same_with_an_importance_matrix(tmp_path: Path, tiny: Model, name: s
     pruned = pruned_copy(tiny, drop, tmp_path / "pruned.gguf")
     moved = replace(imatrix, entries={new[old]: imatrix.entries[old] for old in new})
     assert contents(out) == contents(by_hand(pruned.path, tmp_path / "hand.gguf", name, moved))
-    assert "1 of 15 quantized tensors have no entry" in done.notes[0]  # the embeddings
+    assert "1 of 15 tensors are quantized without an entry" in done.notes[0]  # the embeddings
 
 
 def test_mxfp4_of_experts(tmp_path: Path) -> None:
@@ -124,8 +124,12 @@ def test_an_entry_that_is_missing_or_odd_is_named_before_any_work(
 ) -> None:
     plan, out = make_plan(tiny, DROP), tmp_path / "out.gguf"
     imatrix = ones(tiny, leave_out=("blk.7.ffn_up.weight",))
-    with pytest.raises(DataError, match=r"no entry for blk\.5\.ffn_up\.weight, which IQ2_XXS"):
+    with pytest.raises(DataError, match=r"no entry for blk\.7\.ffn_up\.weight, which IQ2_XXS"):
         prune(tiny, plan, out, options=QuantizeOptions("IQ2_XXS"), imatrix=imatrix)
+    with pytest.raises(DataError, match=r"no entry for blk\.7\.ffn_up\.weight.*--exclude-weights"):
+        prune(tiny, plan, out, options=QuantizeOptions("Q4_K_M"), imatrix=imatrix)
+    without = QuantizeOptions("Q4_K_M", exclude_weights=("blk.7.ffn_up",))
+    assert "2 of 50 tensors" in planned(tiny, plan, out, options=without, imatrix=imatrix).notes[0]
     odd = {**ones(tiny).entries, "blk.0.ffn_up.weight": np.ones(7, np.float32)}
     imatrix = replace(imatrix, entries=odd)
     with pytest.raises(DataError, match=r"blk\.0\.ffn_up\.weight has 7 values, expected 256"):
@@ -149,6 +153,22 @@ def test_weights_are_included_and_excluded(tmp_path: Path, tiny: Model) -> None:
         planned_requantized(tiny, out, exclude, imatrix=imatrix)
     with pytest.raises(DataError, match="leave no entry"):
         planned_requantized(tiny, out, replace(exclude, exclude_weights=("",)), imatrix=imatrix)
+
+
+def test_weights_are_chosen_by_the_originals_numbers(tmp_path: Path, tiny: Model) -> None:
+    imatrix, plan, out = ones(tiny), make_plan(tiny, DROP), tmp_path / "out.gguf"
+    options = QuantizeOptions("Q4_K_M", exclude_weights=("blk.5.",))  # blk.3 of the pruned model
+    prune(tiny, plan, out, options=options, imatrix=imatrix, check_load=False)
+    pruned = pruned_copy(tiny, DROP, tmp_path / "pruned.gguf")
+    renumbered = {n: n if n < 3 else n - 2 for n in range(9) if n not in DROP}
+    entries = {
+        name.replace(f"blk.{old}.", f"blk.{new}."): values
+        for old, new in renumbered.items()
+        for name, values in imatrix.entries.items()
+        if name.startswith(f"blk.{old}.") and old != 5
+    }
+    hand = by_hand(pruned.path, tmp_path / "hand.gguf", "Q4_K_M", replace(imatrix, entries=entries))
+    assert contents(out) == contents(hand)
 
 
 def test_patterns_see_the_originals_numbers_unless_told(tmp_path: Path, tiny: Model) -> None:
@@ -198,9 +218,22 @@ def test_a_model_of_the_type_already_is_copied(tmp_path: Path, tiny_q4: Model) -
         "the model is Q4_K_M already: its tensors are copied, not quantized again",
     )
     assert out.read_bytes() == tiny_q4.path.read_bytes()
-    plan = make_plan(tiny_q4, (3,))  # one layer less is another mixture
-    with pytest.raises(LlamaError, match=r"is Q4_K_M already, but now .* without --type"):
-        planned(tiny_q4, plan, out, options=QuantizeOptions("Q4_K_M"))
+
+
+def test_a_pruned_model_keeps_its_mixture_unless_told(tmp_path: Path, tiny_q4: Model) -> None:
+    plan, out = make_plan(tiny_q4, (0,)), tmp_path / "out.gguf"  # the mixture of 8 is another one
+    options, plain = QuantizeOptions("Q4_K_M"), tmp_path / "plain.gguf"
+    done = prune(tiny_q4, plan, out, options=options, check_load=False)
+    assert out.read_bytes() == pruned_copy(tiny_q4, (0,), plain).path.read_bytes()
+    again = replace(options, allow_requantize=True)
+    prune(tiny_q4, plan, out, options=again, force=True, check_load=False)
+    before, after = types(plain), types(out)
+    n_other = sum(before[name] != after[name] for name in before)
+    assert n_other > 0
+    assert f"copied; --allow-requantize would give {n_other} of them another" in done.notes[0]
+    more = replace(options, tensor_types=(TensorTypeRule("attn_k", "Q8_0"),))
+    with pytest.raises(LlamaError, match=r"blk\.\d\.attn_k\.weight is quantized already"):
+        planned(tiny_q4, plan, out, options=more)
 
 
 def test_a_pruned_model_of_the_type_already_is_copied(tmp_path: Path, tiny: Model) -> None:
