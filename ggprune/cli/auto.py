@@ -109,6 +109,10 @@ def auto_command(
             help="Also write, time and delete a file for every smaller number of layers.",
         ),
     ] = False,
+    generate: Annotated[
+        bool,
+        typer.Option("--generate", help="Also let the models write; the report has the texts."),
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(show_default=False, help="Draw scores and choice (.png, .svg, .pdf)."),
@@ -167,6 +171,7 @@ def auto_command(
         compute_options(threads, n_gpu_layers, flash_attn),
         default_folder() if cache else None,
         measure_front,
+        generate,
     )
     inputs = [*(f.path for f in model.files), file, eval_file, imatrix, tensor_type_file]
     check_outputs([out, report, plot], inputs, force=force)

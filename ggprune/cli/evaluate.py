@@ -91,7 +91,10 @@ def evaluate_command(
     tasks: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMES", show_default=False, help="lm-eval's tasks: hellaswag,arc_easy."
+            metavar="NAMES",
+            show_default=False,
+            help="lm-eval's tasks: hellaswag,arc_easy; or YAML files; or commonsense, the seven of "
+            "Shortened LLaMA and their mean.",
         ),
     ] = None,
     limit: Annotated[int | None, _count("--limit", "The first N documents of each task.")] = None,
@@ -100,6 +103,10 @@ def evaluate_command(
     ] = False,
     prompts: Annotated[
         Path | None, _file("--prompts", "With --generate: a prompt per line, not the shipped ones.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(show_default=False, help="Write everything down, texts whole (.json or .md)."),
     ] = None,
     n_predict: Annotated[
         int, typer.Option("-n", "--predict", min=1, max=65536, help="Tokens behind each prompt.")
@@ -128,7 +135,10 @@ def evaluate_command(
     Example: ggprune eval pruned.gguf --base original.gguf -f wiki.test.raw
     """
     from ggprune.model import open_model
+    from ggprune.report.document import check_report, evaluation_document, evaluation_text
+    from ggprune.report.health import render_health
     from ggprune.report.jsontext import to_json
+    from ggprune.surgery.output import check_outputs, write_text
 
     _check_together(
         {"--hellaswag": hellaswag, "--winogrande": winogrande, "--tasks": tasks,
@@ -144,6 +154,9 @@ def evaluate_command(
     # a damaged file gets a better message here than from llama.cpp
     paths = [open_model(source).path for source in sources]
     base_path = open_model(base).path if base is not None else None
+    if report is not None:
+        check_report(report)
+        check_outputs([report, save_logits], [*paths, base_path, file, prompts], force=force)
     compute = compute_options(threads, n_gpu_layers, flash_attn, n_batch, n_ubatch)
     given = (
         ("hellaswag", hellaswag, hellaswag_tasks),
@@ -172,10 +185,11 @@ def evaluate_command(
         results, text = _perplexity(
             paths, file, base_path, base_logits, save_logits, force, n_ctx, n_chunk, compute
         )
-    documents = [result.to_json() for result in results]
-    if as_json:
-        text = to_json(documents[0] if len(documents) == 1 else {"models": documents})
-    print(text, end="" if as_json else "\n")
+    print(to_json(evaluation_document(results)) if as_json else text + "\n", end="")
+    if report is not None:
+        whole = render_health(results, whole=True) if generate else text
+        title = ", ".join(path.name for path in paths)
+        write_text(report, evaluation_text(results, title, whole, report), force=force)
 
 
 def _check_together(options: dict[str, object]) -> None:
@@ -276,7 +290,7 @@ def _tasks(
     check_tasks()
     results = isolated(
         run_tasks, paths, [name.strip() for name in names.split(",") if name.strip()],
-        limit=limit, n_ctx=n_ctx or TASKS_CTX, compute=compute,
+        limit=limit, n_ctx=n_ctx or TASKS_CTX, compute=compute, progress=Bar("tasks"),
     )  # fmt: skip
     return results, render_tasks(results)
 
@@ -289,7 +303,7 @@ def _health(
     compute: Compute,
 ) -> tuple[Sequence[Any], str]:
     from ggprune.evaluation.health import check_health, read_prompts
-    from ggprune.report.evaluations import render_health
+    from ggprune.report.health import render_health
     from ggprune.runtime.isolate import isolated
 
     results = isolated(

@@ -118,3 +118,9 @@ def task_rows(results: dict[str, Any]) -> Iterator[tuple[str, str, float, float 
                 continue
             error = metrics.get(f"{metric}_stderr,{kept}")
             yield task, metric, float(value), error if isinstance(error, float) else None
+
+
+if __name__ == "__main__":  # lm-eval's own command line, with this model in it
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()

@@ -1,8 +1,8 @@
 """Does a model still write sane text? Generation breaks long before likelihoods show it.
 
 Greedy continuations of a few prompts, the base model's beside each, and what can be counted in
-them: repetition, the end, scripts, brackets, sums. A number here is a hint where to read on: the
-texts are part of the result.
+them: repetition, the end, scripts, languages, brackets, sums. A number here is a hint where to
+read on: the texts are part of the result.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from ggprune.errors import DataError
 from ggprune.evaluation.generate import Continuation, Wish, generate
+from ggprune.evaluation.language import language_of
 from ggprune.evaluation.task_files import read_lines
 from ggprune.evaluation.trees import Progress
 from ggprune.runtime.library import versions
@@ -47,13 +48,15 @@ class Sample:
     repetition: float  # share of token 4-grams that were there before, 0..1
     stray_brackets: int  # closing ones that close nothing
     scripts: dict[str, float]  # share of the letters: {"LATIN": 0.9, "CJK": 0.1}
+    language: str | None  # ISO 639-1 code; None where there is no saying
     is_right: bool | None  # None where no answer is expected
 
     def to_json(self) -> dict[str, Any]:
         return {
             "prompt": self.prompt, "text": self.text, "n_token": self.n_token,
             "ended": self.has_ended, "repetition": self.repetition,
-            "stray_brackets": self.stray_brackets, "scripts": self.scripts, "right": self.is_right,
+            "stray_brackets": self.stray_brackets, "scripts": self.scripts,
+            "language": self.language, "right": self.is_right,
         }  # fmt: skip
 
 
@@ -101,6 +104,13 @@ class Health:
         """Texts of which more than half of the letters are in scripts that the base did not use."""
         return self._count(lambda s, b: script_shift(s.scripts, b.scripts) > 0.5)
 
+    @property
+    def n_other_language(self) -> int | None:
+        """Texts in another language than the base's, where both are known."""
+        return self._count(
+            lambda s, b: None not in (s.language, b.language) and s.language != b.language
+        )
+
     def _count(self, is_so: Any) -> int | None:
         if self.base is None:
             return None
@@ -118,6 +128,7 @@ class Health:
         return {
             "repetition": self.repetition, "n_ended": self.n_ended, "n_early_end": self.n_early,
             "n_missing_end": self.n_missing_end, "n_other_script": self.n_other_script,
+            "n_other_language": self.n_other_language,
             "stray_brackets": self.stray_brackets, "n_right": right, "n_expected": n_expected,
             "samples": [sample.to_json() for sample in self.samples],
         }  # fmt: skip
@@ -186,7 +197,7 @@ def _sample(prompt: Prompt, written: Continuation) -> Sample:
     return Sample(
         prompt.text, written.text, len(written.tokens), written.has_ended,
         repetition(written.tokens), stray_brackets(prompt.text, written.text),
-        scripts(written.text),
+        scripts(written.text), language_of(written.text),
         begins_with(written.text, prompt.expected) if prompt.expected else None,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,6 +14,14 @@ from ggprune.errors import DataError, MissingExtraError
 from ggprune.evaluation.trees import Progress
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
+
+# The seven tasks of Shortened LLaMA (Kim et al., 2024) and LLM-Pruner, with the metric whose mean
+# they report.
+COMMONSENSE = "commonsense"
+COMMONSENSE_METRICS = {
+    "boolq": "acc", "piqa": "acc", "hellaswag": "acc_norm", "winogrande": "acc",
+    "arc_easy": "acc", "arc_challenge": "acc_norm", "openbookqa": "acc_norm",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,9 @@ def run_tasks(
     compute: Compute | None = None,
     progress: Progress | None = None,
 ) -> tuple[TaskScores, ...]:
-    """Names of lm-eval's tasks, or their configurations; `limit` takes the first N documents.
+    """Names of lm-eval's tasks, YAML files or configurations; `limit` takes the first N documents.
 
+    `commonsense` stands for the seven tasks in COMMONSENSE_METRICS and adds their mean.
     Raises MissingExtraError without lm-eval, DataError if it does not know a task or cannot get
     its data.
     """
@@ -74,13 +84,34 @@ def run_tasks(
         model = GgufModel(path, n_ctx, compute=compute, progress=progress)
         try:
             results = simple_evaluate(
-                model, tasks=list(tasks), limit=limit, bootstrap_iters=1000, log_samples=False
+                model,
+                tasks=_expanded(tasks),
+                limit=limit,
+                bootstrap_iters=1000,
+                log_samples=False,
             )
         except (KeyError, ValueError, OSError, FileNotFoundError) as e:
             raise DataError(f"lm-eval cannot run the tasks: {e}") from e
         finally:
             model.close()
         metrics = tuple(TaskMetric(*row) for row in task_rows(results["results"]))
+        if COMMONSENSE in tasks:
+            metrics = (*metrics, commonsense_mean(metrics))
         about = {**versions(), "lm-eval": version("lm-eval")}
         found.append(TaskScores(str(path), metrics, limit, about))
     return tuple(found)
+
+
+def _expanded(tasks: Sequence[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+    found: list[str | dict[str, Any]] = []
+    for task in tasks:
+        found += list(COMMONSENSE_METRICS) if task == COMMONSENSE else [task]
+    return [task for i, task in enumerate(found) if task not in found[:i]]
+
+
+def commonsense_mean(metrics: Sequence[TaskMetric]) -> TaskMetric:
+    """The mean over the seven tasks; its error follows from theirs, which are independent."""
+    chosen = [m for m in metrics if COMMONSENSE_METRICS.get(m.task) == m.metric]
+    errors = [m.se for m in chosen if m.se is not None]
+    se = math.hypot(*errors) / len(chosen) if len(errors) == len(chosen) else None
+    return TaskMetric(COMMONSENSE, "mean", sum(m.value for m in chosen) / len(chosen), se)

@@ -16,6 +16,7 @@ from ggprune.arch import architecture_of, check_scored, choose_legal, mtp_blocks
 from ggprune.bench import Benchmark, benchmark
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.evaluation import Evaluation, evaluate
+from ggprune.evaluation.health import Health, check_health, read_prompts
 from ggprune.model import Model
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline.files import Bars, disk_errors, no_bars
@@ -56,6 +57,7 @@ class AutoOptions:
     compute: Compute | None = None
     cache: Path | None = None  # folder for finished measurements
     measure_front: bool = False  # time a file for every number of layers up to the chosen one
+    generate: bool = False  # let the models write, and look at the texts
 
 
 def auto(
@@ -98,12 +100,13 @@ def auto(
             prune_into(model, smaller_plan, pending, options.quantize, imatrix, bars)
             smaller.append(pending.path)
         evaluations, speeds = _measure(candidates, smaller, evaluation, options, bars)
+        health = _let_write(candidates, options, bars) if options.generate else None
         rows = rows_of(candidates, evaluations, speeds)
         timed = speeds.models[len(candidates) :]
     known = {len(p.drop): m.speed("tg") for p, m in zip(between, timed, strict=True)}
     front = front_of(ranking.chosen, rows, known, options.quantize)
     text = evaluations[0].text
-    return AutoReport(ranking, target, plan, out, rows, front, text, speeds.machine)
+    return AutoReport(ranking, target, plan, out, rows, front, text, speeds.machine, health)
 
 
 def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wanted:
@@ -255,3 +258,19 @@ def _measure(
         progress=bars("benchmark"),
     )
     return evaluations, speeds
+
+
+def _let_write(
+    candidates: Sequence[tuple[str, Path]], options: AutoOptions, bars: Bars
+) -> tuple[Health, ...]:
+    """What all candidates write beside the first, the base, under their names."""
+    found = isolated(
+        check_health,
+        [path for _, path in candidates[1:]],
+        read_prompts(None),
+        base=candidates[0][1],
+        compute=options.compute,
+        progress=bars("write"),
+    )
+    names = [name for name, _ in candidates[1:]]
+    return tuple(replace(one, path=name) for one, name in zip(found, names, strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 from ggprune.bench import Benchmark, Speed
 from ggprune.evaluation import Divergence, Evaluation
+from ggprune.evaluation.health import Health
 from ggprune.model import open_model
 from ggprune.runtime.library import versions
 from ggprune.runtime.quantize import QuantizeOptions
@@ -72,6 +73,7 @@ class AutoReport:
     front: tuple[FrontRow, ...]
     evaluation_text: dict[str, Any]
     machine: dict[str, Any]
+    health: tuple[Health, ...] | None = None  # of all rows but the first, if it was asked for
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,6 +84,7 @@ class AutoReport:
             "evaluation": self.evaluation_text,
             "rows": [row.to_json() for row in self.rows],
             "front": [row.to_json() for row in self.front],
+            "health": [one.to_json() for one in self.health] if self.health else None,
             "machine": self.machine,
             "versions": versions(),
         }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ggprune.errors import UsageError
 from ggprune.pipeline import AutoReport
+from ggprune.report.health import render_health
 from ggprune.report.jsontext import to_json
 from ggprune.report.render import render_auto, render_ranking
 
@@ -22,17 +25,37 @@ def report_text(report: AutoReport, path: Path) -> str:
     check_report(path)
     if path.suffix.lower() == ".json":
         return to_json(report.to_json())
-    versions = ", ".join(f"{k} {v}" for k, v in report.ranking.versions.items())
     devices = ", ".join(report.machine["devices"])
+    health = report.health
     return "\n\n".join(
         [
             f"# {Path(report.ranking.model['path']).name} -> {report.out.name}",
             render_auto(report),
             "## Ranking",
             render_ranking(report.ranking),
+            *(["## What the models write", render_health(health, whole=True)] if health else []),
             "## How",
-            f"{versions}; {report.machine['backends']} on {devices}, "
+            f"{_named(report.ranking.versions)}; {report.machine['backends']} on {devices}, "
             f"{report.machine['n_threads']} threads.\n"
             f"Source fingerprint: {report.plan.fingerprint}.\n",
         ]
     )
+
+
+def evaluation_document(results: Sequence[Any]) -> Any:
+    """What --json prints of evaluations of any kind."""
+    documents = [result.to_json() for result in results]
+    return documents[0] if len(documents) == 1 else {"models": documents}
+
+
+def evaluation_text(results: Sequence[Any], title: str, rendered: str, path: Path) -> str:
+    """What to write into `path` about evaluations. Raises UsageError for an unknown suffix."""
+    check_report(path)
+    if path.suffix.lower() == ".json":
+        return to_json(evaluation_document(results))
+    parts = [f"# {title}", rendered, "## How", f"{_named(results[0].versions)}.\n"]
+    return "\n\n".join(parts)
+
+
+def _named(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -9,6 +9,7 @@ from ggprune.evaluation import Distribution, Divergence, Evaluation
 from ggprune.pipeline import AutoReport
 from ggprune.pipeline.outcome import FrontRow, Row
 from ggprune.report.bench import speed_cell
+from ggprune.report.health import render_health_table
 from ggprune.report.table import bars, is_log_scale, markdown_table
 from ggprune.report.units import count, estimate, number, percent, size
 from ggprune.runtime.modules import Unit
@@ -232,6 +233,7 @@ def render_auto(report: AutoReport) -> str:
             "Every number of layers on the calibration text; sizes before requantizing:",
             "",
             render_front(report.front),
+            *(["", render_health_table(report.health)] if report.health else []),
         ]
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,51 @@ def test_generation(pruned: Path, tmp_path: Path) -> None:
     assert [sample["prompt"] for sample in document["samples"]] == ["3 x 4 =", "Spell cat:"]
     assert "repetition" in document["base"]
 
+    report = tmp_path / "report.md"
+    assert succeed("eval", pruned, *args, "-n", "40", "--report", report) != text
+    lines = report.read_text("utf-8").splitlines()
+    assert lines[0] == "# pruned.gguf"
+    assert lines.count("base (40 tokens, cut off):") == 2  # whole texts, not their beginnings
+    assert "3 x 4 =" in lines
+    assert any(line.startswith("| base ") for line in lines)
+
+
+def test_reports_have_what_is_printed(tmp_path: Path) -> None:
+    report, document = tmp_path / "report.md", tmp_path / "report.json"
+    text = succeed("eval", TINY, *TEXT, "--report", report)
+    assert text.strip() in report.read_text("utf-8")
+    printed = succeed("eval", TINY, *TEXT, "--report", document, "--json")
+    assert document.read_text("utf-8") == printed
+    again = ggprune("eval", TINY, *TEXT, "--report", report)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "exists already" in again.stderr
+
+
+def test_lm_evals_tasks_here_and_in_its_own_command(tmp_path: Path) -> None:
+    data, task = tmp_path / "table.jsonl", tmp_path / "table.yaml"
+    rows = [
+        {"q": f"{a} x 3 =", "c": [str(3 * a), str(3 * a + 1)], "gold": int(a == 3)}
+        for a in range(2, 10)
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    task.write_text(
+        f"task: table\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: '{data}'}}}}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{q}}'\n"
+        "doc_to_choice: '{{c}}'\ndoc_to_target: gold\nmetric_list: [{metric: acc}]\n"
+    )
+    done = ggprune("eval", TINY, "--tasks", task, "-c", "64", "--limit", "4", "-t", "1")
+    assert done.returncode == 0, done.stderr
+    cells = [cell.strip() for cell in done.stdout.splitlines()[2].split("|")]
+    assert cells[2:5] == ["table", "acc", "0.7500"]
+    theirs = subprocess.run(
+        [sys.executable, "-m", "ggprune.evaluation.harness", "run", "--model", "ggprune",
+         "--model_args", f"pretrained={TINY},n_ctx=64,n_threads=1", "--tasks", str(task),
+         "--limit", "4"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    line = next(line for line in theirs.splitlines() if line.startswith("|table"))
+    assert "0.75" in [cell.strip() for cell in line.split("|")]
+
 
 @pytest.mark.parametrize(
     ("args", "code", "message"),
@@ -95,6 +142,7 @@ def test_generation(pruned: Path, tmp_path: Path) -> None:
         (("--kl-divergence-base", TINY, "-f", EVALUATION), 2, "no -f, no --base"),
         (("--save-logits", TINY, "--force"), 1, "is the input itself"),
         ((TINY, "--save-logits", "x.kld"), 2, "of one model"),
+        (("--report", "x.txt"), 2, "a report is written as .json or .md"),
         (("--multiple-choice", "missing"), 1, "cannot be read"),
     ],
 )

@@ -17,6 +17,7 @@ from ggprune.evaluation.health import (
     scripts,
     stray_brackets,
 )
+from ggprune.evaluation.language import language_of
 from ggprune.model import Model
 from tests.conftest import TINY
 from tests.helpers import ONE_GRAPH, pruned_copy
@@ -51,14 +52,26 @@ def test_answers_by_hand() -> None:
     assert not begins_with(" 2", "22")
 
 
-def test_models_are_counted_against_the_base() -> None:
-    def sample(n_token: int, ended: bool, script: str) -> Sample:
-        return Sample("p", "t", n_token, ended, 0.5, 1, {script: 1.0}, ended)
+def test_languages_where_there_is_a_saying() -> None:
+    assert language_of("He walked down the stairs and looked at the sea, which was dark.") == "en"
+    assert language_of("wir zu spät und mussten bis zum nächsten Morgen warten.") == "de"
+    assert language_of("春天来了,花园里的花都开了。孩子们在草地上玩。") == "zh"
+    assert language_of("17 + 5 = 22") is None
+    assert language_of("") is None
 
-    base = tuple(sample(20, ended, "LATIN") for ended in (True, True, False))
-    now = (sample(5, True, "LATIN"), sample(64, False, "CJK"), sample(64, False, "LATIN"))
+
+def test_models_are_counted_against_the_base() -> None:
+    def sample(n_token: int, ended: bool, script: str, language: str | None) -> Sample:
+        return Sample("p", "t", n_token, ended, 0.5, 1, {script: 1.0}, language, ended)
+
+    base = tuple(sample(20, ended, "LATIN", "en") for ended in (True, True, False))
+    now = (
+        sample(5, True, "LATIN", "de"), sample(64, False, "CJK", "zh"),
+        sample(64, False, "LATIN", None),
+    )  # fmt: skip
     health = Health("m", now, base, 64, {})
-    assert (health.n_early, health.n_missing_end, health.n_other_script) == (1, 1, 1)
+    assert (health.n_early, health.n_missing_end) == (1, 1)
+    assert (health.n_other_script, health.n_other_language) == (1, 2)
     assert (health.repetition, health.stray_brackets, health.answers) == (0.5, 3, (1, 3))
     assert Health("m", now, None, 64, {}).n_early is None
 
