@@ -201,7 +201,8 @@ FAST = ("-c", "128", "-p", "8", "-n", "2", "-r", "1")
 def test_auto_does_the_whole_job(tmp_path: Path, suffix: str) -> None:
     out, report = tmp_path / "out.gguf", tmp_path / f"report.{suffix}"
     args = ("--drop", "2", "-f", CALIBRATION, "--eval-file", EVALUATION, "--chunks", "4", *FAST)
-    text = succeed("auto", TINY, out, *args, "--type", "Q4_K_M", "--report", report)
+    args = (*args, "--type", "Q4_K_M", "--generate")
+    text = succeed("auto", TINY, out, *args, "--report", report)
     names = re.findall(r"^\| ([a-zA-Z0-9].*?) +\|", text.split("How the layers")[0], re.MULTILINE)
     assert names[:3] == ["model", "base", "Q4_K_M, nothing pruned"]
     assert names[-1] == "Q4_K_M, 2 layers pruned"
@@ -217,8 +218,11 @@ def test_auto_does_the_whole_job(tmp_path: Path, suffix: str) -> None:
         assert rows[-2]["size_bytes"] <= rows[-1]["size_bytes"]
         assert rows[0]["kld"] is None
         assert document["plan"]["drop"] == document["ranking"]["chosen"]["drop"]
+        written = [one["model"]["path"] for one in document["health"]]
+        assert written == [row["name"] for row in rows[1:]]
     else:
         assert text.strip().splitlines()[3] in report.read_text()
+        assert "Q4_K_M, 2 layers pruned (64 tokens, cut off):" in report.read_text()
 
 
 def test_auto_without_a_type_finds_the_rival_of_its_size(tmp_path: Path) -> None:
