@@ -1,9 +1,10 @@
 """`ggprune bench` beside llama-bench, alternating in one run: the same numbers, the same columns.
 
 Both tools are started anew in every round and measure the same file with the same settings; who is
-first changes with every round. Both load the libraries of llama-cpp-python (on Linux), since two
-builds of one source can differ by more than the tools. The model is synthetic, unless one is named.
-llama-bench must be on PATH or be named with --llama-bench.
+first changes with every round. Rounds are short and many, so that a machine whose speed drifts
+disturbs both alike. Both load the libraries of llama-cpp-python (on Linux), since two builds of one
+source can differ by more than the tools. The model is synthetic, unless one is named. llama-bench
+must be on PATH or be named with --llama-bench.
 
     python benchmarks/peers_bench.py [MODEL.gguf] [--rounds N] [--threads N] [-p N] [-n N]
 """
@@ -28,25 +29,26 @@ from ggprune.bench import Ratio, paired_ratio
 from ggprune.report.bench import ratio_cell
 from ggprune.report.table import markdown_table
 
-SHAPE = ("--shape", "qwen2.5-0.5b", "--layers", "8", "--type", "Q4_K_M")
+SHAPE = ("--shape", "llama-3.2-1b", "--type", "Q4_K_M")
 BAR = 0.02  # how far apart the two may be
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("model", type=Path, nargs="?", help="a GGUF file; synthetic without one")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--repetitions", type=int, default=3, help="of each tool in each round")
-    parser.add_argument("-p", "--n-prompt", default="512")
-    parser.add_argument("-n", "--n-gen", default="128")
-    parser.add_argument("--threads", type=int, help="llama.cpp's default without it")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--repetitions", type=int, default=2, help="of each tool in each round")
+    parser.add_argument("-p", "--n-prompt", default="64")
+    parser.add_argument("-n", "--n-gen", default="24")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--llama-bench", default=shutil.which("llama-bench"))
     asked = parser.parse_args(arguments)
     if asked.llama_bench is None:
-        sys.exit("llama-bench is not on PATH; name it with --llama-bench")
+        print("bench: skipped, llama-bench is not on PATH; name it with --llama-bench")
+        return
     with tempfile.TemporaryDirectory(prefix="peers-bench-") as folder:
         model = asked.model or synthesize(Path(folder) / "synthetic.gguf")
-        threads = ["-t", str(asked.threads)] if asked.threads else []
+        threads = ["-t", str(asked.threads)]
         ours = [sys.executable, "-m", "ggprune", "bench", str(model), *threads]
         theirs = [asked.llama_bench, "-m", str(model), *threads]
         tests = ["-p", asked.n_prompt, "-n", asked.n_gen, "-r", str(asked.repetitions)]

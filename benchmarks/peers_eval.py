@@ -1,9 +1,10 @@
 """`ggprune eval` beside llama-perplexity, in one run: the printed numbers and the time.
 
 PPL, all lines of the KL divergence statistics, base-logits files written by either and read by
-both, the three choice tasks; then wall times, taking turns. llama-perplexity must be on PATH.
+both, the three choice tasks; then wall times of a model of a usual size, taking turns.
+llama-perplexity must be on PATH.
 
-    python benchmarks/peers_eval.py [MODEL.gguf] [TEXT] [--drop LAYERS] [--chunks N] [--repeat N]
+    python benchmarks/peers.py eval [MODEL.gguf] [TEXT] [--drop LAYERS] [--shape NAME] [--repeat N]
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import time
 from pathlib import Path
 
 from ggprune.arch import n_trunk
+from ggprune.bench import paired_ratio
 from ggprune.model import open_model
 from ggprune.pipeline import prune
+from ggprune.report.bench import ratio_cell
 from ggprune.report.table import markdown_table
 from ggprune.runtime.library import default_threads
 from ggprune.surgery import make_plan, parse_layers
@@ -29,7 +32,6 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 TASKS = FIXTURES / "tasks"
 PEER = "llama-perplexity"
 TRIES = 10
-START = "start and load"
 LINE = re.compile(r"^(?!\d+\.\d\d\.)(.*?\S) *: +(-?[0-9.]+(?:%| ± +[0-9.]+)?)", re.MULTILINE)
 PPL = re.compile(r"Final estimate: (PPL = [0-9.]+ \+/- [0-9.]+)")
 CHOICES = (  # option, file, llama-perplexity's option for the file, the last line of its table
@@ -116,44 +118,52 @@ def choice_rows(model: Path, threads: list[object]) -> list[Row]:
     return rows
 
 
-def times(commands: dict[str, list[object]], n: int) -> dict[str, float]:
-    """Median wall time of each, taking turns."""
-    taken: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(n):
-        for name, command in commands.items():
+def time_both(our: list[object], their: list[object], n_round: int) -> tuple[str, ...]:
+    """Medians of wall time, and the ratio by round; who is first changes with every round."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    for i in range(n_round):
+        for which in (0, 1) if i % 2 else (1, 0):
             start = time.perf_counter()
-            run(*command)
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+            run(*(our, their)[which])
+            taken[which].append(time.perf_counter() - start)
+    medians = [f"{statistics.median(times):.2f}" for times in taken]
+    return *medians, ratio_cell(paired_ratio(*taken))
 
 
 def time_rows(
-    base: Path, pruned: Path, text: list[object], threads: list[object], folder: Path, n: int
-) -> list[Row]:
-    file = folder / "theirs.kld"
+    tiny: Path, large: Path, text: Path, threads: list[object], n_chunk: int, n_round: int
+) -> list[tuple[str, ...]]:
+    """Whole commands, start and load included; on the tiny model starting is all there is."""
+    file, saved = large.with_name("base.kld"), large.with_name("saved.kld")
     me = [sys.executable, "-m", "ggprune", "eval"]
-    hellaswag = TASKS / "hellaswag.txt"
-    least = ["-c", 16, "--chunks", 2]  # the later option counts
+    some: list[object] = ["-f", text, "--chunks", n_chunk, *threads]
+    least: list[object] = ["-f", text, "-c", 16, "--chunks", 2, *threads]
+    hellaswag, n_task = TASKS / "hellaswag.txt", 2 * n_chunk
+    run(PEER, "-m", large, *some, "--save-all-logits", file)
+    divergence = ["--kl-divergence-base", file, *threads]
+    save = [large, *some]
     pairs: dict[str, tuple[list[object], list[object]]] = {
-        START: ([*me, base, *text, *least], [PEER, "-m", base, *text, *least]),
-        "PPL": ([*me, base, *text], [PEER, "-m", base, *text]),
-        "KLD of a file": (
-            [*me, pruned, "--kl-divergence-base", file, *threads],
-            [PEER, "-m", pruned, "--kl-divergence", "--kl-divergence-base", file, *threads],
+        "start and load": ([*me, tiny, *least], [PEER, "-m", tiny, *least]),
+        "PPL": ([*me, large, *some], [PEER, "-m", large, *some]),
+        "--save-logits": (
+            [*me, *save, "--save-logits", saved, "--force"],
+            [PEER, "-m", *save, "--save-all-logits", saved],
+        ),
+        "--kl-divergence-base": (
+            [*me, large, *divergence],
+            [PEER, "-m", large, "--kl-divergence", *divergence],
         ),
         "--hellaswag": (
-            [*me, base, "--hellaswag", hellaswag, *threads],
-            [PEER, "-m", base, "--hellaswag", "-f", hellaswag, *threads],
+            [*me, large, "--hellaswag", hellaswag, "--hellaswag-tasks", n_task, *threads],
+            [PEER, "-m", large, "--hellaswag", "-f", hellaswag, "--hellaswag-tasks", n_task,
+             *threads],
         ),
-    }
-    taken = {name: times({"our": our, "their": their}, n) for name, (our, their) in pairs.items()}
-    taken["PPL without it"] = {
-        who: taken["PPL"][who] - taken[START][who] for who in ("our", "their")
-    }
-    return [
-        (name, f"{t['our']:.2f} s", f"{t['their']:.2f} s", f"{t['our'] / t['their']:.2f}x")
-        for name, t in taken.items()
-    ]
+    }  # fmt: skip
+    rows: list[tuple[str, ...]] = []
+    for name, (our, their) in pairs.items():
+        rows.append((name, *time_both(our, their, n_round)))
+        print(*rows[-1], file=sys.stderr)
+    return rows
 
 
 def main() -> int:
@@ -163,7 +173,9 @@ def main() -> int:
     parser.add_argument("--drop", default="1,2")
     parser.add_argument("--chunks", type=int, default=35)
     parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--shape", default="llama-3.2-1b", help="of the model that is timed")
+    parser.add_argument("--time-chunks", type=int, default=8)
+    parser.add_argument("--repeat", type=int, default=4, help="rounds of timing; 0: none")
     args = parser.parse_args()
     if shutil.which(PEER) is None:
         print(f"eval: skipped, {PEER} is not on PATH")
@@ -177,8 +189,14 @@ def main() -> int:
         prune(model, plan, pruned, check_load=False)
         rows = perplexity_rows(args.model, pruned, text, threads, folder)
         rows += choice_rows(args.model, threads)
-        rows += time_rows(args.model, pruned, text, threads, folder, args.repeat)
-    print(markdown_table(("", "ggprune", PEER, "ratio or agreement"), rows, left=(0, 3)))
+        print(markdown_table(("", "ggprune", PEER, "agreement"), rows, left=(0, 3)))
+        if args.repeat:
+            large = folder / "large.gguf"
+            run(sys.executable, "-m", "ggprune", "synth", "--shape", args.shape,
+                "--type", "Q4_K_M", large)  # fmt: skip
+            print(f"\n{args.shape} in Q4_K_M, random weights, {args.time_chunks} chunks of 512")
+            times = time_rows(args.model, large, args.text, threads, args.time_chunks, args.repeat)
+            print(markdown_table(("whole command", "ggprune s", f"{PEER} s", "ratio"), times))
     return 0
 
 

@@ -1,11 +1,12 @@
 """`ggprune quantize` beside llama-quantize, and pruning first beside doing both at once.
 
-First table: the same types made by both, tensor by tensor, and the time of both, taking turns.
-ggprune is timed as a whole command, start, dry run and verification included, but without loading
-the result in llama.cpp (--no-verify). Second table: `ggprune prune --type Q4_K_M` beside
+First table: the same types made by both of the tiny model, tensor by tensor. Second: the time of
+both on a model of a usual size, taking turns; ggprune's is that of the whole command, start, dry
+run, flushing and verification included, and once more without loading the result in llama.cpp
+(--no-verify), which llama-quantize does not do either. Third: `ggprune prune --type Q4_K_M` beside
 `llama-quantize --prune-layers ... Q4_K_M`, which chooses its mixture by the depth before.
 
-    python benchmarks/peers.py quantize [--types Q4_K_M,...] [--repeat N] [--chunks N]
+    python benchmarks/peers.py quantize [--types Q4_K_M,...] [--shape NAME] [--repeat N]
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ggprune.bench import paired_ratio
 from ggprune.evaluation import evaluate
 from ggprune.model import Model, open_model
+from ggprune.report.bench import ratio_cell
 from ggprune.report.table import markdown_table
 from ggprune.report.units import size
 from ggprune.runtime.isolate import isolated
@@ -35,18 +37,8 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 PLAIN = "F16,BF16,Q1_0,Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M," \
         "Q5_K_S,Q5_K_M,Q6_K,TQ1_0,TQ2_0,IQ4_NL,IQ4_XS,IQ3_S,IQ3_M,MXFP4_MOE,COPY"  # fmt: skip
 WITH_IMATRIX = "Q2_K_S,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,IQ2_M,IQ3_XXS,IQ3_XS,Q4_K_M,IQ4_XS"
-TIMED = ("Q4_K_M", "Q8_0", "Q2_K", "F16", "COPY")  # the others are timed once
+TIMED = ("Q4_K_M", "Q8_0")
 TOOLS = ("llama-quantize", "llama-imatrix")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A model, and with it an importance matrix if there is one."""
-
-    model: Path
-    imatrix: Path | None
-    folder: Path
-    repeat: int
 
 
 def same_tensors(ours: Path, theirs: Path) -> str:
@@ -79,27 +71,47 @@ def ggprune(*arguments: object) -> None:
     run(sys.executable, "-m", "ggprune", *arguments)
 
 
-def rows(setting: Setting, types: Sequence[str]) -> list[tuple[str, ...]]:
-    """Type, imatrix, identical, seconds of both and their ratio."""
-    ours, theirs = setting.folder / "ours.gguf", setting.folder / "theirs.gguf"
-    matrix = ("--imatrix", setting.imatrix) if setting.imatrix else ()
+def quantize_both(model: Path, name: str, matrix: Sequence[object], ours: Path, theirs: Path,
+                  *options: object) -> dict[str, float]:  # fmt: skip
+    """Seconds of both."""
+    us = ("quantize", model, ours, name, *matrix, *options, "--force")
+    return {
+        "ggprune": timed(lambda: ggprune(*us)),
+        "llama-quantize": timed(lambda: run("llama-quantize", *matrix, model, theirs, name)),
+    }
+
+
+def same_rows(
+    model: Path, imatrix: Path | None, types: Sequence[str], folder: Path
+) -> list[tuple[str, ...]]:
+    """Type, imatrix, identical."""
+    ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
+    matrix = ("--imatrix", imatrix) if imatrix else ()
     found: list[tuple[str, ...]] = []
     for name in types:
-        us, them = [], []
-        for _ in range(setting.repeat if name in TIMED else 1):
-            us.append(
-                timed(
-                    lambda n=name: ggprune(  # type: ignore[misc]
-                        "quantize", setting.model, ours, n, *matrix, "--no-verify", "--force"
-                    )
-                )
-            )
-            them.append(timed(lambda n=name: run(  # type: ignore[misc]
-                "llama-quantize", *matrix, setting.model, theirs, n)))  # fmt: skip
-        a, b = statistics.median(us), statistics.median(them)
-        found.append((name, "yes" if matrix else "no", same_tensors(ours, theirs),
-                      f"{a:.2f}", f"{b:.2f}", f"{a / b:.2f}x"))  # fmt: skip
-        print(f"{setting.model.name} {' '.join(found[-1])}", file=sys.stderr)
+        quantize_both(model, name, matrix, ours, theirs, "--no-verify")
+        found.append((name, "yes" if matrix else "no", same_tensors(ours, theirs)))
+        print(" ".join(found[-1]), file=sys.stderr)
+    return found
+
+
+def time_rows(model: Path, folder: Path, n_round: int) -> list[tuple[str, ...]]:
+    """Type, identical, medians of seconds, ratios by round with their 95 % intervals."""
+    ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
+    found: list[tuple[str, ...]] = []
+    variants: tuple[tuple[object, ...], ...] = ((), ("--no-verify",))
+    for name in TIMED:
+        us: list[list[float]] = [[], []]
+        them: list[list[float]] = [[], []]
+        for _ in range(n_round):
+            for mine, peer, options in zip(us, them, variants, strict=True):
+                taken = quantize_both(model, name, (), ours, theirs, *options)
+                mine.append(taken["ggprune"])
+                peer.append(taken["llama-quantize"])
+                print(name, *options, *taken.values(), file=sys.stderr)
+        seconds = [f"{statistics.median(times):.2f}" for times in (*us, them[0] + them[1])]
+        ratios = [ratio_cell(paired_ratio(a, b)) for a, b in zip(us, them, strict=True)]
+        found.append((name, same_tensors(ours, theirs), *seconds, *ratios))
     return found
 
 
@@ -135,7 +147,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--types", default=PLAIN)
     parser.add_argument("--imatrix-types", default=WITH_IMATRIX)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--shape", default="llama-3.2-3b", help="of the model that is timed")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds of timing; 0: none")
     parser.add_argument("--chunks", type=int)
     args = parser.parse_args()
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
@@ -148,20 +161,23 @@ def main() -> int:
         synthetic, imatrix = folder / "synthetic.gguf", folder / "imatrix.gguf"
         ggprune("synth", "--shape", "qwen2.5-0.5b", "--layers", 8, "--type", "F16", synthetic)
         run("llama-imatrix", "-m", tiny, "-f", text, "-o", imatrix, "-c", 256)
-        head = ("type", "imatrix", "identical", "ggprune s", "llama-quantize s", "ratio")
-        table = rows(Setting(tiny, None, folder, args.repeat), args.types.split(","))
-        table += rows(Setting(tiny, imatrix, folder, args.repeat), args.imatrix_types.split(","))
-        print(markdown_table(head, table, left=(0, 1, 2)))
-        print("\n8 layers of qwen2.5-0.5b, random weights")
-        large = ("Q4_K_M", "Q8_0")
-        print(markdown_table(head, rows(Setting(synthetic, None, folder, args.repeat), large),
-                             left=(0, 1, 2)))  # fmt: skip
+        table = same_rows(tiny, None, args.types.split(","), folder)
+        table += same_rows(tiny, imatrix, args.imatrix_types.split(","), folder)
+        print(markdown_table(("type", "imatrix", "identical"), table, left=(0, 1, 2)))
+        if args.repeat:
+            large = folder / "large.gguf"
+            ggprune("synth", "--shape", args.shape, "--type", "F16", large)
+            print(f"\n{args.shape}, random weights in F16, {size(large.stat().st_size)}")
+            head = ("type", "identical", "ggprune s", "--no-verify s", "llama-quantize s", "ratio",
+                    "ratio --no-verify")  # fmt: skip
+            print(markdown_table(head, time_rows(large, folder, args.repeat), left=(0, 1)))
+            large.unlink()
         print("\npruned first, or at once")
         for path, drop in ((tiny, (2, 3)), (tiny, (2,)), (synthetic, (3, 4))):
             n_chunk = args.chunks if path == tiny else 2
             table, differ = at_once_rows(open_model(path), drop, folder, text, n_chunk)
-            head = ("dropped", "by", "size", "bytes", "bpw", "KLD from the whole model")
-            print(markdown_table(head, table, left=(0, 1)))
+            headers = ("dropped", "by", "size", "bytes", "bpw", "KLD from the whole model")
+            print(markdown_table(headers, table, left=(0, 1)))
             print("\n".join(differ) or "the same types", end="\n\n")
     return 0
 

@@ -201,8 +201,8 @@ FAST = ("-c", "128", "-p", "8", "-n", "2", "-r", "1")
 def test_auto_does_the_whole_job(tmp_path: Path, suffix: str) -> None:
     out, report = tmp_path / "out.gguf", tmp_path / f"report.{suffix}"
     args = ("--drop", "2", "-f", CALIBRATION, "--eval-file", EVALUATION, "--chunks", "4", *FAST)
-    args = (*args, "--type", "Q4_K_M", "--generate")
-    text = succeed("auto", TINY, out, *args, "--report", report)
+    quantize = ("--type", "Q4_K_M", "--generate")
+    text = succeed("auto", TINY, out, *args, *quantize, "--report", report)
     names = re.findall(r"^\| ([a-zA-Z0-9].*?) +\|", text.split("How the layers")[0], re.MULTILINE)
     assert names[:3] == ["model", "base", "Q4_K_M, nothing pruned"]
     assert names[-1] == "Q4_K_M, 2 layers pruned"
