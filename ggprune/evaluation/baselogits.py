@@ -76,11 +76,11 @@ class StoredLogits:
     ends: Float32  # (n_token, 2): scale, lowest
     scores: TokenScores
 
-    def log_p(self, part: slice) -> Float32:
-        """Of these tokens, (n_row, n_vocab): twice the size of what is stored."""
-        found: Float32 = self.values[part] * self.ends[part, :1]
-        found += self.ends[part, 1:]
-        return found
+    def log_p(self, part: slice, out: Float32) -> Float32:
+        """Of these tokens, (n_row, n_vocab), put into `out`: twice the size of what is stored."""
+        np.multiply(self.values[part], self.ends[part, :1], out=out)
+        out += self.ends[part, 1:]
+        return out
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def encode_rows(logits: Logits, n_threads: int = 1) -> NDArray[np.uint16]:
     lse, _ = log_sum_exp(logits, n_threads)
     rows = np.zeros((n_token, Header(0, n_vocab, 0).row_values), np.uint16)
 
-    def fill(part: slice) -> None:
+    def fill(part: slice, scratch: Float32) -> None:
         largest = logits[part].max(axis=1)
         lowest = np.maximum(logits[part].min(axis=1), largest - np.float32(RANGE))
         scale = (largest - lowest) / STEPS
@@ -173,7 +173,8 @@ def encode_rows(logits: Logits, n_threads: int = 1) -> NDArray[np.uint16]:
         ends = np.stack([scale, lowest - largest - log_sum], axis=1)  # (n_row, 2)
         rows[part, :SCALE_VALUES] = ends.view(np.uint16)
         inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
-        values = np.maximum(logits[part] - lowest[:, None], np.float32(0))
+        values = np.subtract(logits[part], lowest[:, None], out=scratch[0])
+        np.maximum(values, np.float32(0), out=values)
         values *= inverse[:, None]
         rows[part, SCALE_VALUES : SCALE_VALUES + n_vocab] = np.rint(values, out=values)
 
@@ -199,14 +200,14 @@ def compare_stored(
     lse, top = log_sum_exp(logits, n_threads)
     kld: Float64 = np.empty(len(logits))
 
-    def fill(part: slice) -> None:
-        log_p = base.log_p(part)
-        p = np.exp(log_p)
-        p[log_p <= -RANGE] = 0
-        surprise = log_p - logits[part]
-        surprise += lse[part, None].astype(np.float32)
-        surprise *= p
-        kld[part] = surprise.sum(axis=1, dtype=np.float64)
+    def fill(part: slice, scratch: Float32) -> None:
+        log_p = base.log_p(part, scratch[0])
+        p = np.exp(log_p, out=scratch[1])
+        p *= log_p > -RANGE
+        log_p -= logits[part]
+        log_p += lse[part, None].astype(np.float32)
+        p *= log_p
+        kld[part] = p.sum(axis=1, dtype=np.float64)
 
-    for_blocks(fill, logits.shape, n_threads)
+    for_blocks(fill, logits.shape, n_threads, n_scratch=2)
     return Comparison(token_scores(logits, targets, lse, top), kld, top == base.scores.top)

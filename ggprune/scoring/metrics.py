@@ -7,7 +7,7 @@ otherwise; sums run in float64. Logarithms are natural, so everything is in nats
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -120,32 +120,30 @@ def compare(
     lse, top = log_sum_exp(logits, n_threads)
     kld = np.empty(len(logits))
 
-    def fill(rows: slice) -> None:
-        kld[rows] = _kld(base.logits[rows], base.log_sum_exp[rows], logits[rows], lse[rows])
+    def fill(rows: slice, scratch: Float32) -> None:
+        p, difference = scratch
+        np.subtract(base.logits[rows], base.log_sum_exp[rows, None].astype(np.float32), out=p)
+        np.exp(p, out=p)  # (n_row, n_vocab)
+        p *= np.subtract(base.logits[rows], logits[rows], out=difference)
+        kld[rows] = p.sum(axis=1, dtype=np.float64) - base.log_sum_exp[rows] + lse[rows]
 
-    for_blocks(fill, logits.shape, n_threads)
+    for_blocks(fill, logits.shape, n_threads, n_scratch=2)
     if not np.isfinite(kld).all():
         raise LlamaError("the KL divergence is not finite: a logit is minus infinity")
     return Comparison(token_scores(logits, targets, lse, top), kld, top == base.scores.top)
-
-
-def _kld(base: Float32, base_lse: Float64, logits: Float32, lse: Float64) -> Float64:
-    p = np.exp(base - base_lse[:, None].astype(np.float32))  # (n_row, n_vocab)
-    p *= base - logits
-    kld: Float64 = p.sum(axis=1, dtype=np.float64) - base_lse + lse
-    return kld
 
 
 def log_sum_exp(logits: Float32, n_threads: int) -> tuple[Float64, NDArray[np.int64]]:
     """(n_token,) log of the summed exponentials and (n_token,) index of the largest logit."""
     lse, top = np.empty(len(logits)), np.empty(len(logits), np.int64)
 
-    def fill(rows: slice) -> None:
-        block = logits[rows]
+    def fill(rows: slice, scratch: Float32) -> None:
+        block, p = logits[rows], scratch[0]
         top[rows] = block.argmax(axis=1)
         largest = np.take_along_axis(block, top[rows, None], axis=1)  # (n_row, 1)
         with np.errstate(invalid="ignore"):  # infinities are reported below
-            total = np.exp(block - largest).sum(axis=1, dtype=np.float64)
+            np.exp(np.subtract(block, largest, out=p), out=p)
+            total = p.sum(axis=1, dtype=np.float64)
         lse[rows] = largest[:, 0] + np.log(total)
 
     for_blocks(fill, logits.shape, n_threads)
@@ -162,21 +160,33 @@ def token_scores(
     return TokenScores(nll, np.exp(-nll), top)
 
 
-def for_blocks(fill: Callable[[slice], None], shape: tuple[int, ...], n_threads: int) -> None:
-    """Call `fill` for slices of rows; numpy lets go of the interpreter lock meanwhile."""
-    blocks = list(_row_blocks(*shape))
-    if n_threads == 1 or len(blocks) == 1:
-        for rows in blocks:
-            fill(rows)
+def for_blocks(
+    fill: Callable[[slice, Float32], None],
+    shape: tuple[int, ...],
+    n_threads: int,
+    n_scratch: int = 1,
+) -> None:
+    """Call `fill` for slices of rows; numpy lets go of the interpreter lock meanwhile.
+
+    It is given arrays to compute in, (n_scratch, n_row, n_column): new memory for every block takes
+    longer to get than the arithmetic.
+    """
+    n_row, n_column = shape
+    step = min(n_row, max(1, BLOCK_VALUES // n_column))
+    starts = iter(range(0, n_row, step))  # shared: whoever is done takes the next one
+
+    def work(_: int) -> None:
+        scratch = np.empty((n_scratch, step, n_column), np.float32)
+        for start in starts:
+            rows = slice(start, min(start + step, n_row))
+            fill(rows, scratch[:, : rows.stop - start])
+
+    n_worker = min(n_threads, -(-n_row // step))
+    if n_worker <= 1:
+        work(0)
         return
-    with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(fill, blocks))
-
-
-def _row_blocks(n_row: int, n_column: int) -> Iterator[slice]:
-    step = max(1, BLOCK_VALUES // n_column)
-    for start in range(0, n_row, step):
-        yield slice(start, min(start + step, n_row))
+    with ThreadPoolExecutor(n_worker) as pool:
+        list(pool.map(work, range(n_worker)))
 
 
 def cosine(a: Float32, b: Float32) -> Float64:
