@@ -2,8 +2,7 @@
 
 First table: the same types made by both of the tiny model, tensor by tensor. Second: the time of
 both on a model of a usual size, taking turns; ggprune's is that of the whole command, start, dry
-run, flushing and verification included, and once more without loading the result in llama.cpp
-(--no-verify), which llama-quantize does not do either. Third: `ggprune prune --type Q4_K_M` beside
+run, flushing to the disk and loading the result included. Third: `ggprune prune --type Q4_K_M` beside
 `llama-quantize --prune-layers ... Q4_K_M`, which chooses its mixture by the depth before.
 
     python benchmarks/peers.py quantize [--types Q4_K_M,...] [--shape NAME] [--repeat N]
@@ -38,12 +37,13 @@ PLAIN = "F16,BF16,Q1_0,Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S
         "Q5_K_S,Q5_K_M,Q6_K,TQ1_0,TQ2_0,IQ4_NL,IQ4_XS,IQ3_S,IQ3_M,MXFP4_MOE,COPY"  # fmt: skip
 WITH_IMATRIX = "Q2_K_S,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,IQ2_M,IQ3_XXS,IQ3_XS,Q4_K_M,IQ4_XS"
 TIMED = ("Q4_K_M", "Q8_0")
+OURS, THEIRS = "ours.gguf", "theirs.gguf"
 TOOLS = ("llama-quantize", "llama-imatrix")
 
 
-def same_tensors(ours: Path, theirs: Path) -> str:
+def same_tensors(folder: Path) -> str:
     """`yes`, or how many of the tensors are not the same."""
-    a, b = digests(ours), digests(theirs)
+    a, b = digests(folder / OURS), digests(folder / THEIRS)
     differ = [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
     return f"no: {len(differ)} of {len(b)}" if differ else "yes"
 
@@ -71,47 +71,38 @@ def ggprune(*arguments: object) -> None:
     run(sys.executable, "-m", "ggprune", *arguments)
 
 
-def quantize_both(model: Path, name: str, matrix: Sequence[object], ours: Path, theirs: Path,
-                  *options: object) -> dict[str, float]:  # fmt: skip
-    """Seconds of both."""
+def quantize_both(model: Path, name: str, matrix: Sequence[object], folder: Path,
+                  *options: object) -> tuple[float, float]:  # fmt: skip
+    """Seconds of ggprune and of llama-quantize, whose files are called so in the folder."""
+    ours, theirs = folder / OURS, folder / THEIRS
     us = ("quantize", model, ours, name, *matrix, *options, "--force")
-    return {
-        "ggprune": timed(lambda: ggprune(*us)),
-        "llama-quantize": timed(lambda: run("llama-quantize", *matrix, model, theirs, name)),
-    }
+    return timed(lambda: ggprune(*us)), timed(
+        lambda: run("llama-quantize", *matrix, model, theirs, name)
+    )
 
 
 def same_rows(
     model: Path, imatrix: Path | None, types: Sequence[str], folder: Path
 ) -> list[tuple[str, ...]]:
     """Type, imatrix, identical."""
-    ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
     matrix = ("--imatrix", imatrix) if imatrix else ()
     found: list[tuple[str, ...]] = []
     for name in types:
-        quantize_both(model, name, matrix, ours, theirs, "--no-verify")
-        found.append((name, "yes" if matrix else "no", same_tensors(ours, theirs)))
+        quantize_both(model, name, matrix, folder, "--no-verify")
+        found.append((name, "yes" if matrix else "no", same_tensors(folder)))
         print(" ".join(found[-1]), file=sys.stderr)
     return found
 
 
 def time_rows(model: Path, folder: Path, n_round: int) -> list[tuple[str, ...]]:
-    """Type, identical, medians of seconds, ratios by round with their 95 % intervals."""
-    ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
+    """Type, identical, medians of seconds, the ratio by round with its 95 % interval."""
     found: list[tuple[str, ...]] = []
-    variants: tuple[tuple[object, ...], ...] = ((), ("--no-verify",))
     for name in TIMED:
-        us: list[list[float]] = [[], []]
-        them: list[list[float]] = [[], []]
-        for _ in range(n_round):
-            for mine, peer, options in zip(us, them, variants, strict=True):
-                taken = quantize_both(model, name, (), ours, theirs, *options)
-                mine.append(taken["ggprune"])
-                peer.append(taken["llama-quantize"])
-                print(name, *options, *taken.values(), file=sys.stderr)
-        seconds = [f"{statistics.median(times):.2f}" for times in (*us, them[0] + them[1])]
-        ratios = [ratio_cell(paired_ratio(a, b)) for a, b in zip(us, them, strict=True)]
-        found.append((name, same_tensors(ours, theirs), *seconds, *ratios))
+        rounds = [quantize_both(model, name, (), folder) for _ in range(n_round)]
+        print(name, rounds, file=sys.stderr)
+        us, them = zip(*rounds, strict=True)
+        seconds = [f"{statistics.median(times):.2f}" for times in (us, them)]
+        found.append((name, same_tensors(folder), *seconds, ratio_cell(paired_ratio(us, them))))
     return found
 
 
@@ -168,8 +159,7 @@ def main() -> int:
             large = folder / "large.gguf"
             ggprune("synth", "--shape", args.shape, "--type", "F16", large)
             print(f"\n{args.shape}, random weights in F16, {size(large.stat().st_size)}")
-            head = ("type", "identical", "ggprune s", "--no-verify s", "llama-quantize s", "ratio",
-                    "ratio --no-verify")  # fmt: skip
+            head = ("type", "identical", "ggprune s", "llama-quantize s", "ratio")
             print(markdown_table(head, time_rows(large, folder, args.repeat), left=(0, 1)))
             large.unlink()
         print("\npruned first, or at once")

@@ -9,6 +9,7 @@ from ggprune.bench.latency import LatencyReport
 from ggprune.bench.memory import ModelMemory
 from ggprune.bench.ratio import CONFIDENCE
 from ggprune.bench.roofline import LEAST_SHARE, Roofline
+from ggprune.bench.speed import Machine
 from ggprune.bench.suite import Suite
 from ggprune.report.table import markdown_table
 from ggprune.report.units import count, size
@@ -21,7 +22,17 @@ def render_suite(suite: Suite) -> str:
     parts = [render_benchmark(suite.speed)]
     parts += [render_memory(suite.memory)] if suite.memory is not None else []
     parts += [render_roofline(suite.roofline)] if suite.roofline is not None else []
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, render_machine(suite.speed.hardware)])
+
+
+def render_machine(machine: Machine) -> str:
+    """Every device with its memory, one a line."""
+    lines = [
+        f"{device.name}: {device.description}, {size(device.total_bytes)}, "
+        f"{size(device.free_bytes)} free"
+        for device in machine.devices
+    ]
+    return "\n".join(lines)
 
 
 def render_benchmark(result: Benchmark) -> str:
@@ -88,7 +99,8 @@ def render_latency(report: LatencyReport) -> str:
             )
     headers = ["model", "sequences", "input", "output", "latency s", "tokens/s", "ms/token"]
     headers += [COMPARED] if several else []
-    return markdown_table([*headers, "file"], rows, left=(0, len(headers)))
+    table = markdown_table([*headers, "file"], rows, left=(0, len(headers)))
+    return f"{table}\n\n{render_machine(report.hardware)}"
 
 
 def render_memory(models: Sequence[ModelMemory]) -> str:

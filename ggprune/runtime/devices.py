@@ -40,13 +40,6 @@ def devices() -> tuple[Device, ...]:
     return tuple(_device(lib.ggml_backend_dev_get(i)) for i in range(lib.ggml_backend_dev_count()))
 
 
-def device_descriptions() -> tuple[str, ...]:
-    """Names of the GPUs, or of the CPU where there are none."""
-    found = devices()
-    gpus = [device.description for device in found if device.is_gpu]
-    return tuple(gpus or [device.description for device in found])
-
-
 def backend_names() -> str:
     """Backends as llama-bench prints them: `CUDA`, `BLAS`, or `CPU` if that is all there is."""
     lib, base = _libraries()

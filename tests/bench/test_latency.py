@@ -38,7 +38,9 @@ def test_every_setting_of_every_model() -> None:
     document = report.to_json()
     assert document["models"][0]["latency"][0]["ratio"] is None
     assert document["models"][1]["latency"][3]["ratio"]["n"] == 2
-    assert len(render_latency(report).splitlines()) == 2 + 8
+    table, machine = render_latency(report).split("\n\n")
+    assert len(table.splitlines()) == 2 + 8
+    assert machine.startswith(report.hardware.devices[0].name)
 
 
 def test_more_sequences_than_llama_cpp_has() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -30,11 +31,12 @@ def test_everything_at_once() -> None:
 
 def test_tables_for_people() -> None:
     text = succeed("bench", TINY, *FAST, "-fa", "on,off", "--memory")
-    speed, memory = text.split("\n\n")
+    speed, memory, machine = text.split("\n\n")
     assert len(speed.splitlines()) == 2 + 4
     assert "| flash_attn |" in speed
     assert "times the first" not in speed
     assert "peak RSS" in memory
+    assert re.fullmatch(r"(\w+: .+, [\d.]+ GiB, [\d.]+ \wiB free\n)+", machine)
 
 
 def test_llama_benchs_rows_alone() -> None:
