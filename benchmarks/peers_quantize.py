@@ -2,8 +2,8 @@
 
 First table: the same types made by both of the tiny model, tensor by tensor. Second: the time of
 both on a model of a usual size, taking turns; ggprune's is that of the whole command, start, dry
-run, flushing to the disk and loading the result included. Third: `ggprune prune --type Q4_K_M` beside
-`llama-quantize --prune-layers ... Q4_K_M`, which chooses its mixture by the depth before.
+run, flushing to the disk and loading the result included. Third: `ggprune prune --type Q4_K_M`
+beside `llama-quantize --prune-layers ... Q4_K_M`, which chooses its mixture by the depth before.
 
     python benchmarks/peers.py quantize [--types Q4_K_M,...] [--shape NAME] [--repeat N]
 """

@@ -3,8 +3,9 @@
 Latency and throughput of whole requests, by default as in the paper: one sequence, 12 input and 128
 output tokens, 10 warm-ups, 20 runs; F16 and Q4_K_M. The models are random weights in the shapes of
 Llama 2 7B (those of LLaMA 7B), written and deleted one after the other; with --together all of one
-type are loaded at once and take turns, which takes 54 GB for F16 and settles smaller differences.
-"Predicted" is what the bytes read for a token promise. Runs on whatever llama-cpp-python is built for.
+type are loaded at once and take turns, which takes 50 GB for F16 and settles smaller differences.
+"Predicted" is what the bytes read for a token promise. Runs on whatever device llama-cpp-python is
+built for.
 
     python benchmarks/shortened_llama.py [--types F16,Q4_K_M] [--blocks 32,26,...] [--runs N] ...
 """
@@ -68,7 +69,8 @@ def measure(paths: Sequence[Path], options: Sequence[object]) -> tuple[list[Meas
 
 
 def rows_of(type_name: str, measured: Sequence[Measured]) -> list[tuple[str, ...]]:
-    first, rows = measured[0], []
+    first = measured[0]
+    rows: list[tuple[str, ...]] = []
     for one in measured:
         latency = one.latency
         ratio = paired_ratio(first.latency["samples_s"], latency["samples_s"])
