@@ -73,8 +73,13 @@ def ggprune(*arguments: object) -> None:
 
 def quantize_both(model: Path, name: str, matrix: Sequence[object], folder: Path,
                   *options: object) -> tuple[float, float]:  # fmt: skip
-    """Seconds of ggprune and of llama-quantize, whose files are called so in the folder."""
+    """Seconds of ggprune and of llama-quantize; both write a new file, as a user's first run does.
+
+    A file that is replaced in place gives its memory to the one that replaces it.
+    """
     ours, theirs = folder / OURS, folder / THEIRS
+    ours.unlink(missing_ok=True)
+    theirs.unlink(missing_ok=True)
     us = ("quantize", model, ours, name, *matrix, *options, "--force")
     return timed(lambda: ggprune(*us)), timed(
         lambda: run("llama-quantize", *matrix, model, theirs, name)

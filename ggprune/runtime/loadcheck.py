@@ -20,7 +20,7 @@ def check_loads(paths: Sequence[Path]) -> None:
     """
     compute = Compute(n_gpu_layers=0)
     with (
-        LlamaModel(paths[0], compute, shards=paths) as model,
+        LlamaModel(paths[0], compute, repack=False, shards=paths) as model,
         Session(model, 2 * N_TOKEN, compute=compute) as session,
     ):
         tokens = np.arange(N_TOKEN, dtype=np.int32)[None, :] % model.n_vocab

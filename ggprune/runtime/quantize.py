@@ -27,6 +27,7 @@ from ggprune.runtime.quantize_options import (
     parse_type,
 )
 from ggprune.runtime.quantize_params import make_params
+from ggprune.surgery.copy import start_writeback
 
 __all__ = [
     "COPY", "FILE_TYPES", "DryRun", "QuantizeOptions", "check_outcome", "dry_run", "dry_runs",
@@ -68,7 +69,15 @@ def quantize(
     names in `source`. Raises LlamaError with the quantizer's reason.
     """
 
+    flushed = 0
+
     def report(match: re.Match[str]) -> None:
+        """Behind every tensor: it goes to the disk while the next one is computed."""
+        nonlocal flushed
+        with target.open("rb") as written:
+            size = os.fstat(written.fileno()).st_size
+            start_writeback(written.fileno(), flushed, size - flushed)
+        flushed = size
         if progress is not None:
             progress(int(match["i"]), int(match["n"]))
 

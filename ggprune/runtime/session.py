@@ -48,9 +48,12 @@ class LlamaModel:
         compute: Compute | None = None,
         *,
         vocab_only: bool = False,
+        repack: bool = True,
         shards: Sequence[Path] = (),
     ) -> None:
         """`shards` are all files of a split model, in order, if they are not named as such.
+
+        Without `repack` weights stay in the mapped file: no second copy, but slower to compute.
 
         Raises LlamaError with llama.cpp's own reason if the file cannot be loaded.
         """
@@ -59,6 +62,7 @@ class LlamaModel:
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers = (compute or Compute()).n_gpu_layers
         params.vocab_only = vocab_only
+        params.use_extra_bufts = repack
         log_tail().lines.clear()
         if len(shards) > 1:
             names = (ctypes.c_char_p * len(shards))(*(os.fsencode(shard) for shard in shards))
