@@ -115,7 +115,7 @@ def main() -> None:
     print(markdown_table(headers, rows, left=(0,)))
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     print(f"\n{versions}; {document['backends']} on {', '.join(document['devices'])}")
-    print(f"{SHAPE}; {asked.npl} sequences, 12 tokens in, {asked.ntg} out; "
+    print(f"{SHAPE}; -npl {asked.npl}, 12 tokens in, {asked.ntg} out; "
           f"{asked.warmups} warm-ups, {asked.runs} runs")  # fmt: skip
 
 
