@@ -110,8 +110,15 @@ def _expanded(tasks: Sequence[str | dict[str, Any]]) -> list[str | dict[str, Any
 
 
 def commonsense_mean(metrics: Sequence[TaskMetric]) -> TaskMetric:
-    """The mean over the seven tasks; its error follows from theirs, which are independent."""
+    """The mean over the seven tasks; its error follows from theirs, which are independent.
+
+    Raises DataError if a task has no such metric: a mean over fewer would be another number.
+    """
     chosen = [m for m in metrics if COMMONSENSE_METRICS.get(m.task) == m.metric]
+    missing = COMMONSENSE_METRICS.keys() - {m.task for m in chosen}
+    if missing:
+        name = min(missing)
+        raise DataError(f"lm-eval reports no {COMMONSENSE_METRICS[name]} for {name}: no mean")
     errors = [m.se for m in chosen if m.se is not None]
     se = math.hypot(*errors) / len(chosen) if len(errors) == len(chosen) else None
     return TaskMetric(COMMONSENSE, "mean", sum(m.value for m in chosen) / len(chosen), se)

@@ -96,7 +96,7 @@ def filtered(imatrix: Imatrix | None, options: QuantizeOptions, model: Model) ->
     if imatrix is None:
         return None
     entries = {n: values for n, values in imatrix.entries.items() if _is_included(n, options)}
-    if not entries:
+    if imatrix.entries and not entries:
         raise DataError(f"{imatrix.path}: --include-weights, --exclude-weights leave no entry")
     left_out = {t.name for t in model.tensors if not _is_included(t.name, options)}
     left_out |= {t.name for n in mtp_blocks(model) for t in model.layers[n]}

@@ -94,5 +94,7 @@ def test_the_mean_of_the_seven_commonsense_tasks_is_the_papers() -> None:
     assert (mean.task, mean.metric) == ("commonsense", "mean")
     assert mean.value == pytest.approx(66.8065, abs=5e-5)
     assert mean.se == pytest.approx(0.4771, abs=5e-5)
+    with pytest.raises(DataError, match="no acc for boolq"):
+        commonsense_mean([TaskMetric(*row) for row in found if row[0] != "boolq"])
     asked = ["piqa", "commonsense", "mmlu"]
     assert _expanded(asked) == ["piqa", *(t for t in COMMONSENSE_METRICS if t != "piqa"), "mmlu"]
