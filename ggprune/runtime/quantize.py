@@ -38,9 +38,8 @@ OUTPUT = "output.weight"
 EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 # src/llama-quant.cpp, tensor_requires_imatrix
 NEEDY_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
-MEASURED = (
-    "blk."  # tensors that llama-imatrix measures: collect_imatrix in tools/imatrix/imatrix.cpp
-)
+# tools/imatrix/imatrix.cpp, collect_imatrix: the tensors that llama-imatrix measures
+MEASURED = "blk."
 
 _TENSOR_LINE = re.compile(
     r"\[\s*(?P<i>\d+)/\s*(?P<n>\d+)\] (?P<name>.+?)\s+- \[.*?\], type =\s*(?P<old>\w+),"

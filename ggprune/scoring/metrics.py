@@ -172,7 +172,7 @@ def for_blocks(
     longer to get than the arithmetic.
     """
     n_row, n_column = shape
-    step = min(n_row, max(1, BLOCK_VALUES // n_column))
+    step = max(1, min(n_row, BLOCK_VALUES // n_column))
     starts = iter(range(0, n_row, step))  # shared: whoever is done takes the next one
 
     def work(_: int) -> None:

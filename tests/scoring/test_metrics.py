@@ -10,6 +10,7 @@ from ggprune.scoring.metrics import (
     base_logits,
     compare,
     cosine,
+    log_sum_exp,
     mean_estimate,
     ppl_estimate,
     score_tokens,
@@ -109,3 +110,9 @@ def test_cosine() -> None:
     a = np.array([[1, 0], [1, 1], [0, 0]], np.float32)
     b = np.array([[0, 2], [2, 2], [1, 0]], np.float32)
     assert cosine(a, b) == pytest.approx([0, 1, 1])  # nothing in, nothing changed
+
+
+def test_no_rows_have_no_scores() -> None:
+    for n_threads in (1, 2):
+        lse, top = log_sum_exp(np.empty((0, 7), np.float32), n_threads)
+        assert (lse.shape, top.shape) == ((0,), (0,))
