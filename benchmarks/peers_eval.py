@@ -22,11 +22,12 @@ from pathlib import Path
 from ggprune.arch import n_trunk
 from ggprune.bench import paired_ratio
 from ggprune.model import open_model
+from ggprune.model.layers import parse_layers
 from ggprune.pipeline import prune
 from ggprune.report.bench import ratio_cell
 from ggprune.report.table import markdown_table
 from ggprune.runtime.library import default_threads
-from ggprune.surgery import make_plan, parse_layers
+from ggprune.surgery import make_plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 TASKS = FIXTURES / "tasks"

@@ -23,14 +23,14 @@ from pathlib import Path
 
 from ggprune.bench import paired_ratio
 from ggprune.evaluation import evaluate
+from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
+from ggprune.model.layers import format_layers
 from ggprune.report.bench import ratio_cell
 from ggprune.report.table import markdown_table
 from ggprune.report.units import size
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Compute
-from ggprune.scoring import read_text
-from ggprune.surgery import format_layers
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PLAIN = "F16,BF16,Q1_0,Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M," \

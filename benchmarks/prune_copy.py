@@ -81,7 +81,7 @@ def report(times: dict[str, list[float]], size_bytes: int) -> None:
 
 
 def make_model(path: Path) -> None:
-    """Written by a child process, so that its memory does not count."""
+    """OutputFiles by a child process, so that its memory does not count."""
     child = os.fork()
     if child == 0:
         _write_model(path)

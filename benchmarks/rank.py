@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.arch import n_trunk
+from ggprune.metrics.text import read_text
 from ggprune.model import open_model
 from ggprune.pipeline.rank import rank_path
 from ggprune.report.table import markdown_table
 from ggprune.runtime.isolate import isolated
-from ggprune.scoring import Ranking, read_text
+from ggprune.scoring import Ranking
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 MEAN_KLD = re.compile(r"Mean +KLD: +([0-9.]+)")

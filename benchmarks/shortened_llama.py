@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggprune.arch.footprint import footprints_of
 from ggprune.bench import paired_ratio
 from ggprune.model import open_model
 from ggprune.report.bench import ratio_cell
 from ggprune.report.table import markdown_table
 from ggprune.report.units import count, size
-from ggprune.scoring.target import footprints_of
 
 SHAPE = "llama-2-7b"
 BLOCKS = "32,26,21,17,12,6"

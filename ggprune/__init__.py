@@ -15,22 +15,16 @@ if TYPE_CHECKING:
     from ggprune.bench import benchmark
     from ggprune.errors import GGPruneError
     from ggprune.evaluation import evaluate
+    from ggprune.metrics.text import read_text, shipped_text
     from ggprune.model import Model, open_model
     from ggprune.model.imatrix import read_imatrix
+    from ggprune.model.layers import parse_layers
     from ggprune.pipeline import auto, prune, requantize
+    from ggprune.quantize.options import QuantizeOptions
     from ggprune.runtime.isolate import isolated
-    from ggprune.runtime.quantize import QuantizeOptions
     from ggprune.runtime.session import Compute
-    from ggprune.scoring import (
-        Goal,
-        Limits,
-        Target,
-        Wanted,
-        rank,
-        read_text,
-        shipped_text,
-    )
-    from ggprune.surgery import PrunePlan, load_plan, make_plan, parse_layers, verify
+    from ggprune.scoring import Goal, Limits, Target, Wanted, rank
+    from ggprune.surgery import PrunePlan, load_plan, make_plan, verify
 
 _HOME = {
     "Compute": "ggprune.runtime.session",
@@ -39,7 +33,7 @@ _HOME = {
     "Limits": "ggprune.scoring",
     "Model": "ggprune.model",
     "PrunePlan": "ggprune.surgery",
-    "QuantizeOptions": "ggprune.runtime.quantize",
+    "QuantizeOptions": "ggprune.quantize.options",
     "Target": "ggprune.scoring",
     "Wanted": "ggprune.scoring",
     "auto": "ggprune.pipeline",
@@ -49,13 +43,13 @@ _HOME = {
     "load_plan": "ggprune.surgery",
     "make_plan": "ggprune.surgery",
     "open_model": "ggprune.model",
-    "parse_layers": "ggprune.surgery",
+    "parse_layers": "ggprune.model.layers",
     "prune": "ggprune.pipeline",
     "rank": "ggprune.scoring",
     "read_imatrix": "ggprune.model.imatrix",
-    "read_text": "ggprune.scoring",
+    "read_text": "ggprune.metrics.text",
     "requantize": "ggprune.pipeline",
-    "shipped_text": "ggprune.scoring",
+    "shipped_text": "ggprune.metrics.text",
     "verify": "ggprune.surgery",
 }
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ggprune.model import Model, open_model
-from ggprune.runtime.quantize import QuantizeOptions, quantize
+from ggprune.quantize.options import QuantizeOptions
+from ggprune.quantize.quantizer import quantize
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 TINY = FIXTURES / "tiny.gguf"

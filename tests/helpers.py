@@ -8,8 +8,8 @@ import numpy as np
 
 from ggprune.model import Model, open_model
 from ggprune.pipeline import prune
+from ggprune.runtime.callback import Taps
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
-from ggprune.runtime.taps import Taps
 from ggprune.surgery import make_plan
 
 ONE_GRAPH = Compute(n_threads=1, n_batch=512, n_ubatch=512)  # small: threads would only wait

@@ -2,23 +2,23 @@
 
 from ggprune.arch.architecture import (
     Architecture,
-    Place,
+    StreamNames,
     architecture_of,
     check_scored,
     removal_change,
 )
 from ggprune.arch.change import Change
-from ggprune.arch.legal import choose_legal, legal_drop, nearest_legal, shortest_runs
+from ggprune.arch.legal import first_legal, legal_drop, nearest_legal, shortest_runs
 from ggprune.arch.removal import mtp_blocks, n_trunk
 from ggprune.arch.traits import layer_traits
 
 __all__ = [
     "Architecture",
     "Change",
-    "Place",
+    "StreamNames",
     "architecture_of",
     "check_scored",
-    "choose_legal",
+    "first_legal",
     "layer_traits",
     "legal_drop",
     "mtp_blocks",

@@ -20,8 +20,8 @@ from ggprune.arch.removal import (
     Removal,
 )  # fmt: skip
 from ggprune.model import ValueType
-from ggprune.model.blocks import rename_block
 from ggprune.model.metadata import array, scalar
+from ggprune.model.names import rename_block
 
 Params = Mapping[str, Any]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from ggprune.bench.cases import Case
 from ggprune.bench.runner import Runner
+from ggprune.runtime.buffers import CACHES, Buffers, peak_rss_bytes
 from ggprune.runtime.devices import Device, devices
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.memory import CACHES, Buffers, peak_rss_bytes
 
 
 @dataclass(frozen=True)

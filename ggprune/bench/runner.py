@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ggprune.bench.cases import Case
+from ggprune.runtime.buffers import listening, parse_buffers
 from ggprune.runtime.library import default_threads
-from ggprune.runtime.memory import listening, parse_buffers
 from ggprune.runtime.session import Compute, LlamaModel, Session
 from ggprune.runtime.state import read_state, write_state
 from ggprune.runtime.threadpool import Threadpool

@@ -20,9 +20,9 @@ import numpy as np
 from ggprune.bench.cases import Case
 from ggprune.bench.ratio import Ratio, paired_ratio
 from ggprune.bench.runner import Runner
+from ggprune.runtime.buffers import Cache
 from ggprune.runtime.devices import Device, backend_names, build_commit, devices
 from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.memory import Cache
 from ggprune.runtime.session import Compute
 
 Progress = Callable[[int, int], object]  # done, total

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ggprune.arch.footprint import footprints_of
 from ggprune.bench.bandwidth import measure_bandwidth
 from ggprune.bench.cases import Case
 from ggprune.bench.memory import ModelMemory, measure_memory
@@ -16,7 +17,6 @@ from ggprune.bench.roofline import Roofline, make_roofline
 from ggprune.bench.speed import Benchmark, Progress, benchmark_cases
 from ggprune.model import Model
 from ggprune.runtime.isolate import isolated
-from ggprune.scoring.target import footprints_of
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,9 @@ def auto_command(
 
     Example: ggprune auto model-f16.gguf small.gguf --drop 2 --type Q4_K_M
     """
+    from ggprune.files.outputs import check_outputs
+    from ggprune.files.pending import write_text
+    from ggprune.metrics.text import CALIBRATION, EVALUATION
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline import AutoOptions, auto
@@ -136,9 +139,7 @@ def auto_command(
     from ggprune.report.jsontext import to_json
     from ggprune.report.plot import check_plot, plot_ranking
     from ggprune.report.render import render_auto
-    from ggprune.scoring import CALIBRATION, EVALUATION
     from ggprune.scoring.cache import default_folder
-    from ggprune.surgery.output import check_outputs, write_text
 
     if report is not None:
         check_report(report)

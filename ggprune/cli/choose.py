@@ -89,6 +89,8 @@ def choose_command(
 
     Example: ggprune choose scores.json --target-speedup 1.2 -o chosen.json
     """
+    from ggprune.files.outputs import check_outputs
+    from ggprune.files.pending import write_text
     from ggprune.model import open_model
     from ggprune.pipeline.rank import choose_path
     from ggprune.report.jsontext import to_json
@@ -97,7 +99,6 @@ def choose_command(
     from ggprune.runtime.isolate import isolated
     from ggprune.scoring import check_scores, read_scores
     from ggprune.scoring.cache import default_folder
-    from ggprune.surgery.output import check_outputs, write_text
 
     if plot is not None:
         check_plot(plot)

@@ -134,11 +134,12 @@ def evaluate_command(
 
     Example: ggprune eval pruned.gguf --base original.gguf -f wiki.test.raw
     """
+    from ggprune.files.outputs import check_outputs
+    from ggprune.files.pending import write_text
     from ggprune.model import open_model
     from ggprune.report.document import check_report, evaluation_document, evaluation_text
     from ggprune.report.health import render_health
     from ggprune.report.jsontext import to_json
-    from ggprune.surgery.output import check_outputs, write_text
 
     _check_together(
         {"--hellaswag": hellaswag, "--winogrande": winogrande, "--tasks": tasks,
@@ -220,10 +221,10 @@ def _perplexity(
     compute: Compute,
 ) -> tuple[Sequence[Any], str]:
     from ggprune.evaluation import SaveLogits, evaluate
+    from ggprune.files.outputs import check_outputs
+    from ggprune.metrics.text import EVALUATION
     from ggprune.report.evaluations import render_evaluations
     from ggprune.runtime.isolate import isolated
-    from ggprune.scoring import EVALUATION
-    from ggprune.surgery.output import check_outputs
 
     check_outputs([save_logits], [*paths, file], force=force)
     results = isolated(
@@ -250,9 +251,9 @@ def _strided(
     compute: Compute,
 ) -> tuple[Sequence[Any], str]:
     from ggprune.evaluation.strided import evaluate_strided
+    from ggprune.metrics.text import EVALUATION
     from ggprune.report.evaluations import render_evaluations
     from ggprune.runtime.isolate import isolated
-    from ggprune.scoring import EVALUATION
 
     results = isolated(
         evaluate_strided, paths, text_option(file, EVALUATION), stride, n_ctx=n_ctx or CTX,
@@ -269,12 +270,12 @@ def _choices(
     n_ctx: int | None,
     compute: Compute,
 ) -> tuple[Sequence[Any], str]:
-    from ggprune.evaluation.choices import Benchmark, score_choices
+    from ggprune.evaluation.choices import ChoiceKind, score_choices
     from ggprune.report.evaluations import render_choices
     from ggprune.runtime.isolate import isolated
 
     results = isolated(
-        score_choices, paths, Benchmark(name), file, n_task=n_task, n_ctx=n_ctx or CTX,
+        score_choices, paths, ChoiceKind(name), file, n_task=n_task, n_ctx=n_ctx or CTX,
         compute=compute, progress=Bar(name),
     )  # fmt: skip
     return results, render_choices(results)

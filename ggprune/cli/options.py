@@ -11,9 +11,10 @@ import typer
 from ggprune.errors import UsageError
 
 if TYPE_CHECKING:
+    from ggprune.metrics.text import Text
     from ggprune.model import Model
     from ggprune.runtime.session import Compute
-    from ggprune.scoring import Text, Wanted
+    from ggprune.scoring import Wanted
 
 
 class FlashAttention(str, Enum):
@@ -206,18 +207,18 @@ def wanted_option(
     Raises UsageError if more than one number is given, or one that cannot be.
     """
     from ggprune.arch import n_trunk
+    from ggprune.model.layers import parse_layers
     from ggprune.scoring import Goal, Limits, Target, Wanted
     from ggprune.scoring.choice import parse_strategy
-    from ggprune.scoring.target import parse_amount
-    from ggprune.surgery import parse_layers
+    from ggprune.scoring.target import OPTIONS, parse_amount
 
-    size = parse_amount(target_size, Goal.SIZE.value) if target_size is not None else None
-    params = parse_amount(target_params, Goal.PARAMS.value) if target_params is not None else None
+    size = parse_amount(target_size, Goal.SIZE) if target_size is not None else None
+    params = parse_amount(target_params, Goal.PARAMS) if target_params is not None else None
     given = {Goal.LAYERS: drop, Goal.PERCENT: drop_percent, Goal.SIZE: size, Goal.PARAMS: params,
              Goal.SPEEDUP: target_speedup}  # fmt: skip
     targets = [Target(goal, value) for goal, value in given.items() if value is not None]
     if len(targets) > 1:
-        raise UsageError(f"{targets[0].goal.value} or {targets[1].goal.value}, not both")
+        raise UsageError(f"{OPTIONS[targets[0].goal]} or {OPTIONS[targets[1].goal]}, not both")
     target, limits = targets[0] if targets else None, Limits(max_kld, max_ppl_ratio)
     how = parse_strategy(strategy)
     protected = parse_layers(protect, n_trunk(model)) if protect is not None else ()
@@ -230,6 +231,6 @@ def wanted_option(
 
 def text_option(path: Path | None, shipped: str) -> Text:
     """The user's text, or the one of that name that ships with the package."""
-    from ggprune.scoring import read_text, shipped_text
+    from ggprune.metrics.text import read_text, shipped_text
 
     return read_text(path) if path is not None else shipped_text(shipped)

@@ -38,7 +38,7 @@ from ggprune.errors import UsageError
 
 if TYPE_CHECKING:
     from ggprune.model import Model
-    from ggprune.pipeline.files import Written
+    from ggprune.pipeline.files import OutputFiles
     from ggprune.surgery import PrunePlan
 
 
@@ -119,11 +119,12 @@ def prune_command(
 
     Example: ggprune prune --prune-layers 20-22 model.gguf model-29.gguf
     """
+    from ggprune.files.outputs import check_outputs
+    from ggprune.files.pending import write_text
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline.prune import planned, prune
     from ggprune.surgery.layout import Split
-    from ggprune.surgery.output import check_outputs, write_text
 
     split = None
     if split_max_size is not None or split_max_tensors is not None:
@@ -169,7 +170,8 @@ def _plan(
     trust: bool,
 ) -> PrunePlan:
     from ggprune.arch import mtp_blocks
-    from ggprune.surgery import load_plan, make_plan, parse_layers
+    from ggprune.model.layers import parse_layers
+    from ggprune.surgery import load_plan, make_plan
 
     choices = (prune_layers, keep_layers, plan_file, scores)
     if sum(choice is not None for choice in choices) > 1 or not (any(choices) or drop_mtp):
@@ -217,10 +219,12 @@ def _size_bytes(text: str) -> int:
     return int(number) * units[unit]
 
 
-def _show(model: Model, plan: PrunePlan, result: Written, *, written: bool, as_json: bool) -> None:
+def _show(
+    model: Model, plan: PrunePlan, result: OutputFiles, *, written: bool, as_json: bool
+) -> None:
+    from ggprune.model.layers import format_layers
     from ggprune.report.jsontext import to_json
     from ggprune.report.units import size
-    from ggprune.surgery import format_layers
 
     if as_json:
         document: dict[str, Any] = {

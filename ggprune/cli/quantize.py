@@ -33,7 +33,7 @@ from ggprune.cli.quantize_options import (
 
 if TYPE_CHECKING:
     from ggprune.model import Model
-    from ggprune.pipeline import Written
+    from ggprune.pipeline import OutputFiles
 
 
 def quantize_command(
@@ -75,11 +75,11 @@ def quantize_command(
 
     Example: ggprune quantize model-f16.gguf model-q4.gguf Q4_K_M
     """
+    from ggprune.files.outputs import check_outputs
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline import requantize
     from ggprune.pipeline.prune import planned_requantized
-    from ggprune.surgery.output import check_outputs
 
     options = quantize_options(
         type_name, threads=threads, imatrix=imatrix, tensor_types=tensor_types,
@@ -103,7 +103,9 @@ def quantize_command(
     _show(model, options.type, result, written=not dry_run, as_json=as_json)
 
 
-def _show(model: Model, type_name: str, result: Written, *, written: bool, as_json: bool) -> None:
+def _show(
+    model: Model, type_name: str, result: OutputFiles, *, written: bool, as_json: bool
+) -> None:
     from ggprune.report.jsontext import to_json
     from ggprune.report.units import size
 

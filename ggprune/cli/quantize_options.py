@@ -10,7 +10,7 @@ import typer
 from ggprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from ggprune.runtime.quantize_options import QuantizeOptions
+    from ggprune.quantize.options import QuantizeOptions
 
 TypeOption = Annotated[
     str | None,
@@ -121,7 +121,7 @@ def quantize_options(
 
     `flags` are fields of QuantizeOptions. Raises UsageError where one option misses another.
     """
-    from ggprune.runtime.quantize_options import (
+    from ggprune.quantize.options import (
         QuantizeOptions,
         parse_overrides,
         parse_rule,

@@ -107,6 +107,10 @@ def rank_command(
 
     Example: ggprune rank model.gguf -f my-domain.txt --chunks 20 -o scores.json
     """
+    from ggprune.ablation.units import parse_unit
+    from ggprune.files.outputs import check_outputs
+    from ggprune.files.pending import write_text
+    from ggprune.metrics.text import CALIBRATION
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline.rank import rank_path
@@ -114,10 +118,8 @@ def rank_command(
     from ggprune.report.plot import check_plot, plot_ranking
     from ggprune.report.render import render_ranking
     from ggprune.runtime.isolate import isolated
-    from ggprune.runtime.modules import parse_unit
-    from ggprune.scoring import CALIBRATION, parse_metric
+    from ggprune.scoring import parse_metric
     from ggprune.scoring.cache import default_folder
-    from ggprune.surgery.output import check_outputs, write_text
 
     by, what = parse_metric(metric), parse_unit(unit)
     if plot is not None:

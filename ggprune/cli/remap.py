@@ -36,9 +36,9 @@ def remap_command(
 
     Example: ggprune remap plan.json imatrix.gguf imatrix-pruned.gguf
     """
-    from ggprune.pipeline.files import disk_errors
+    from ggprune.files.outputs import check_outputs
+    from ggprune.files.pending import disk_errors
     from ggprune.report.jsontext import to_json
-    from ggprune.surgery.output import check_outputs
     from ggprune.surgery.plan import read_plan
     from ggprune.surgery.remap import remap
 

@@ -49,6 +49,7 @@ def synth_command(
 
     Example: ggprune synth --shape llama-3.2-1b --type Q4_K_M random.gguf
     """
+    from ggprune.files.outputs import check_output
     from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
     from ggprune.report.jsontext import to_json
     from ggprune.report.synth import (
@@ -57,7 +58,6 @@ def synth_command(
         render_shapes,
         shapes_document,
     )
-    from ggprune.surgery.output import check_output
 
     if list_shapes:
         print(to_json(shapes_document()) if as_json else render_shapes() + "\n", end="")

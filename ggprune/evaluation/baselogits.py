@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError, OutputError
-from ggprune.runtime.session import Logits, Tokens
-from ggprune.scoring.metrics import (
+from ggprune.files.outputs import check_output
+from ggprune.files.pending import PendingFile
+from ggprune.metrics.chunks import n_scored
+from ggprune.metrics.logits import (
     Comparison,
     Float32,
     Float64,
@@ -30,8 +32,7 @@ from ggprune.scoring.metrics import (
     log_sum_exp,
     token_scores,
 )
-from ggprune.scoring.text import n_scored
-from ggprune.surgery.output import PendingFile, check_output
+from ggprune.runtime.session import Logits, Tokens
 
 MAGIC = b"_logits_"
 HEADER = struct.Struct("<8s3i")

@@ -25,10 +25,10 @@ from ggprune.evaluation.task_files import (
     read_winogrande,
 )
 from ggprune.evaluation.trees import Progress, Query, answer, ask_branches, by_branch, tree_of
+from ggprune.metrics.estimates import Estimate, json_number, share_estimate
 from ggprune.runtime.library import versions
 from ggprune.runtime.sequences import MAX_SEQ, SharedSession
 from ggprune.runtime.session import Compute, LlamaModel, Tokens
-from ggprune.scoring.metrics import Estimate, json_number, share_estimate
 
 CELLS_PER_CTX = 4  # llama-perplexity makes room for four sequences of n_ctx tokens
 N_SEQ = 32  # at once; more cost memory in recurrent models
@@ -39,7 +39,7 @@ HELLASWAG_TASKS = 400  # llama-perplexity's default
 Tokenize = Callable[[str], Tokens]
 
 
-class Benchmark(str, Enum):
+class ChoiceKind(str, Enum):
     """Named as llama-perplexity's options."""
 
     HELLASWAG = "hellaswag"
@@ -52,7 +52,7 @@ class ChoiceScore:
     """A model's answers to the tasks of a file, in the order in which they were drawn."""
 
     path: str
-    benchmark: Benchmark
+    benchmark: ChoiceKind
     source: str
     accuracy: Estimate
     chance: float  # what guessing gives
@@ -98,7 +98,7 @@ class Prepared:
 
 def score_choices(
     paths: Sequence[Path],
-    benchmark: Benchmark,
+    benchmark: ChoiceKind,
     file: Path,
     *,
     n_task: int | None = None,
@@ -111,9 +111,9 @@ def score_choices(
     Raises DataError if the file is none of the kind or a task does not fit into 4 n_ctx tokens.
     """
     read = {
-        Benchmark.HELLASWAG: _hellaswag,
-        Benchmark.WINOGRANDE: _winogrande,
-        Benchmark.MULTIPLE_CHOICE: _multiple_choice,
+        ChoiceKind.HELLASWAG: _hellaswag,
+        ChoiceKind.WINOGRANDE: _winogrande,
+        ChoiceKind.MULTIPLE_CHOICE: _multiple_choice,
     }[benchmark]
     prepare = read(file, n_task)
     found = []
@@ -145,7 +145,7 @@ def _answer(
 
 
 def _score(
-    path: Path, benchmark: Benchmark, file: Path, tasks: Sequence[Prepared], answers: Sequence[int]
+    path: Path, benchmark: ChoiceKind, file: Path, tasks: Sequence[Prepared], answers: Sequence[int]
 ) -> ChoiceScore:
     hits = np.array([a in task.right for a, task in zip(answers, tasks, strict=True)])
     chance = len(tasks) / sum(len(task.query.tree.branches) for task in tasks)

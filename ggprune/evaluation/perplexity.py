@@ -24,29 +24,21 @@ from ggprune.evaluation.baselogits import (
     open_base,
     write_base,
 )
-from ggprune.evaluation.statistics import Divergence, divergence
-from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.sequences import MAX_SEQ
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
-from ggprune.scoring.metrics import (
+from ggprune.metrics.chunks import Tokens, describe_text, make_chunks, n_scored
+from ggprune.metrics.divergence import Divergence, divergence
+from ggprune.metrics.estimates import Estimate, ppl_estimate
+from ggprune.metrics.logits import (
     BaseLogits,
     Comparison,
-    Estimate,
     TokenScores,
     base_logits,
     compare,
-    ppl_estimate,
     score_tokens,
 )
-from ggprune.scoring.text import (
-    EVALUATION,
-    Text,
-    Tokens,
-    describe_text,
-    make_chunks,
-    n_scored,
-    shipped_text,
-)
+from ggprune.metrics.text import EVALUATION, Text, shipped_text
+from ggprune.runtime.library import default_threads, versions
+from ggprune.runtime.sequences import MAX_SEQ
+from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
 
 N_CTX = 512  # llama-perplexity's default
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError
+from ggprune.metrics.logits import Float64, log_sum_exp
 from ggprune.runtime.sequences import Entries, SharedSession, join
 from ggprune.runtime.session import Logits, Tokens
-from ggprune.scoring.metrics import Float64, log_sum_exp
 
 Rows = NDArray[np.int64]
 Progress = Callable[[int, int], object]  # done, total

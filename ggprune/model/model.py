@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ggprune.errors import FormatError
-from ggprune.model.blocks import block_of
 from ggprune.model.gguf import GGUFFile, Tensor, read_gguf
 from ggprune.model.metadata import Value, encode_text
+from ggprune.model.names import block_of
 
 SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"
@@ -35,6 +35,10 @@ class Model:
     files: tuple[GGUFFile, ...]
     metadata: Mapping[str, Value]
     tensors: tuple[Tensor, ...]
+
+    def __reduce__(self) -> tuple[Callable[[tuple[Path, ...]], Model], tuple[tuple[Path, ...]]]:
+        """Sent to another process as its paths: maps stay where they are, and are made anew."""
+        return open_shards, (tuple(file.path for file in self.files),)
 
     @property
     def path(self) -> Path:

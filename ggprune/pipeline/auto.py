@@ -12,26 +12,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggprune.arch import architecture_of, check_scored, choose_legal, mtp_blocks, n_trunk
+from ggprune.arch import architecture_of, check_scored, first_legal, mtp_blocks, n_trunk
 from ggprune.bench import Benchmark, benchmark
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.evaluation import Evaluation, evaluate
 from ggprune.evaluation.health import Health, check_health, read_prompts
+from ggprune.files.outputs import check_output
+from ggprune.files.pending import PendingFile, disk_errors
+from ggprune.metrics.chunks import make_chunks
+from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.model.imatrix import Imatrix
-from ggprune.pipeline.files import Bars, disk_errors, no_bars
-from ggprune.pipeline.outcome import AutoReport, front_of, result_name, rival_name, rows_of
+from ggprune.pipeline.files import Bars, no_bars
 from ggprune.pipeline.prune import prune, prune_into, pruned_size, quantize_into
 from ggprune.pipeline.quantization import QUANTIZER_ALIGNMENT, Quantization, file_size, filtered
 from ggprune.pipeline.rank import rank_path
+from ggprune.pipeline.result import AutoResult, front_of, result_name, rival_name, rows_of
+from ggprune.quantize.options import QuantizeOptions
+from ggprune.quantize.quantizer import dry_runs
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.quantize import QuantizeOptions, dry_runs
 from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.scoring import Goal, Ranking, Target, Text, Wanted
+from ggprune.scoring import Goal, Ranking, Target, Wanted
 from ggprune.scoring.target import sizes_to_try
-from ggprune.scoring.text import make_chunks
 from ggprune.surgery import make_plan
-from ggprune.surgery.output import PendingFile, check_output
 
 N_DECIDE = 4  # layers that the ranking settles where the number to drop is not known before
 
@@ -71,7 +74,7 @@ def auto(
     force: bool = False,
     bars: Bars = no_bars,
     narrate: Callable[[str], object] | None = None,
-) -> AutoReport:
+) -> AutoResult:
     """Drop the least important layers and prove what that gained and lost.
 
     Raises UsageError, OutputError or ArchitectureError before any work if the job is impossible.
@@ -106,7 +109,7 @@ def auto(
     known = {len(p.drop): m.speed("tg") for p, m in zip(between, timed, strict=True)}
     front = front_of(ranking.chosen, rows, known, options.quantize)
     text = evaluations[0].text
-    return AutoReport(ranking, target, plan, out, rows, front, text, speeds.machine, health)
+    return AutoResult(ranking, target, plan, out, rows, front, text, speeds.machine, health)
 
 
 def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wanted:
@@ -120,7 +123,7 @@ def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wan
         return pruned_size(model, make_plan(model, drop), quantize, imatrix) <= target.value
 
     free = [n for n in range(n_trunk(model)) if n not in wanted.protect]
-    drops = (choose_legal(model, free, n) for n in range(1, min(len(free), n_trunk(model) - 1) + 1))
+    drops = (first_legal(model, free, n) for n in range(1, min(len(free), n_trunk(model) - 1) + 1))
     legal = [drop for drop in drops if drop is not None]
     first = bisect.bisect_left(
         legal, True, key=lambda drop: is_reached(_with_mtp(model, drop, options))
@@ -158,7 +161,7 @@ def _check(
 
 def _any_set(model: Model, free: Sequence[int], sizes: range) -> tuple[int, ...]:
     """A set that can be removed, of the first size that has one. Raises as `choose`."""
-    found = (choose_legal(model, free, n) for n in sizes)
+    found = (first_legal(model, free, n) for n in sizes)
     return next((drop for drop in found if drop), None) or choose(model, free, sizes[0])
 
 
@@ -173,7 +176,7 @@ def choose(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
 
     Raises ArchitectureError if no set of that many layers can be removed exactly.
     """
-    drop = choose_legal(model, order, n_drop)
+    drop = first_legal(model, order, n_drop)
     if drop is None:
         raise ArchitectureError(
             f"{model.path}: no set of {n_drop} layers of {model.arch} can be removed exactly; "

@@ -6,14 +6,15 @@ Whatever fails, there is nothing to clean up. What is written is for the jobs to
 from __future__ import annotations
 
 import contextlib
-import errno
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggprune.errors import LlamaAbortError, OutputError
+from ggprune.errors import LlamaAbortError
+from ggprune.files.outputs import check_output
+from ggprune.files.pending import PendingFile, disk_errors
 from ggprune.model import Model, open_model
 from ggprune.model.model import open_shards
 from ggprune.runtime.isolate import isolated
@@ -21,7 +22,6 @@ from ggprune.runtime.loadcheck import check_loads
 from ggprune.surgery import Layout
 from ggprune.surgery.contents import Contents
 from ggprune.surgery.layout import Split, lay_out_shards, shard_names
-from ggprune.surgery.output import PendingFile, check_output
 from ggprune.surgery.rewrite import write_header, write_tensors
 from ggprune.surgery.verify import ByteComparison, verify_structure
 
@@ -34,7 +34,7 @@ def no_bars(_: str) -> Progress | None:
 
 
 @dataclass(frozen=True)
-class Written:
+class OutputFiles:
     """Files that were written, verified and published: one, or the shards of a split model."""
 
     paths: tuple[Path, ...]
@@ -63,7 +63,7 @@ def write_published(
     force: bool,
     check_load: bool,
     bars: Bars,
-) -> Written:
+) -> OutputFiles:
     """Write `contents` of `model` as one file or as shards; `inputs` survive whatever happens."""
     layouts = lay_out_shards(model, contents, split)
     targets = shard_names(out, len(layouts))
@@ -76,7 +76,7 @@ def write_published(
         return publish(pending, force=force, check_load=check_load)
 
 
-def publish(pending: Sequence[PendingFile], *, force: bool, check_load: bool) -> Written:
+def publish(pending: Sequence[PendingFile], *, force: bool, check_load: bool) -> OutputFiles:
     """Let llama.cpp load the files and decode, then give them their names."""
     if check_load:
         with contextlib.ExitStack() as stack:
@@ -91,7 +91,7 @@ def publish(pending: Sequence[PendingFile], *, force: bool, check_load: bool) ->
             for before in pending[:i]:
                 before.target.unlink(missing_ok=True)
             raise
-    return Written(tuple(file.target for file in pending), size_bytes)
+    return OutputFiles(tuple(file.target for file in pending), size_bytes)
 
 
 def _check_loads(pending: Sequence[PendingFile]) -> None:
@@ -102,16 +102,6 @@ def _check_loads(pending: Sequence[PendingFile]) -> None:
             f"{pending[0].target}: not kept: every byte is as planned, but llama.cpp fails with "
             f"it: {e} (--no-verify skips this check)"
         ) from e
-
-
-@contextmanager
-def disk_errors(target: Path) -> Iterator[None]:
-    """Turn what the operating system says while writing into an OutputError."""
-    try:
-        yield
-    except OSError as e:
-        what = "the disk is full" if e.errno == errno.ENOSPC else e.strerror
-        raise OutputError(f"{target}: cannot be written: {what}; nothing was kept") from e
 
 
 def write_proved(

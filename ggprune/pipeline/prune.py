@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ggprune.files.outputs import check_output
+from ggprune.files.pending import PendingFile, disk_errors
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline.files import (
     Bars,
-    Written,
-    disk_errors,
+    OutputFiles,
     no_bars,
     publish,
     write_proved,
@@ -29,7 +30,7 @@ from ggprune.pipeline.quantization import (
     settle_pruned,
     settle_whole,
 )
-from ggprune.runtime.quantize_options import QuantizeOptions
+from ggprune.quantize.options import QuantizeOptions
 from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import Contents, unchanged_contents
 from ggprune.surgery.layout import (
@@ -41,7 +42,6 @@ from ggprune.surgery.layout import (
     shard_names,
     split_as,
 )
-from ggprune.surgery.output import PendingFile, check_output
 
 
 def prune(
@@ -56,7 +56,7 @@ def prune(
     force: bool = False,
     check_load: bool = True,
     bars: Bars = no_bars,
-) -> Written:
+) -> OutputFiles:
     """Write the model without the plan's layers, requantized if `options` are given.
 
     With `split`, or `keep_split` and a split input, shards are written that are named after `out`.
@@ -87,7 +87,7 @@ class _Output:
     check_load: bool
     bars: Bars
 
-    def write(self, model: Model, contents: Contents, inputs: Sequence[Path]) -> Written:
+    def write(self, model: Model, contents: Contents, inputs: Sequence[Path]) -> OutputFiles:
         return write_published(
             model, contents, inputs, self.out, split=self.split, force=self.force,
             check_load=self.check_load, bars=self.bars,
@@ -95,7 +95,7 @@ class _Output:
 
     def publish(
         self, whole: PendingFile, inputs: Sequence[Path], notes: tuple[str, ...]
-    ) -> Written:
+    ) -> OutputFiles:
         """Publish a finished file, or the shards that it is divided into."""
         if self.split is None:
             done = publish([whole], force=self.force, check_load=self.check_load)
@@ -105,7 +105,7 @@ class _Output:
         return replace(done, notes=notes)
 
 
-def _check_room(planned: Written, inputs: Sequence[Path], force: bool, between: int) -> None:
+def _check_room(planned: OutputFiles, inputs: Sequence[Path], force: bool, between: int) -> None:
     """Refuse before any work; `between` are bytes of the file that is there meanwhile."""
     for path in planned.paths:
         check_output(path, inputs, force=force, size_bytes=planned.size_bytes + between)
@@ -153,7 +153,7 @@ def requantize(
     force: bool = False,
     check_load: bool = True,
     bars: Bars = no_bars,
-) -> Written:
+) -> OutputFiles:
     """Write the model in another type, in shards like its own if wanted. Errors as `prune`."""
     contents, inputs = unchanged_contents(model), [file.path for file in model.files]
     how = _Output(out, split_as(model, contents) if keep_split else None, force, check_load, bars)
@@ -186,7 +186,7 @@ def planned(
     imatrix: Imatrix | None = None,
     split: Split | None = None,
     keep_split: bool = False,
-) -> Written:
+) -> OutputFiles:
     """The files that `prune` would write, with their exact size; writes nothing."""
     contents, quantization = checked_contents(model, plan), None
     if options is not None:
@@ -202,7 +202,7 @@ def planned_requantized(
     *,
     imatrix: Imatrix | None = None,
     keep_split: bool = False,
-) -> Written:
+) -> OutputFiles:
     """The files that `requantize` would write, with their exact size; writes nothing."""
     contents, quantization = unchanged_contents(model), settle_whole(model, options, imatrix)
     split = split_as(model, contents) if keep_split else None
@@ -215,14 +215,14 @@ def _plan_files(
     quantization: Quantization | None,
     out: Path,
     split: Split | None,
-) -> Written:
+) -> OutputFiles:
     notes: tuple[str, ...] = ()
     if quantization is not None:
         contents, notes = announced(contents, quantization), quantization.notes
         contents = in_groups(contents, split) if split is not None else contents
     layouts = lay_out_shards(model, contents, split)
     size_bytes = sum(layout.size_bytes for layout in layouts)
-    return Written(shard_names(out, len(layouts)), size_bytes, notes)
+    return OutputFiles(shard_names(out, len(layouts)), size_bytes, notes)
 
 
 def pruned_size(

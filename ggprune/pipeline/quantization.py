@@ -10,21 +10,21 @@ from dataclasses import dataclass, replace
 
 from ggprune.arch import mtp_blocks
 from ggprune.errors import DataError, GGPruneError, LlamaError
+from ggprune.files.pending import PendingFile
 from ggprune.model import Model, Value, ValueType
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.layers import runs_of
 from ggprune.model.metadata import scalar, string
 from ggprune.model.types import tensor_type
 from ggprune.pipeline.files import Bars, header_only, write_proved
+from ggprune.quantize.options import COPY, FILE_TYPES, QuantizeOptions
+from ggprune.quantize.params import added_metadata
+from ggprune.quantize.patterns import Origin, Settled, settle
+from ggprune.quantize.quantizer import DryRun, check_outcome, quantize
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.quantize import DryRun, check_outcome, quantize
-from ggprune.runtime.quantize_options import COPY, FILE_TYPES, QuantizeOptions
-from ggprune.runtime.quantize_params import added_metadata
-from ggprune.runtime.quantize_types import Origin, Settled, settle
 from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import Contents, unchanged_contents
 from ggprune.surgery.layout import lay_out, size_with
-from ggprune.surgery.output import PendingFile
-from ggprune.surgery.selection import runs_of
 from ggprune.surgery.verify import verify_requantized
 
 QUANTIZER_ALIGNMENT = 32  # llama_model_quantize pads to it whatever general.alignment says

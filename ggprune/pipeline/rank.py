@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ggprune.arch import n_trunk
+from ggprune.metrics.text import Text
 from ggprune.model import open_model
 from ggprune.runtime.session import Compute
-from ggprune.scoring import Choice, Ranking, Scores, Text, Wanted, choose_set, rank
+from ggprune.scoring import Choice, Ranking, Scores, Wanted, choose_set, rank
 from ggprune.scoring.measure import Measurer
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from ggprune.arch import layer_traits, shortest_runs
 from ggprune.errors import ArchitectureError
 from ggprune.model import Model, Tensor
+from ggprune.model.layers import format_layers
 from ggprune.report.table import markdown_table
 from ggprune.report.units import count, size
-from ggprune.surgery import format_layers
 
 
 def model_document(model: Model) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ggprune.errors import UsageError
-from ggprune.pipeline import AutoReport
+from ggprune.pipeline import AutoResult
 from ggprune.report.health import render_health
 from ggprune.report.jsontext import to_json
 from ggprune.report.render import render_auto, render_ranking
@@ -20,7 +20,7 @@ def check_report(path: Path) -> None:
         raise UsageError(f"{path}: a report is written as {' or '.join(SUFFIXES)}")
 
 
-def report_text(report: AutoReport, path: Path) -> str:
+def report_text(report: AutoResult, path: Path) -> str:
     """What to write into `path`. Raises UsageError for a suffix that is not known."""
     check_report(path)
     if path.suffix.lower() == ".json":

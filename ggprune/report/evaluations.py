@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ggprune.evaluation import Evaluation
-from ggprune.evaluation.choices import Benchmark, ChoiceScore
+from ggprune.evaluation.choices import ChoiceKind, ChoiceScore
 from ggprune.evaluation.tasks import TaskScores
 from ggprune.report.render import render_evaluation
 from ggprune.report.table import markdown_table
@@ -45,7 +45,7 @@ def render_choices(scores: Sequence[ChoiceScore]) -> str:
 
 
 def _error(score: ChoiceScore) -> str:
-    if score.benchmark is Benchmark.HELLASWAG:
+    if score.benchmark is ChoiceKind.HELLASWAG:
         low, high = score.interval
         return f"[{100 * low:.4f}, {100 * high:.4f}]"
     return f"± {100 * score.accuracy.se:.4f}"

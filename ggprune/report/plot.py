@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ggprune.ablation.units import Unit
 from ggprune.errors import DataError, MissingExtraError, UsageError
 from ggprune.report.table import is_log_scale
-from ggprune.runtime.modules import Unit
 from ggprune.scoring import Choice, Ranking
 
 SUFFIXES = (".png", ".svg", ".pdf")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ggprune.ablation.units import Unit
 from ggprune.bench import Speed
-from ggprune.evaluation import Distribution, Divergence, Evaluation
-from ggprune.pipeline import AutoReport
-from ggprune.pipeline.outcome import FrontRow, Row
+from ggprune.evaluation import Evaluation
+from ggprune.metrics.divergence import Distribution, Divergence
+from ggprune.model.layers import format_layers
+from ggprune.pipeline import AutoResult
+from ggprune.pipeline.result import FrontRow, Row
 from ggprune.report.bench import speed_cell
 from ggprune.report.health import render_health_table
 from ggprune.report.table import bars, is_log_scale, markdown_table
 from ggprune.report.units import count, estimate, number, percent, size
-from ggprune.runtime.modules import Unit
 from ggprune.scoring import Choice, Goal, LayerScore, Metric, Ranking
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.ranking import BY_KLD
-from ggprune.surgery import format_layers
 
 UNITS = {Unit.LAYER: "layer", Unit.ATTN: "attention of", Unit.FFN: "FFN of"}
 
@@ -196,7 +197,7 @@ def _extremes(d: Distribution, skip: Sequence[float] = ()) -> list[tuple[str, fl
     return [("Maximum", d.maximum), *middle, ("Minimum", d.minimum)]
 
 
-def render_auto(report: AutoReport) -> str:
+def render_auto(report: AutoResult) -> str:
     """The final table and what it means."""
     base = report.rows[0]
     rows = [
@@ -245,7 +246,7 @@ def _steps(choice: Choice | None) -> list[str]:
     return ["How the layers were found:", "", render_steps(choice), "", *_decision(choice), ""]
 
 
-def _promise(report: AutoReport) -> list[str]:
+def _promise(report: AutoResult) -> list[str]:
     """Was the target reached, by what was measured?"""
     target, last, result = report.target, report.front[-1], report.rows[-1]
     if target is None:

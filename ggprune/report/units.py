@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ggprune.scoring import Estimate
+    from ggprune.metrics.estimates import Estimate
 
 
 def size(n_bytes: int) -> str:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ggprune.errors import DataError, LlamaError
 from ggprune.model.types import tensor_type
+from ggprune.runtime.callback import EvalCallback, NamedTaps, Program, Taps
 from ggprune.runtime.library import default_threads, llama, log_tail
-from ggprune.runtime.taps import EvalCallback, NamedTaps, Program, Taps
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]

@@ -86,7 +86,7 @@ def check_layout(pointer: int) -> None:
         )
 
 
-class Residual:
+class StreamNode:
     """A node of the residual stream while the graph is being computed: rows of n_embd floats."""
 
     def __init__(self, pointer: int) -> None:

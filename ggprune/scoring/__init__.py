@@ -2,7 +2,6 @@
 
 from ggprune.scoring.choice import Choice, Point, Strategy
 from ggprune.scoring.choose import Wanted, choose_set
-from ggprune.scoring.metrics import Estimate
 from ggprune.scoring.rank import rank
 from ggprune.scoring.ranking import (
     LayerScore,
@@ -13,13 +12,9 @@ from ggprune.scoring.ranking import (
 )
 from ggprune.scoring.scores import Scores, check_scores, read_scores
 from ggprune.scoring.target import Goal, Limits, Target
-from ggprune.scoring.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
 
 __all__ = [
-    "CALIBRATION",
-    "EVALUATION",
     "Choice",
-    "Estimate",
     "Goal",
     "LayerScore",
     "Limits",
@@ -30,13 +25,10 @@ __all__ = [
     "Scores",
     "Strategy",
     "Target",
-    "Text",
     "Wanted",
     "check_scores",
     "choose_set",
     "parse_metric",
     "rank",
     "read_scores",
-    "read_text",
-    "shipped_text",
 ]

@@ -13,10 +13,10 @@ import numpy as np
 
 from ggprune.arch import n_trunk
 from ggprune.errors import DataError, FormatError
+from ggprune.metrics.logits import Float64
 from ggprune.model import Model, Tensor
-from ggprune.model.blocks import block_of, rename_block
 from ggprune.model.imatrix import Imatrix
-from ggprune.scoring.metrics import Float64
+from ggprune.model.names import block_of, rename_block
 from ggprune.scoring.weights import is_matrix
 
 

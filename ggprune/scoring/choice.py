@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ggprune.arch.footprint import Footprint
 from ggprune.errors import UsageError
-from ggprune.model.footprint import Footprint
+from ggprune.metrics.estimates import Estimate
 from ggprune.scoring.measure import Layers
-from ggprune.scoring.metrics import Estimate
 
 
 class Strategy(str, Enum):

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggprune.arch import choose_legal
+from ggprune.arch import first_legal
+from ggprune.arch.footprint import Footprints, footprints_of
 from ggprune.errors import ArchitectureError, DataError, UsageError
-from ggprune.model.footprint import Footprints
+from ggprune.metrics.estimates import Estimate, mean_estimate, ppl_estimate
+from ggprune.metrics.logits import Float64
+from ggprune.model.layers import format_layers
 from ggprune.scoring.choice import Choice, Point, Strategy
 from ggprune.scoring.measure import Layers, Measurer, Rows
-from ggprune.scoring.metrics import Estimate, Float64, mean_estimate, ppl_estimate
 from ggprune.scoring.search import Progress, Search
-from ggprune.scoring.target import NO_LIMITS, Limits, Target, footprints_of, sizes_to_try
-from ggprune.surgery import format_layers
+from ggprune.scoring.target import NO_LIMITS, Limits, Target, sizes_to_try
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class _Chooser:
         if self.strategy in (Strategy.GREEDY, Strategy.SEARCH):
             order = search.order or sorted(search.single, key=search.single.__getitem__)
             free = [layer for layer in order if layer in search.layers]
-            sets[Strategy.ONESHOT] = choose_legal(self.model, free, n)
+            sets[Strategy.ONESHOT] = first_legal(self.model, free, n)
         if self.strategy is Strategy.SEARCH:
             sets[Strategy.GREEDY] = next((s for s in search.grown if len(s) == n), None)
         return {s: drop for s, drop in sets.items() if drop is not None and search.is_enough(drop)}

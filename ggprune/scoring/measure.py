@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ggprune.ablation.ablator import Ablator, Stream
+from ggprune.ablation.units import Unit, parts_of
 from ggprune.arch import Architecture, architecture_of, check_scored
+from ggprune.metrics.chunks import make_chunks, n_scored
+from ggprune.metrics.logits import BaseLogits, Float64, base_logits, compare
+from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
+from ggprune.metrics.text import Text
 from ggprune.model import Model
-from ggprune.runtime.ablation import Ablator, Stream
 from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.modules import Unit, parts_of
 from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
 from ggprune.scoring.cache import ScoreCache
-from ggprune.scoring.metrics import BaseLogits, Float64, base_logits, compare
-from ggprune.scoring.similarity import angular_distances, influences, relative_magnitudes
-from ggprune.scoring.text import Text, make_chunks, n_scored
 
 Layers = tuple[int, ...]
 
@@ -156,7 +157,7 @@ class Measurer:
             logits = self._ablator.without(tokens, n_output, more, stream)
             self.effort.work += self._ablator.share_computed(parts, min(more))
         else:
-            logits, _ = self._ablator.base(tokens, n_output, parts)
+            logits, _ = self._ablator.record(tokens, n_output, parts)
             self.effort.work += 1
         middle = time.perf_counter()
         result = compare(chunk.base, logits[: self._n_token], self._targets(i), self._n_threads)
@@ -174,7 +175,7 @@ class Measurer:
     def _compute_base(self, i: int) -> BaseRows:
         self._chunk = None  # two at once would be too much memory
         start = time.perf_counter()
-        logits, stream = self._ablator.base(self.chunks[i], self._n_output)
+        logits, stream = self._ablator.record(self.chunks[i], self._n_output)
         middle = time.perf_counter()
         base = base_logits(logits[: self._n_token], self._targets(i), self._n_threads)
         self._chunk = _Chunk(i, base, {(): stream})
@@ -205,7 +206,7 @@ class Measurer:
             start = time.perf_counter()
             chunk.streams = {(): chunk.streams[()]}
             tokens, parts = self.chunks[chunk.number], self._parts(key)
-            _, chunk.streams[key] = self._ablator.base(tokens, self._n_output, parts)
+            _, chunk.streams[key] = self._ablator.record(tokens, self._n_output, parts)
             self.effort.work += 1
             self._count(start, time.perf_counter())
         return chunk.streams[key]

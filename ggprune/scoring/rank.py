@@ -13,27 +13,23 @@ from typing import Any
 
 import numpy as np
 
+from ggprune.ablation.units import Unit
 from ggprune.arch import legal_drop
 from ggprune.errors import UsageError
+from ggprune.metrics.chunks import describe_text
+from ggprune.metrics.estimates import mean_estimate, ppl_estimate, rms_estimate, share_estimate
+from ggprune.metrics.logits import Float64
+from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.model.imatrix import Imatrix
 from ggprune.runtime.library import versions
-from ggprune.runtime.modules import Unit
 from ggprune.runtime.session import Compute
 from ggprune.scoring.activations import LayerActivations, activation_statistics
 from ggprune.scoring.choose import Wanted, choose_set
 from ggprune.scoring.measure import BaseRows, Measurer, Rows
-from ggprune.scoring.metrics import (
-    Float64,
-    mean_estimate,
-    ppl_estimate,
-    rms_estimate,
-    share_estimate,
-)
 from ggprune.scoring.race import survivors, undecided_pairs
 from ggprune.scoring.ranking import BY_KLD, LayerScore, Metric, OrderBy, Ranking
 from ggprune.scoring.target import sizes_to_try
-from ggprune.scoring.text import Text, describe_text
 from ggprune.scoring.weights import magnitudes
 
 Progress = Callable[[int, int], object]  # done, total

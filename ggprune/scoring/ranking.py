@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ggprune.ablation.units import Unit
 from ggprune.errors import DataError, UsageError
-from ggprune.runtime.modules import Unit
+from ggprune.metrics.estimates import Estimate, json_number
+from ggprune.metrics.logits import Float64
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.measure import Effort
-from ggprune.scoring.metrics import Estimate, Float64, json_number
 
 
 class Metric(str, Enum):

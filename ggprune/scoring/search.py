@@ -12,11 +12,12 @@ from itertools import combinations
 
 import numpy as np
 
-from ggprune.arch import choose_legal, legal_drop, shortest_runs
+from ggprune.arch import first_legal, legal_drop, shortest_runs
 from ggprune.errors import ArchitectureError, UsageError
+from ggprune.metrics.estimates import mean_estimate
+from ggprune.metrics.logits import Float64
 from ggprune.scoring.choice import Step, Strategy
 from ggprune.scoring.measure import Layers, Measurer
-from ggprune.scoring.metrics import Float64, mean_estimate
 from ggprune.scoring.race import ranked, survivors
 
 Progress = Callable[[str], object]  # told what is measured now
@@ -72,7 +73,7 @@ class Search:
         if order is None:
             singles: list[Layers] = [(layer,) for layer in self.layers]
             order = [layer for (layer,) in ranked(self.race("single layers", singles, n))]
-        drop = choose_legal(self.model, [layer for layer in order if layer in self.layers], n)
+        drop = first_legal(self.model, [layer for layer in order if layer in self.layers], n)
         if drop is None or not self.is_allowed(drop, n):
             raise self.impossible(n)
         return drop

@@ -7,24 +7,34 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from ggprune.arch import mtp_blocks, n_trunk
+from ggprune.arch import n_trunk
+from ggprune.arch.footprint import Footprint, footprints_of
 from ggprune.errors import UsageError
+from ggprune.metrics.estimates import Estimate
 from ggprune.model import Model
-from ggprune.model.footprint import Footprint, Footprints
-from ggprune.scoring.metrics import Estimate
 
 _NUMBER = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>|[KMGTB]|[KMGT]B|[KMGT]iB)", re.IGNORECASE)
 _POWERS = {"k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
 
 
 class Goal(str, Enum):
-    """What a target counts; the value is the option's name."""
+    """What a target counts."""
 
-    LAYERS = "--drop"
-    PERCENT = "--drop-percent"  # of the layers, rounded to the nearest number of them
-    SIZE = "--target-size"  # bytes of the file, at most
-    PARAMS = "--target-params"  # at most
-    SPEEDUP = "--target-speedup"  # predicted from the bytes read per token, at least
+    LAYERS = "layers"
+    PERCENT = "percent"  # of the layers, rounded to the nearest number of them
+    SIZE = "size"  # bytes of the file, at most
+    PARAMS = "params"  # at most
+    SPEEDUP = "speedup"  # predicted from the bytes read per token, at least
+
+
+# What the command line calls them.
+OPTIONS = {
+    Goal.LAYERS: "--drop",
+    Goal.PERCENT: "--drop-percent",
+    Goal.SIZE: "--target-size",
+    Goal.PARAMS: "--target-params",
+    Goal.SPEEDUP: "--target-speedup",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Target:
     value: float
 
     def __str__(self) -> str:
-        return f"{self.goal.value} {self.value:.12g}"
+        return f"{OPTIONS[self.goal]} {self.value:.12g}"
 
     def n_drop(self, model: Model) -> int | None:
         """The number of layers, if the target says it. Raises UsageError if it is impossible."""
@@ -85,11 +95,6 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-def footprints_of(model: Model) -> Footprints:
-    """Of a model whose MTP blocks are not used to generate."""
-    return Footprints(model, mtp_blocks(model))
-
-
 def sizes_to_try(model: Model, target: Target | None, free: int) -> range:
     """Numbers of layers that may reach the target, fewest first; `free` may be dropped at most.
 
@@ -113,16 +118,16 @@ def sizes_to_try(model: Model, target: Target | None, free: int) -> range:
     raise UsageError(f"{target}: not reached with {free} of {len(weight)} layers dropped")
 
 
-def parse_amount(text: str, option: str) -> int:
+def parse_amount(text: str, goal: Goal) -> int:
     """`4.2G`, `4.2GB`: decimal; `4GiB`: binary; `6.5B`: bytes of a size, billions of parameters.
 
     Raises UsageError for anything else.
     """
     match = _NUMBER.fullmatch(text.strip())
     if match is None or float(match["value"]) == 0:
-        raise UsageError(f"{option} {text}: write a number like 4.2G, 900M or 4GiB")
+        raise UsageError(f"{OPTIONS[goal]} {text}: write a number like 4.2G, 900M or 4GiB")
     unit = match["unit"].lower()
     base = 1024 if unit.endswith("ib") else 1000
-    is_bytes = unit == "b" and option == Goal.SIZE.value
+    is_bytes = unit == "b" and goal is Goal.SIZE
     power = _POWERS[unit[0]] if unit and not is_bytes else 0
     return round(float(match["value"]) * float(base) ** power)

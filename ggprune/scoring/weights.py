@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from ggprune.arch import n_trunk
 from ggprune.errors import DataError
+from ggprune.metrics.logits import Float32, Float64
 from ggprune.model import Model, Tensor
 from ggprune.model.types import TensorType
 from ggprune.runtime.dequantize import Dequantizer
 from ggprune.runtime.library import default_threads
-from ggprune.scoring.metrics import Float32, Float64
 
 PIECE_BYTES = 16 << 20  # what one thread is given at a time
 STEP_VALUES = 1 << 17  # floats that exist at once per thread: half a MiB stays in the cache

@@ -3,17 +3,14 @@
 from ggprune.surgery.layout import Layout, make_layout
 from ggprune.surgery.plan import PrunePlan, load_plan, make_plan
 from ggprune.surgery.rewrite import rewrite
-from ggprune.surgery.selection import format_layers, parse_layers
 from ggprune.surgery.verify import verify
 
 __all__ = [
     "Layout",
     "PrunePlan",
-    "format_layers",
     "load_plan",
     "make_layout",
     "make_plan",
-    "parse_layers",
     "rewrite",
     "verify",
 ]

@@ -11,8 +11,8 @@ from ggprune.arch import Change, nearest_legal, removal_change
 from ggprune.arch.removal import Illegal
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model import Model
-from ggprune.model.blocks import block_of, rename_block
-from ggprune.surgery.selection import format_layers
+from ggprune.model.layers import format_layers
+from ggprune.model.names import block_of, rename_block
 
 PLAN_FORMAT = 2
 

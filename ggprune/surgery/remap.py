@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggprune.errors import DataError, FormatError
+from ggprune.files.outputs import check_output
+from ggprune.files.pending import PendingFile
 from ggprune.model import Model, Value, open_model
-from ggprune.model.blocks import block_of
 from ggprune.model.gguf import MAGIC
 from ggprune.model.imatrix import LegacyEntry, read_legacy_entries
 from ggprune.model.metadata import SCALAR_FORMATS, scalar, string
+from ggprune.model.names import block_of
 from ggprune.surgery.contents import ARCHITECTURE, Contents, OutTensor
 from ggprune.surgery.layout import lay_out
-from ggprune.surgery.output import PendingFile, check_output
 from ggprune.surgery.plan import PrunePlan
 from ggprune.surgery.rewrite import write_header, write_tensors
 from ggprune.surgery.verify import ByteComparison, verify_structure

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ggprune.errors import FormatError
+from ggprune.files.copy import Progress, copy_range, start_writeback
 from ggprune.model import Model
 from ggprune.surgery.contents import OutTensor
-from ggprune.surgery.copy import Progress, copy_range, start_writeback
 from ggprune.surgery.edits import edited_blocks, is_edited
 from ggprune.surgery.layout import Layout, make_layout
 from ggprune.surgery.plan import PrunePlan

@@ -13,9 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from ggprune.errors import VerificationError
+from ggprune.files.copy import Progress
 from ggprune.model import Model, Tensor, Value, open_model
 from ggprune.surgery.contents import Contents, OutTensor, pruned_contents
-from ggprune.surgery.copy import Progress
 from ggprune.surgery.edits import edited_blocks, is_edited
 from ggprune.surgery.plan import PrunePlan
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from ggprune.ablation.taps import ablation_taps
 from ggprune.arch import (
     architecture_of,
     legal_drop,
@@ -16,8 +17,8 @@ from ggprune.arch import (
 )
 from ggprune.errors import ArchitectureError
 from ggprune.model import Model
+from ggprune.runtime.callback import Taps
 from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
-from ggprune.runtime.taps import Taps, ablation_taps
 from ggprune.surgery import make_plan
 from tests.helpers import ONE_GRAPH, pruned_copy, random_tokens
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from ggprune.bench import Case
 from ggprune.bench.memory import measure_memory
 from ggprune.model import Model
-from ggprune.runtime.memory import Buffer, Cache, parse_buffers, peak_rss_bytes
+from ggprune.runtime.buffers import Buffer, Cache, parse_buffers, peak_rss_bytes
 from tests.conftest import TINY
 
 MIB = 1 << 20

@@ -7,7 +7,7 @@ from ggprune.bench.bandwidth import measure_bandwidth
 from ggprune.bench.roofline import make_roofline
 from ggprune.bench.speed import Machine
 from ggprune.report.bench import render_roofline
-from ggprune.runtime.memory import Cache
+from ggprune.runtime.buffers import Cache
 
 MACHINE = Machine("CPU", (), 2, "abc")
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from ggprune.model import Model, open_model
-from ggprune.runtime.quantize import QuantizeOptions, quantize
+from ggprune.quantize.options import QuantizeOptions
+from ggprune.quantize.quantizer import quantize
 from ggprune.surgery import make_plan
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, layer_tensors, llama_kvs

@@ -17,9 +17,9 @@ from ggprune.evaluation.baselogits import (
     open_base,
     write_base,
 )
+from ggprune.metrics.text import read_text
 from ggprune.model import Model
 from ggprune.runtime.session import Compute
-from ggprune.scoring import read_text
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.helpers import pruned_copy
 from tests.random_models import make_random_model

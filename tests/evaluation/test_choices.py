@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError
-from ggprune.evaluation.choices import Benchmark, score_choices, wilson
+from ggprune.evaluation.choices import ChoiceKind, score_choices, wilson
 from ggprune.evaluation.draw import draw_scaled, draw_uniform
 from ggprune.evaluation.task_files import read_hellaswag, read_multiple_choice, read_winogrande
 from ggprune.runtime.session import Compute
@@ -17,25 +17,25 @@ from tests.conftest import FIXTURES, TINY
 
 TASKS = FIXTURES / "tasks"
 FILES = {
-    Benchmark.HELLASWAG: TASKS / "hellaswag.txt",
-    Benchmark.WINOGRANDE: TASKS / "winogrande.csv",
-    Benchmark.MULTIPLE_CHOICE: TASKS / "multiple-choice.bin",
+    ChoiceKind.HELLASWAG: TASKS / "hellaswag.txt",
+    ChoiceKind.WINOGRANDE: TASKS / "winogrande.csv",
+    ChoiceKind.MULTIPLE_CHOICE: TASKS / "multiple-choice.bin",
 }
 ONE = Compute(n_threads=1)
 # What llama-perplexity prints for fixtures/tiny.gguf: (tasks asked for, %)
 LLAMA_PERPLEXITY = [
-    (Benchmark.HELLASWAG, None, 45.0),
-    (Benchmark.HELLASWAG, 37, 40.54054054),
-    (Benchmark.WINOGRANDE, None, 45.8333),
-    (Benchmark.WINOGRANDE, 50, 40.0),
-    (Benchmark.MULTIPLE_CHOICE, None, 52.5),
-    (Benchmark.MULTIPLE_CHOICE, 41, 53.65853659),
+    (ChoiceKind.HELLASWAG, None, 45.0),
+    (ChoiceKind.HELLASWAG, 37, 40.54054054),
+    (ChoiceKind.WINOGRANDE, None, 45.8333),
+    (ChoiceKind.WINOGRANDE, 50, 40.0),
+    (ChoiceKind.MULTIPLE_CHOICE, None, 52.5),
+    (ChoiceKind.MULTIPLE_CHOICE, 41, 53.65853659),
 ]
 
 
 @pytest.mark.parametrize(("benchmark", "n_task", "right"), LLAMA_PERPLEXITY)
 def test_accuracies_are_llama_perplexitys(
-    benchmark: Benchmark, n_task: int | None, right: float
+    benchmark: ChoiceKind, n_task: int | None, right: float
 ) -> None:
     (score,) = score_choices([TINY], benchmark, FILES[benchmark], n_task=n_task, compute=ONE)
     one_task = 1 / score.accuracy.n  # another processor may break a tie the other way
@@ -46,9 +46,9 @@ def test_accuracies_are_llama_perplexitys(
 def test_the_files_are_what_their_maker_makes() -> None:
     make = runpy.run_path(str(TASKS / "make.py"))
     rng = [random.Random(make["SEED"] + i) for i in range(3)]
-    assert make["hellaswag"](rng[0], 100).encode() == FILES[Benchmark.HELLASWAG].read_bytes()
-    assert make["winogrande"](rng[1], 120).encode() == FILES[Benchmark.WINOGRANDE].read_bytes()
-    assert make["multiple_choice"](rng[2], 120) == FILES[Benchmark.MULTIPLE_CHOICE].read_bytes()
+    assert make["hellaswag"](rng[0], 100).encode() == FILES[ChoiceKind.HELLASWAG].read_bytes()
+    assert make["winogrande"](rng[1], 120).encode() == FILES[ChoiceKind.WINOGRANDE].read_bytes()
+    assert make["multiple_choice"](rng[2], 120) == FILES[ChoiceKind.MULTIPLE_CHOICE].read_bytes()
 
 
 def test_wilson_interval_as_printed() -> None:
@@ -66,10 +66,10 @@ def test_tasks_are_drawn_as_there() -> None:
 
 def test_the_answers_are_those_of_each_sequence_alone() -> None:
     """Together in a context with shared prefixes, or one task at a time: the same."""
-    file = FILES[Benchmark.MULTIPLE_CHOICE]
-    (together,) = score_choices([TINY], Benchmark.MULTIPLE_CHOICE, file, n_task=20, compute=ONE)
+    file = FILES[ChoiceKind.MULTIPLE_CHOICE]
+    (together,) = score_choices([TINY], ChoiceKind.MULTIPLE_CHOICE, file, n_task=20, compute=ONE)
     (apart,) = score_choices(
-        [TINY], Benchmark.MULTIPLE_CHOICE, file, n_task=20, n_ctx=16, compute=ONE
+        [TINY], ChoiceKind.MULTIPLE_CHOICE, file, n_task=20, n_ctx=16, compute=ONE
     )
     assert np.mean(np.array(together.answers) == np.array(apart.answers)) >= 0.95
 
@@ -106,4 +106,4 @@ def test_a_task_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tasks.txt"
     path.write_text("\n".join(["word " * 200, "0", "a", "b", "c", "d"]))
     with pytest.raises(DataError, match="use a larger -c"):
-        score_choices([TINY], Benchmark.HELLASWAG, path, n_ctx=32)
+        score_choices([TINY], ChoiceKind.HELLASWAG, path, n_ctx=32)

@@ -11,12 +11,11 @@ import pytest
 
 from ggprune.errors import DataError
 from ggprune.evaluation import Evaluation, evaluate
-from ggprune.evaluation.statistics import distribution, divergence
+from ggprune.metrics.divergence import distribution, divergence
+from ggprune.metrics.text import Text, read_text
 from ggprune.model import Model
 from ggprune.pipeline import prune
 from ggprune.report.render import render_evaluation
-from ggprune.scoring import read_text
-from ggprune.scoring.text import Text
 from ggprune.surgery import make_plan
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.random_models import make_random_model

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import LlamaError
+from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
 from ggprune.model.gguf import read_gguf
 from ggprune.pipeline import AutoOptions, auto, prune, requantize
-from ggprune.runtime.quantize import QuantizeOptions
-from ggprune.scoring import Goal, Target, Wanted, read_text
+from ggprune.quantize.options import QuantizeOptions
+from ggprune.scoring import Goal, Target, Wanted
 from ggprune.surgery import make_plan
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import FakeTensor, build, kv, kv_u32

@@ -17,9 +17,8 @@ from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline import prune, requantize
 from ggprune.pipeline.prune import planned, planned_requantized
+from ggprune.quantize.options import FILE_TYPES, KvOverride, QuantizeOptions, TensorTypeRule
 from ggprune.runtime.library import llama
-from ggprune.runtime.quantize import FILE_TYPES, QuantizeOptions
-from ggprune.runtime.quantize_options import KvOverride, TensorTypeRule
 from ggprune.surgery import make_plan
 from tests.arch.families import METADATA
 from tests.conftest import TINY

@@ -11,7 +11,7 @@ from ggprune.errors import OutputError
 from ggprune.model import Model, open_model
 from ggprune.pipeline import prune
 from ggprune.pipeline.prune import planned
-from ggprune.runtime.quantize import QuantizeOptions
+from ggprune.quantize.options import QuantizeOptions
 from ggprune.surgery import make_plan
 from ggprune.surgery.layout import Split
 from tests.helpers import logits_of, pruned_copy, random_tokens

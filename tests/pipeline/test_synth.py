@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import LlamaError, OutputError, UsageError
+from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.types import tensor_type
@@ -35,9 +36,10 @@ from ggprune.pipeline.synth import (
 from ggprune.pipeline.synth.tensors import BLOCKS, Weights, rope_factors
 from ggprune.pipeline.synth.weights import STEP_BYTES, weight_bytes
 from ggprune.pipeline.synth.write import WITH_IMATRIX
-from ggprune.runtime.quantize import QuantizeOptions, quantize
+from ggprune.quantize.options import QuantizeOptions
+from ggprune.quantize.quantizer import quantize
 from ggprune.runtime.session import LlamaModel
-from ggprune.scoring import rank, read_text
+from ggprune.scoring import rank
 from tests.conftest import CALIBRATION
 from tests.helpers import ONE_GRAPH, logits_of, random_tokens
 

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import UsageError
+from ggprune.metrics.estimates import Estimate
+from ggprune.metrics.text import read_text
 from ggprune.model import Model
 from ggprune.report.document import check_report
 from ggprune.report.jsontext import to_json
 from ggprune.report.plot import plot_ranking
 from ggprune.report.table import bars, markdown_table
 from ggprune.report.units import count, estimate, number, size
-from ggprune.scoring import Estimate, rank, read_text
+from ggprune.scoring import rank
 from tests.conftest import CALIBRATION
 
 

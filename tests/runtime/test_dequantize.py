@@ -9,12 +9,13 @@ from gguf import GGMLQuantizationType
 from gguf.quants import _type_traits, dequantize
 
 from ggprune.errors import DataError, LlamaError
+from ggprune.metrics.logits import Float32
 from ggprune.model import open_model
 from ggprune.model.types import TENSOR_TYPES, TensorType, tensor_type
+from ggprune.quantize.options import QuantizeOptions
+from ggprune.quantize.quantizer import quantize
 from ggprune.runtime import dequantize as module
 from ggprune.runtime.dequantize import Dequantizer, TypeTraits, check_layout
-from ggprune.runtime.quantize import QuantizeOptions, quantize
-from ggprune.scoring.metrics import Float32
 from tests.conftest import TINY
 
 NOT_CONVERTED = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"}

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggprune.ablation.taps import StreamRecorder, ablation_taps
 from ggprune.arch import architecture_of
 from ggprune.errors import LlamaError
 from ggprune.model import Model
 from ggprune.runtime.session import Compute, LlamaModel, Session
-from ggprune.runtime.taps import StreamRecorder, ablation_taps
 from tests.conftest import TINY
 from tests.helpers import ONE_GRAPH, logits_of, pruned_copy, random_tokens
 

@@ -10,6 +10,7 @@ import pytest
 
 from ggprune.arch import legal_drop
 from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.metrics.text import read_text
 from ggprune.model import Model
 from ggprune.pipeline.rank import choose_path
 from ggprune.report.jsontext import to_json
@@ -24,7 +25,6 @@ from ggprune.scoring import (
     parse_metric,
     rank,
     read_scores,
-    read_text,
     search,
 )
 from ggprune.scoring.choice import parse_strategy

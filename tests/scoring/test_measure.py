@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from ggprune.errors import OutputError
+from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
+from ggprune.metrics.text import read_text
 from ggprune.model import Model
 from ggprune.report.jsontext import to_json
-from ggprune.scoring import rank, read_text
+from ggprune.scoring import rank
 from ggprune.scoring.cache import ScoreCache, default_folder
 from ggprune.scoring.measure import Measurer
-from ggprune.scoring.similarity import angular_distances, influences, relative_magnitudes
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 

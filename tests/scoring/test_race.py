@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ggprune.metrics.text import read_text
 from ggprune.model import Model
-from ggprune.scoring import read_text
 from ggprune.scoring.measure import Measurer
 from ggprune.scoring.race import is_worse, ranked, survivors, undecided_pairs
 from tests.conftest import CALIBRATION

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggprune.ablation.units import Unit
 from ggprune.arch import n_trunk
 from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline import prune
 from ggprune.report.jsontext import to_json
 from ggprune.report.render import render_ranking
-from ggprune.runtime.modules import Unit
 from ggprune.scoring import (
     Goal,
     Ranking,
@@ -23,7 +24,6 @@ from ggprune.scoring import (
     parse_metric,
     rank,
     read_scores,
-    read_text,
 )
 from ggprune.surgery import make_plan
 from tests.arch.families import FAMILIES

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from ggprune.arch.footprint import footprints_of
 from ggprune.errors import UsageError
+from ggprune.metrics.estimates import Estimate
 from ggprune.model import Model
-from ggprune.scoring import Estimate, Goal, Limits, Target
-from ggprune.scoring.target import footprints_of, parse_amount, sizes_to_try
+from ggprune.scoring import Goal, Limits, Target
+from ggprune.scoring.target import parse_amount, sizes_to_try
 
 
 @pytest.mark.parametrize(
@@ -14,18 +16,18 @@ from ggprune.scoring.target import footprints_of, parse_amount, sizes_to_try
      ("512k", 512_000), ("1234", 1234), ("0.5 KiB", 512)],
 )  # fmt: skip
 def test_amounts(text: str, amount: int) -> None:
-    assert parse_amount(text, "--target-size") == amount
+    assert parse_amount(text, Goal.SIZE) == amount
 
 
 def test_a_b_is_a_byte_or_a_billion() -> None:
-    assert parse_amount("6.5B", "--target-params") == 6_500_000_000
-    assert parse_amount("500B", "--target-size") == 500
+    assert parse_amount("6.5B", Goal.PARAMS) == 6_500_000_000
+    assert parse_amount("500B", Goal.SIZE) == 500
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1G", "4X", "0", "1e9", "4 G B"])
 def test_wrong_amounts(text: str) -> None:
     with pytest.raises(UsageError, match="--target-size"):
-        parse_amount(text, "--target-size")
+        parse_amount(text, Goal.SIZE)
 
 
 def test_numbers_of_layers(tiny: Model) -> None:

@@ -10,9 +10,9 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from ggprune.errors import DataError
+from ggprune.metrics.logits import Float64
 from ggprune.model import Model, Tensor, open_model
 from ggprune.scoring import weights
-from ggprune.scoring.metrics import Float64
 from ggprune.scoring.weights import is_matrix, magnitudes
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, llama_kvs
 

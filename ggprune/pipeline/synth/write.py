@@ -14,22 +14,24 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.errors import LlamaError, UsageError
+from ggprune.files.copy import start_writeback
+from ggprune.files.outputs import check_output
+from ggprune.files.pending import PendingFile, disk_errors
 from ggprune.model import GGUFFile, Model, Value, ValueType, open_model
 from ggprune.model.gguf import DEFAULT_ALIGNMENT, VERSIONS
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import scalar
 from ggprune.model.types import tensor_type
-from ggprune.pipeline.files import Bars, Written, disk_errors, header_only, no_bars, publish
+from ggprune.pipeline.files import Bars, OutputFiles, header_only, no_bars, publish
 from ggprune.pipeline.synth.metadata import make_metadata
 from ggprune.pipeline.synth.shapes import Shape
 from ggprune.pipeline.synth.tensors import Weights, count_parameters, make_tensors
 from ggprune.pipeline.synth.weights import weight_bytes
+from ggprune.quantize.options import COPY, FILE_TYPES, QuantizeOptions, parse_type
+from ggprune.quantize.quantizer import dry_run
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.quantize import COPY, FILE_TYPES, QuantizeOptions, dry_run, parse_type
 from ggprune.surgery.contents import Contents, OutTensor
-from ggprune.surgery.copy import start_writeback
 from ggprune.surgery.layout import Layout, lay_out
-from ggprune.surgery.output import PendingFile, check_output
 from ggprune.surgery.rewrite import write_header
 from ggprune.surgery.verify import verify_structure
 
@@ -87,7 +89,7 @@ def synthesize(
     force: bool = False,
     check_load: bool = True,
     bars: Bars = no_bars,
-) -> Written:
+) -> OutputFiles:
     """Write the model. Raises OutputError before any work if `out` must not or cannot be written.
 
     Memory holds a few MiB of the model at a time; the same blueprint gives the same bytes.

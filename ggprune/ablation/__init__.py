@@ -1,0 +1,1 @@
+"""Leaving parts of a model out while it computes, through its graph."""

@@ -1,0 +1,177 @@
+"""Logits of a model without some of its layers, computing only what lies behind them.
+
+One pass through the whole model keeps the residual stream in front of every layer. Without layers
+n..m the stream in front of n becomes the stream behind m: it is supplied, and nodes that nobody
+needs any more are left out. The logits are those of the full computation, bit for bit; half of the
+work, on average over the layers, is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.ablation.graph import Graph, Mask, graph_of
+from ggprune.ablation.taps import (
+    GraphChangedError,
+    PartOfGraph,
+    StreamRecorder,
+    Tracer,
+    ablation_taps,
+    joined,
+)
+from ggprune.arch import StreamNames
+from ggprune.errors import LlamaError
+from ggprune.model.layers import runs_of
+from ggprune.runtime.callback import Handler
+from ggprune.runtime.session import Logits, Session, Tokens
+from ggprune.runtime.tensor import StreamNode
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream of one chunk, without the parts `drop`.
+
+    `rows[n]` is what enters part n as llama.cpp has it; n_part: what leaves the last one.
+    `tokens[n]` is the same with one row per token, (n_token, n_stream * n_embd).
+    """
+
+    drop: tuple[int, ...]
+    rows: dict[int, Rows]
+    tokens: list[Rows | None]
+
+
+class Ablator:
+    """Computes chunks with and without parts, through a session for one chunk at a time.
+
+    Part i lies between the places i and i + 1 of the stream: a layer, with `Architecture.places`.
+    """
+
+    def __init__(
+        self, session: Session, places: Sequence[StreamNames], *, share_prefix: bool = True
+    ) -> None:
+        """Without `share_prefix` every pass computes the whole model: slower, the same numbers."""
+        self.session, self.places = session, tuple(places)
+        self.share_prefix = share_prefix and len(places[0]) == 1  # no loops over the layers
+        self._is_proved = False
+        self._graph: Graph | None = None
+        self._live: dict[tuple[tuple[int, int], ...], tuple[Mask, frozenset[int]]] = {}
+        self._entries: dict[int, int] = {}  # where a part's input is in the graph: its number
+
+    def record(
+        self, chunk: Tokens, n_output: int, drop: Sequence[int] = ()
+    ) -> tuple[Logits, Stream]:
+        """Logits of the last `n_output` tokens without `drop`, and the stream between the layers.
+
+        chunk: (n_ctx,). The logits, (n_output, n_vocab), are valid until the next pass.
+        """
+        recorder = StreamRecorder(self.places)
+        tracer = Tracer(joined(ablation_taps(self.places, drop), recorder.taps))
+        self.session.run(tracer)
+        logits = self._logits(chunk, n_output)
+        if self._graph is None or self._graph.pointers != tuple(tracer.pointers):
+            self._trace(tracer)
+        return logits, Stream(tuple(sorted(drop)), recorder.rows, recorder.stream)
+
+    def without(self, chunk: Tokens, n_output: int, parts: Sequence[int], stream: Stream) -> Logits:
+        """Logits of the chunk that `stream` was kept of, without `parts` as well. As `record`."""
+        drop = tuple(sorted({*parts, *stream.drop}))
+        first = min(parts)
+        if self._graph is not None and first in stream.rows:
+            runs = runs_of(n for n in drop if first <= n < len(self.places) - 1)
+            try:
+                self.session.run(self._part(self._graph, runs, stream))
+                logits = self._logits(chunk, n_output)
+                if self._is_proved:
+                    return logits
+                return self._prove(logits.copy(), chunk, n_output, drop)
+            except GraphChangedError:
+                self._graph = None
+        return self._whole(chunk, n_output, drop)
+
+    def share_computed(self, drop: Sequence[int], first: int) -> float:
+        """Share of the graph's nodes that `without` computes for `drop` from part `first` on."""
+        if self._graph is None:
+            return 1.0
+        runs = runs_of(n for n in drop if n >= first)
+        mask, _ = self._needed(self._graph, self._stretches(self._graph, runs))
+        return float(mask.mean())
+
+    def _prove(self, shared: Logits, chunk: Tokens, n_output: int, drop: Sequence[int]) -> Logits:
+        """Once per run: does this backend leave nodes out as it should? If not, it never does."""
+        whole = self._whole(chunk, n_output, drop)
+        self._is_proved = bool(np.array_equal(shared, whole))
+        if not self._is_proved:
+            self.share_prefix, self._graph = False, None
+        return whole
+
+    def _whole(self, chunk: Tokens, n_output: int, drop: Sequence[int]) -> Logits:
+        self.session.tap(ablation_taps(self.places, drop))
+        return self._logits(chunk, n_output)
+
+    def _logits(self, chunk: Tokens, n_output: int) -> Logits:
+        logits: Logits = self.session.chunk_logits(chunk[None, :], n_output)[0]
+        return logits
+
+    def _trace(self, tracer: Tracer) -> None:
+        self._graph = None
+        self._live.clear()
+        if not self.share_prefix:
+            return
+        try:
+            graph = graph_of(tracer.pointers)
+            named = [n for n, place in enumerate(self.places[:-1]) if place[0]]
+            self._entries = {graph.find(self.places[n][0]): n for n in named}
+            self._graph = graph
+        except LlamaError:  # an unknown build: compute everything
+            self.share_prefix = False
+
+    def _stretches(self, graph: Graph, runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Where runs of parts lie in the graph: behind what enters, up to what leaves."""
+        return [
+            (graph.find(self.places[first][0]) + 1, graph.find(self.places[last + 1][0]))
+            for first, last in runs
+        ]
+
+    def _needed(
+        self, graph: Graph, stretches: Sequence[tuple[int, int]]
+    ) -> tuple[Mask, frozenset[int]]:
+        """Nodes to compute, and inputs of parts to supply: some share keys with later layers."""
+        key = tuple(stretches)
+        if key not in self._live:
+            known = [p for p in self._entries if p < stretches[0][1]]
+            self._live[key] = graph.live(stretches, known)
+        return self._live[key]
+
+    def _part(self, graph: Graph, runs: Sequence[tuple[int, int]], stream: Stream) -> PartOfGraph:
+        """Supply the stream behind the first run; alias the stream around the others."""
+        stretches = self._stretches(graph, runs)
+        live, reached = self._needed(graph, stretches)
+        handlers = {p: _writer([stream.rows[self._entries[p]]]) for p in reached}
+        handlers[stretches[0][1]] = _writer([stream.rows[runs[0][0]]])
+        for before, behind in stretches[1:]:
+            kept: list[Rows] = []
+            handlers[before - 1] = _reader(kept)
+            handlers[behind] = _writer(kept)
+        return PartOfGraph(graph, live, handlers)
+
+
+def _reader(kept: list[Rows]) -> Handler:
+    def read(node: StreamNode) -> None:
+        kept[:] = [node.read()]
+
+    return read
+
+
+def _writer(kept: list[Rows]) -> Handler:
+    """Behind the last layer only the rows that yield logits are left: the last ones."""
+
+    def write(node: StreamNode) -> None:
+        node.write(kept[0][len(kept[0]) - node.shape[0] :])
+
+    return write

@@ -1,0 +1,119 @@
+"""Taps that leave layers out while the model computes, and listen to its residual stream.
+
+A layer whose output is overwritten with its input is gone: the rest computes exactly what a file
+without it would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.ablation.graph import Graph, Mask
+from ggprune.arch import StreamNames
+from ggprune.errors import LlamaError
+from ggprune.model.layers import runs_of
+from ggprune.runtime.callback import Handler, NamedTaps, Taps
+from ggprune.runtime.tensor import StreamNode, set_computed
+
+
+class Tracer(NamedTaps):
+    """Also writes down the nodes and what they read."""
+
+    def __init__(self, taps: Taps) -> None:
+        super().__init__(taps)
+        self.pointers: list[int] = []
+
+    def ask(self, pointer: int) -> bool:
+        self.pointers.append(pointer)
+        return super().ask(pointer)
+
+
+class GraphChangedError(LlamaError):
+    """llama.cpp has built another graph than the one that was traced."""
+
+
+class PartOfGraph:
+    """Computes only some nodes of a traced graph; handlers are called by position."""
+
+    def __init__(self, graph: Graph, live: Mask | None, handlers: Mapping[int, Handler]) -> None:
+        self.pointers, self.handlers = graph.pointers, handlers
+        self.live = [True] * len(graph.pointers) if live is None else live.tolist()
+        self.position = -1
+
+    def ask(self, pointer: int) -> bool:
+        self.position += 1
+        i = self.position
+        if i >= len(self.pointers) or pointer != self.pointers[i]:
+            raise GraphChangedError("llama.cpp has built another graph")
+        set_computed(pointer, self.live[i])
+        return i in self.handlers
+
+    def computed(self, pointer: int) -> None:
+        self.handlers[self.position](StreamNode(pointer))
+
+
+def joined(*all_taps: Taps) -> Taps:
+    """Several taps at once; where they name the same node, the first ones' handlers go first."""
+    result: dict[bytes, Handler] = {}
+    for taps in all_taps:
+        for name, handler in taps.items():
+            result[name] = _both(result[name], handler) if name in result else handler
+    return result
+
+
+def ablation_taps(places: Sequence[StreamNames], drop: Sequence[int]) -> Taps:
+    """Taps that leave out the parts `drop`: each run's output becomes the run's input.
+
+    Part i, a layer of `Architecture.places`, lies between the places i and i + 1. Where the graph
+    has cut the stream down to the rows that yield logits (behind the last layer), those are taken
+    to be the last rows of the batch. MTP blocks take no part in decoding.
+    """
+    saves: dict[bytes, Handler] = {}
+    restores: dict[bytes, Handler] = {}
+    for first, last in runs_of(n for n in drop if n < len(places) - 1):
+        for before, behind in zip(places[first], places[last + 1], strict=True):
+            if not before:
+                raise LlamaError(f"the stream in front of layer {first} has no name in the graph")
+            entering: list[NDArray[np.float32]] = []
+
+            def save(node: StreamNode, entering: list[NDArray[np.float32]] = entering) -> None:
+                entering[:] = [node.read()]
+
+            def restore(node: StreamNode, entering: list[NDArray[np.float32]] = entering) -> None:
+                n_row = node.shape[0]
+                node.write(entering[0][len(entering[0]) - n_row :])
+
+            saves |= {name.encode(): save for name in before}
+            restores |= {name.encode(): restore for name in behind}
+    return joined(restores, saves)
+
+
+def _both(first: Handler, second: Handler) -> Handler:
+    def handle(node: StreamNode) -> None:
+        first(node)
+        second(node)
+
+    return handle
+
+
+class StreamRecorder:
+    """Taps that keep the residual stream at all places, in the first run through the layers.
+
+    `rows` are as llama.cpp has them, `stream` has one row per token.
+    """
+
+    def __init__(self, places: Sequence[StreamNames]) -> None:
+        self.rows: dict[int, NDArray[np.float32]] = {}
+        self.stream: list[NDArray[np.float32] | None] = [None] * len(places)
+        self.taps: dict[bytes, Handler] = {}
+        for position, place in enumerate(places):
+
+            def keep(node: StreamNode, position: int = position) -> None:
+                self.rows[position] = node.read()
+                self.stream[position] = node.by_token(self.rows[position])
+
+            for name in place[0]:
+                self.taps[name.encode()] = keep

@@ -1,0 +1,107 @@
+"""What a model takes: bytes on disk, parameters, and bytes read from memory for every new token.
+
+Generating one token reads all weights once, and little else while the context is short, so the
+bytes say how much faster a smaller model can be. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ggprune.arch.removal import mtp_blocks
+from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model
+
+# Tables of which a token reads one row.
+_TABLE = re.compile(r"(token_embd|per_layer_token_embd|position_embd|token_types)\.weight$")
+_EXPERTS = re.compile(r"_exps\.")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of one model."""
+
+    size_bytes: int  # of the file
+    n_param: int
+    token_bytes: int  # read for every token that is generated, without the KV cache
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self)
+
+
+class Footprints:
+    """Those of a model without some of its layers."""
+
+    def __init__(self, model: Model, idle: Iterable[int] = ()) -> None:
+        """`idle` are layers that generating does not read: MTP blocks."""
+        self.model, self.idle = model, frozenset(idle)
+
+    def without(self, drop: Iterable[int]) -> Footprint:
+        """The footprint without the layers `drop`; the file's size up to the header's change."""
+        gone = [self._layers[n] for n in set(drop)]
+        whole = self._whole
+        return Footprint(
+            whole.size_bytes - sum(f.size_bytes for f in gone),
+            whole.n_param - sum(f.n_param for f in gone),
+            whole.token_bytes - sum(f.token_bytes for f in gone),
+        )
+
+    def speedup(self, drop: Iterable[int]) -> float:
+        """How much faster tokens are generated if memory is what limits it."""
+        return self._whole.token_bytes / max(self.without(drop).token_bytes, 1)
+
+    @cached_property
+    def _whole(self) -> Footprint:
+        tensors = self._of(self.model.tensors)
+        unread = sum(self._of(self.model.layers[n]).token_bytes for n in self.idle)
+        return Footprint(self.model.size_bytes, tensors.n_param, tensors.token_bytes - unread)
+
+    @cached_property
+    def _layers(self) -> tuple[Footprint, ...]:
+        found = [self._of(tensors) for tensors in self.model.layers]
+        for n in self.idle:
+            found[n] = replace(found[n], token_bytes=0)
+        return tuple(found)
+
+    def _of(self, tensors: Sequence[Tensor]) -> Footprint:
+        alignment = self.model.alignment
+        return Footprint(
+            sum(-(-t.size_bytes // alignment) * alignment for t in tensors),
+            sum(t.n_element for t in tensors),
+            round(sum(t.size_bytes * self._share_read(t) for t in tensors)),
+        )
+
+    def _share_read(self, tensor: Tensor) -> float:
+        """The share of a tensor that one token needs."""
+        if _EXPERTS.search(tensor.name):
+            return self._share_of_experts
+        if _TABLE.search(tensor.name) and not self._is_output(tensor):
+            return 1 / max(tensor.shape[-1], 1)
+        return 1.0
+
+    def _is_output(self, tensor: Tensor) -> bool:
+        """Embeddings are the output matrix as well where the file has no other."""
+        tied = "output.weight" not in self.model.by_name
+        return tensor.name == "token_embd.weight" and tied
+
+    @cached_property
+    def _share_of_experts(self) -> float:
+        used, all_ = (
+            self.model.metadata.get(f"{self.model.arch}.expert_{name}")
+            for name in ("used_count", "count")
+        )
+        if used is None or all_ is None:
+            return 1.0
+        n_used, n_all = used.decode(), all_.decode()
+        if not isinstance(n_used, int) or not isinstance(n_all, int) or n_all < 1:
+            return 1.0
+        return min(n_used / n_all, 1.0)
+
+
+def footprints_of(model: Model) -> Footprints:
+    """Of a model whose MTP blocks are not used to generate."""
+    return Footprints(model, mtp_blocks(model))

@@ -1,0 +1,56 @@
+"""May a command write its outputs? Answered before any work, touching nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from ggprune.errors import OutputError
+
+
+def check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_bytes: int = 0) -> None:
+    """Raises OutputError if `target` must not or cannot be written; touches nothing.
+
+    `inputs` are files that must survive whatever `force` says.
+    """
+    try:
+        _check_output(target, inputs, force=force, size_bytes=size_bytes)
+    except OSError as e:
+        raise OutputError(f"{target}: cannot be written: {e.strerror}") from e
+
+
+def _check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_bytes: int) -> None:
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder, expected a file name")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: there is no folder {target.parent}")
+    for path in inputs:
+        if target.exists() and path.exists() and target.samefile(path):
+            raise OutputError(f"{target}: is the input itself; choose another output file")
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target}: is not a regular file; it would be replaced")
+    if os.path.lexists(target) and not force:
+        raise OutputError(f"{target}: exists already; use --force to replace it")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{target}: no permission to write in {target.parent}")
+    free = shutil.disk_usage(target.parent).free
+    if size_bytes > free:
+        raise OutputError(
+            f"{target}: needs {size_bytes} bytes, {free} are free in {target.parent.resolve()}"
+        )
+
+
+def check_outputs(
+    targets: Iterable[Path | None], inputs: Iterable[Path | None], *, force: bool
+) -> None:
+    """`check_output` for all outputs of a command; none of them may be an input or another."""
+    kept = [path for path in inputs if path is not None]
+    seen: dict[Path, Path] = {}
+    for target in (path for path in targets if path is not None):
+        check_output(target, kept, force=force)
+        place = target.parent.resolve() / target.name
+        if place in seen:
+            raise OutputError(f"{target}: is named as an output twice")
+        seen[place] = target

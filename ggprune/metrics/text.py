@@ -1,0 +1,46 @@
+"""Texts for measuring: where they come from, and which one it was. Knows nothing of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from ggprune.errors import DataError
+
+CALIBRATION, EVALUATION = "calibration.txt", "evaluation.txt"  # shipped in texts/
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and its identity."""
+
+    source: str  # a path, or `ggprune/...` for one that ships with the package
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content.encode("utf-8")).hexdigest()
+
+
+def read_text(path: Path) -> Text:
+    """A UTF-8 text; like llama.cpp's -f, one line break at the very end does not count.
+
+    Raises DataError if it cannot be read, is empty, or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes().decode("utf-8")
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}: not a UTF-8 text (byte {e.start})") from e
+    if not content.strip():
+        raise DataError(f"{path}: the text is empty")
+    return Text(str(path), content.removesuffix("\n"))
+
+
+def shipped_text(name: str) -> Text:
+    """`CALIBRATION` or `EVALUATION`: two different texts of the same kind."""
+    content = (files("ggprune.metrics") / "texts" / name).read_text("utf-8")
+    return Text(f"ggprune/{name}", content.removesuffix("\n"))

@@ -1,0 +1,38 @@
+"""What computes through llama.cpp, each call in a child process: a bad file never ends the caller's.
+
+These are the library's functions. What they do is written where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from ggprune import bench, evaluation, scoring
+from ggprune.bench import latency
+from ggprune.evaluation import choices, health, strided, tasks
+from ggprune.runtime.isolate import isolated
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_child(function: Callable[P, T]) -> Callable[P, T]:
+    """The same function, computed in a child process; also raises LlamaAbortError if that dies."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return isolated(function, *args, **kwargs)
+
+    return call
+
+
+rank = in_child(scoring.rank)
+evaluate = in_child(evaluation.evaluate)
+evaluate_strided = in_child(strided.evaluate_strided)
+score_choices = in_child(choices.score_choices)
+run_tasks = in_child(tasks.run_tasks)
+check_health = in_child(health.check_health)
+benchmark = in_child(bench.benchmark)
+measure_latency = in_child(latency.measure_latency)

@@ -1,0 +1,23 @@
+"""How far a job is, told to whoever wants to know. Nobody does here; the command line draws it."""
+
+from __future__ import annotations
+
+
+class Progress:
+    """A listener that keeps quiet: the base of all others, and what jobs talk to by default.
+
+    It must be possible to send one to another process.
+    """
+
+    def part(self, label: str) -> Progress:
+        """The listener for a part of the job, which has steps of its own."""
+        return self
+
+    def step(self, done: int, total: int) -> None:
+        """So many steps, bytes, or whatever the part counts, are done of all."""
+
+    def say(self, text: str) -> None:
+        """What is being tried now, in a few words; "" when that is over."""
+
+
+SILENT = Progress()

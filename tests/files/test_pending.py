@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggprune.errors import OutputError
+from ggprune.files.outputs import check_output, check_outputs
+from ggprune.files.pending import PendingFile, write_text
+
+
+@pytest.fixture(params=["nameless", "named"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of hiding a file: without a name, and where that is impossible."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    return str(request.param)
+
+
+def test_a_committed_file_is_all_there_is(tmp_path: Path, way: str) -> None:
+    target = tmp_path / "out"
+    with PendingFile(target) as pending:
+        os.write(pending.fd, b"content")
+        assert pending.path.read_bytes() == b"content"
+        assert not target.exists()
+        pending.commit(force=False)
+    assert target.read_bytes() == b"content"
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path, way: str) -> None:
+    with pytest.raises(RuntimeError), PendingFile(tmp_path / "out") as pending:
+        os.write(pending.fd, b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_survives_until_the_commit(tmp_path: Path, way: str) -> None:
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    with PendingFile(target) as pending:
+        os.write(pending.fd, b"new")
+        with pytest.raises(OutputError, match="appeared meanwhile"):
+            pending.commit(force=False)
+        assert target.read_bytes() == b"old"
+    with PendingFile(target) as pending:
+        os.write(pending.fd, b"new")
+        pending.commit(force=True)
+    assert target.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="needs nameless files")
+def test_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from ggprune.files.pending import PendingFile\n"
+        "with PendingFile(Path(sys.argv[1]) / 'out') as pending:\n"
+        "    os.write(pending.fd, b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_are_refused(tmp_path: Path) -> None:
+    source = tmp_path / "in.gguf"
+    source.write_bytes(b"x")
+    hard, soft = tmp_path / "hard", tmp_path / "soft"
+    os.link(source, hard)
+    soft.symlink_to(source)
+    for target in (source, hard, soft):
+        with pytest.raises(OutputError, match="is the input itself"):
+            check_output(target, [source], force=True)
+    other = tmp_path / "other"
+    other.write_bytes(b"y")
+    with pytest.raises(OutputError, match="--force"):
+        check_output(other, [source], force=False)
+    check_output(other, [source], force=True)
+    with pytest.raises(OutputError, match="is a folder"):
+        check_output(tmp_path, [source], force=True)
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_output(tmp_path / "no" / "out", [source], force=True)
+    with pytest.raises(OutputError, match="are free"):
+        check_output(tmp_path / "new", [source], force=False, size_bytes=1 << 60)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hard", "in.gguf", "other", "soft"]
+
+
+def test_outputs_must_differ_from_each_other_and_from_inputs(tmp_path: Path) -> None:
+    source, text = tmp_path / "in.gguf", tmp_path / "text.txt"
+    source.write_bytes(b"x")
+    text.write_bytes(b"y")
+    check_outputs([tmp_path / "a", None, tmp_path / "b"], [source, None], force=False)
+    with pytest.raises(OutputError, match="named as an output twice"):
+        check_outputs([tmp_path / "a", tmp_path / "." / "a"], [source], force=True)
+    with pytest.raises(OutputError, match="is the input itself"):
+        check_outputs([tmp_path / "a", text], [source, text], force=True)
+    with pytest.raises(OutputError, match="not a regular file"):
+        check_outputs([Path("/dev/null")], [], force=True)
+    with pytest.raises(OutputError, match=r"(?i)name too long"):
+        check_outputs([tmp_path / ("x" * 300)], [], force=True)
+
+
+def test_small_files_are_written_the_same_way(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    write_text(path, "one", force=False)
+    write_text(path, "two", force=True)
+    assert path.read_text() == "two"
+    with pytest.raises(OutputError):
+        write_text(path, "three", force=False)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ggprune.errors import DataError
+from ggprune.metrics.chunks import make_chunks, n_scored
+from ggprune.metrics.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
+
+
+def letters(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+
+def test_text_is_cut_into_whole_chunks() -> None:
+    chunks = make_chunks(Text("x", "abcdefghijk"), letters, 4)
+    assert chunks.shape == (2, 4)
+    assert bytes(chunks.astype(np.uint8)) == b"abcdefgh"
+    assert make_chunks(Text("x", "abcdefghijklm"), letters, 4, 1).shape == (1, 4)
+
+
+def test_the_second_half_is_scored() -> None:
+    assert [n_scored(n) for n in (512, 8, 9)] == [255, 3, 4]
+
+
+def test_too_little_text_is_an_error() -> None:
+    with pytest.raises(DataError, match="gives 7 tokens, at least 8 are needed"):
+        make_chunks(Text("x", "abcdefg"), letters, 4)
+    with pytest.raises(DataError, match="gives 2 chunks of 4 tokens, 3 are asked for"):
+        make_chunks(Text("x", "abcdefgh"), letters, 4, 3)
+
+
+def test_one_final_line_break_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text("a\n\n")
+    assert read_text(path).content == "a\n"
+
+
+def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    for content, reason in ((b"", "empty"), (b" \n", "empty"), (b"ab\xff", r"UTF-8 text \(byte 2")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=reason):
+            read_text(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_text(tmp_path / "missing")
+
+
+def test_the_shipped_texts_are_two_different_ones() -> None:
+    calibration, evaluation = shipped_text(CALIBRATION), shipped_text(EVALUATION)
+    assert calibration.sha256 != evaluation.sha256
+    assert len(calibration.content.split()) > 4000
+    assert len(evaluation.content.split()) > 2000
+    lines = [set(t.content.splitlines()) for t in (calibration, evaluation)]
+    shared = {line for line in lines[0] & lines[1] if len(line) > 40}
+    assert not shared
