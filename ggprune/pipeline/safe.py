@@ -1,4 +1,4 @@
-"""What computes through llama.cpp, each call in a child process: a bad file never ends the caller's.
+"""What computes through llama.cpp, each call in a child process: no bad file ends the caller's.
 
 These are the library's functions. What they do is written where they come from.
 """
