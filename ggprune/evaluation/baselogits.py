@@ -23,15 +23,8 @@ from ggprune.errors import DataError, OutputError
 from ggprune.files.outputs import check_output
 from ggprune.files.pending import PendingFile
 from ggprune.metrics.chunks import n_scored
-from ggprune.metrics.logits import (
-    Comparison,
-    Float32,
-    Float64,
-    TokenScores,
-    for_blocks,
-    log_sum_exp,
-    token_scores,
-)
+from ggprune.metrics.estimates import Float32, Float64
+from ggprune.metrics.logits import Comparison, TokenScores, for_blocks, log_sum_exp, token_scores
 from ggprune.runtime.session import Logits, Tokens
 
 MAGIC = b"_logits_"

@@ -15,8 +15,8 @@ import numpy as np
 
 from ggprune.errors import DataError
 from ggprune.evaluation.perplexity import N_CTX, Evaluation, Progress
-from ggprune.metrics.estimates import Estimate, ppl_estimate
-from ggprune.metrics.logits import Float64, score_tokens
+from ggprune.metrics.estimates import Estimate, Float64, ppl_estimate
+from ggprune.metrics.logits import score_tokens
 from ggprune.metrics.text import Text
 from ggprune.runtime.library import default_threads, versions
 from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError
-from ggprune.metrics.logits import Float64, log_sum_exp
+from ggprune.metrics.estimates import Float64
+from ggprune.metrics.logits import log_sum_exp
 from ggprune.runtime.sequences import Entries, SharedSession, join
 from ggprune.runtime.session import Logits, Tokens
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from ggprune.metrics.estimates import (
     Estimate,
+    Float64,
     json_number,
     mean_estimate,
     ppl_estimate,
     rms_estimate,
     share_estimate,
 )
-from ggprune.metrics.logits import Float64
 
 PERCENTILES = (99.9, 99.0, 95.0, 90.0, 75.0, 50.0, 25.0, 10.0, 5.0, 1.0, 0.1)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ggprune.arch import n_trunk
 from ggprune.errors import DataError, FormatError
-from ggprune.metrics.logits import Float64
+from ggprune.metrics.estimates import Float64
 from ggprune.model import Model, Tensor
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.names import block_of, rename_block

@@ -13,8 +13,7 @@ import numpy as np
 from ggprune.arch import first_legal
 from ggprune.arch.footprint import Footprints, footprints_of
 from ggprune.errors import ArchitectureError, DataError, UsageError
-from ggprune.metrics.estimates import Estimate, mean_estimate, ppl_estimate
-from ggprune.metrics.logits import Float64
+from ggprune.metrics.estimates import Estimate, Float64, mean_estimate, ppl_estimate
 from ggprune.model.layers import format_layers
 from ggprune.scoring.choice import Choice, Point, Strategy
 from ggprune.scoring.measure import Layers, Measurer, Rows

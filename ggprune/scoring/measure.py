@@ -18,7 +18,8 @@ from ggprune.ablation.ablator import Ablator, Stream
 from ggprune.ablation.units import Unit, parts_of
 from ggprune.arch import Architecture, architecture_of, check_scored
 from ggprune.metrics.chunks import make_chunks, n_scored
-from ggprune.metrics.logits import BaseLogits, Float64, base_logits, compare
+from ggprune.metrics.estimates import Float64
+from ggprune.metrics.logits import BaseLogits, base_logits, compare
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import Text
 from ggprune.model import Model

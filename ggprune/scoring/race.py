@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ggprune.metrics.logits import Float64
+from ggprune.metrics.estimates import Float64
 
 K = TypeVar("K")
 

@@ -17,8 +17,13 @@ from ggprune.ablation.units import Unit
 from ggprune.arch import legal_drop
 from ggprune.errors import UsageError
 from ggprune.metrics.chunks import describe_text
-from ggprune.metrics.estimates import mean_estimate, ppl_estimate, rms_estimate, share_estimate
-from ggprune.metrics.logits import Float64
+from ggprune.metrics.estimates import (
+    Float64,
+    mean_estimate,
+    ppl_estimate,
+    rms_estimate,
+    share_estimate,
+)
 from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.model.imatrix import Imatrix

@@ -10,8 +10,7 @@ import numpy as np
 
 from ggprune.ablation.units import Unit
 from ggprune.errors import DataError, UsageError
-from ggprune.metrics.estimates import Estimate, json_number
-from ggprune.metrics.logits import Float64
+from ggprune.metrics.estimates import Estimate, Float64, json_number
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.measure import Effort

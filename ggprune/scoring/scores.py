@@ -11,7 +11,7 @@ import numpy as np
 
 from ggprune.arch import n_trunk
 from ggprune.errors import DataError
-from ggprune.metrics.logits import Float64
+from ggprune.metrics.estimates import Float64
 from ggprune.metrics.text import Text, read_text, shipped_text
 from ggprune.model import Model
 from ggprune.scoring.ranking import Metric, OrderBy, parse_metric

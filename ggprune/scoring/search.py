@@ -14,8 +14,7 @@ import numpy as np
 
 from ggprune.arch import first_legal, legal_drop, shortest_runs
 from ggprune.errors import ArchitectureError, UsageError
-from ggprune.metrics.estimates import mean_estimate
-from ggprune.metrics.logits import Float64
+from ggprune.metrics.estimates import Float64, mean_estimate
 from ggprune.scoring.choice import Step, Strategy
 from ggprune.scoring.measure import Layers, Measurer
 from ggprune.scoring.race import ranked, survivors

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ggprune.arch import n_trunk
 from ggprune.errors import DataError
-from ggprune.metrics.logits import Float32, Float64
+from ggprune.metrics.estimates import Float32, Float64
 from ggprune.model import Model, Tensor
 from ggprune.model.types import TensorType
 from ggprune.runtime.dequantize import Dequantizer

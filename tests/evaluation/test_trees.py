@@ -9,7 +9,7 @@ from ggprune.errors import DataError
 from ggprune.evaluation.generate import Wish, generate
 from ggprune.evaluation.likelihood import loglikelihoods, rolling_windows, split_pair, without_bos
 from ggprune.evaluation.trees import answer, ask_branches, by_branch, common_prefix, tree_of
-from ggprune.metrics.logits import Float64
+from ggprune.metrics.estimates import Float64
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import LlamaModel, Session, Tokens
 from tests.conftest import FIXTURES, TINY

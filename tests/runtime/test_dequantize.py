@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import _type_traits, dequantize
 
 from ggprune.errors import DataError, LlamaError
-from ggprune.metrics.logits import Float32
+from ggprune.metrics.estimates import Float32
 from ggprune.model import open_model
 from ggprune.model.types import TENSOR_TYPES, TensorType, tensor_type
 from ggprune.quantize.options import QuantizeOptions

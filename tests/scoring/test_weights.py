@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from ggprune.errors import DataError
-from ggprune.metrics.logits import Float64
+from ggprune.metrics.estimates import Float64
 from ggprune.model import Model, Tensor, open_model
 from ggprune.scoring import weights
 from ggprune.scoring.weights import is_matrix, magnitudes

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import ArchitectureError, FormatError, VerificationError
+from ggprune.files import copy as copying
 from ggprune.model import Model, open_model
-from ggprune.surgery import copy as copying
 from ggprune.surgery import make_layout, make_plan, rewrite, verify
 from ggprune.surgery.contents import (
     DROPPED_LAYERS,
