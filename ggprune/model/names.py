@@ -1,10 +1,63 @@
-"""Names of the tensors that belong to a layer: `blk.N.*`, or `enc.blk.N.*` and `dec.blk.N.*`."""
+"""What a tensor's name means: the layer it belongs to, and what it is there for.
+
+Names are those of llama.cpp's src/llama-arch.cpp. Says nothing of shapes, types or values.
+"""
 
 from __future__ import annotations
 
 import re
+from enum import Flag, auto
+from functools import lru_cache
+
+TOKEN_EMBEDDING = "token_embd.weight"
+LAYER_EMBEDDING = "per_layer_token_embd.weight"  # of gemma3n and its like
+HEAD = "output.weight"
 
 _BLOCK = re.compile(r"(enc\.|dec\.|)blk\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
+
+
+class Role(Flag):
+    """What a tensor is there for. Several may hold: `ffn_down_exps` is FFN, EXPERTS and WRITER."""
+
+    NONE = 0
+    ATTENTION = auto()
+    RECURRENT = auto()  # in place of attention
+    FFN = auto()
+    EXPERTS = auto()  # one part for every expert
+    WRITER = auto()  # through it a sub-block writes into the residual stream
+    TABLE = auto()  # of which a token reads one row
+    HEAD = auto()
+    POINTWISE = auto()  # no linear map, whatever its shape: norms, kernels, biases by position
+
+
+# The first half of a layer, whatever it is made of.
+MIXER = Role.ATTENTION | Role.RECURRENT
+
+_ROLES: tuple[tuple[Role, str], ...] = (
+    (Role.ATTENTION, r"[._]attn_"),
+    (Role.RECURRENT, r"\.(ssm_|time_mix_|shortconv\.)"),
+    (Role.FFN, r"\.(ffn_|channel_mix_)"),  # RWKV mixes channels in place of an FFN
+    (Role.EXPERTS, r"_exps\."),
+    (Role.WRITER, r"attn_(output|out|o)\.|\.ffn_down(_exps|_shexp|_chexps)?\."),
+    (Role.WRITER, r"\.(ssm_out|time_mix_output|shortconv\.out_proj|channel_mix_value)\."),
+    (Role.TABLE, r"(token_embd|per_layer_token_embd|position_embd|token_types)\.weight$"),
+    (Role.HEAD, r"^output\."),
+    # LLM_TENSOR_INFOS in src/llama-arch.cpp has no GGML_OP_MUL_MAT for these.
+    (Role.POINTWISE, r"norm|conv1d|shortconv\.conv\.|_conv_base\.|_ape\.|rel_b\.|tid2eid"),
+    (Role.POINTWISE, r"res_score\.|_lerp_|\.time_mix_(first|decay|w0|a0|v0|k_k|k_a|r_k)\."),
+    (Role.POINTWISE, r"\.hc_.*_(base|scale)\.|\.altup_.*_scale\."),
+)
+_PATTERNS = tuple((role, re.compile(pattern)) for role, pattern in _ROLES)
+
+
+@lru_cache(maxsize=1 << 14)
+def roles_of(name: str) -> Role:
+    """All roles of the tensor with this name; NONE of what is not known."""
+    roles = Role.NONE
+    for role, pattern in _PATTERNS:
+        if pattern.search(name):
+            roles |= role
+    return roles
 
 
 def block_of(name: str) -> tuple[str, int] | None:

@@ -1,0 +1,59 @@
+"""What names mean, on the names that llama.cpp knows."""
+
+from __future__ import annotations
+
+import pytest
+from gguf.constants import MODEL_TENSOR, TENSOR_NAMES
+
+from ggprune.model.names import MIXER, Role, block_of, rename_block, roles_of
+
+KNOWN = {
+    "blk.3.attn_q.weight": Role.ATTENTION,
+    "blk.3.attn_output.weight": Role.ATTENTION | Role.WRITER,
+    "dec.blk.0.cross_attn_o.weight": Role.ATTENTION | Role.WRITER,
+    "blk.3.attn_output_norm.weight": Role.ATTENTION | Role.POINTWISE,
+    "blk.3.ssm_out.weight": Role.RECURRENT | Role.WRITER,
+    "blk.3.ssm_conv1d.weight": Role.RECURRENT | Role.POINTWISE,
+    "blk.3.shortconv.conv.weight": Role.RECURRENT | Role.POINTWISE,
+    "blk.3.time_mix_lerp_k.weight": Role.RECURRENT | Role.POINTWISE,
+    "blk.3.time_mix_decay_w1.weight": Role.RECURRENT,
+    "blk.3.ffn_gate_inp.weight": Role.FFN,
+    "blk.3.ffn_down.weight": Role.FFN | Role.WRITER,
+    "blk.3.ffn_down_exps.weight": Role.FFN | Role.WRITER | Role.EXPERTS,
+    "blk.3.ffn_up_shexp.weight": Role.FFN,
+    "blk.3.channel_mix_value.weight": Role.FFN | Role.WRITER,
+    "token_embd.weight": Role.TABLE,
+    "token_embd_norm.weight": Role.POINTWISE,
+    "output.weight": Role.HEAD,
+    "output_norm.weight": Role.POINTWISE,
+    "rope_freqs.weight": Role.NONE,
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_roles_of_known_names(name: str) -> None:
+    assert roles_of(name) == KNOWN[name]
+
+
+def test_every_norm_of_every_architecture_is_pointwise_and_no_product_of_a_half_is() -> None:
+    for kind, template in TENSOR_NAMES.items():
+        name = template.format(bid=7) + ".weight"
+        if "norm" in kind.name.lower():
+            assert roles_of(name) & Role.POINTWISE, name
+        if kind in (MODEL_TENSOR.ATTN_Q, MODEL_TENSOR.FFN_UP, MODEL_TENSOR.SSM_IN):
+            assert not roles_of(name) & Role.POINTWISE, name
+
+
+def test_no_tensor_is_of_both_halves() -> None:
+    for template in TENSOR_NAMES.values():
+        roles = roles_of(template.format(bid=7) + ".weight")
+        assert not (roles & MIXER and roles & Role.FFN), template
+
+
+def test_blocks() -> None:
+    assert block_of("dec.blk.12.attn_q.weight") == ("dec.", 12)
+    assert block_of("blk.012.attn_q.weight") is None
+    assert block_of("output.weight") is None
+    assert rename_block("enc.blk.7.attn_q.weight", 5) == "enc.blk.5.attn_q.weight"
+    with pytest.raises(ValueError, match="belongs to no block"):
+        rename_block("output.weight", 1)
