@@ -15,7 +15,7 @@ ORDER = (
 )  # fmt: skip
 # Neighbours that do not know each other, though the order would allow it.
 STRANGERS = {
-    "metrics": {"files", "model"}, "runtime": {"surgery", "arch"}, "quantize": {"ablation"},
+    "metrics": {"model"}, "runtime": {"surgery", "arch"}, "quantize": {"ablation"},
     "evaluation": {"scoring", "ablation", "surgery", "quantize"},
     "bench": {"scoring", "evaluation", "ablation", "surgery", "quantize"},
 }  # fmt: skip

@@ -85,6 +85,13 @@ class Cut:
         """Whole layers are plain numbers: [20, "21a", "22e3+5"]."""
         return [p.layer if p.unit is Unit.LAYER else str(p) for p in self.pieces]
 
+    @staticmethod
+    def from_json(document: list[int | str]) -> Cut:
+        """Raises ValueError for what is no list of layers and parts of them."""
+        if not isinstance(document, list):
+            raise ValueError(f"{document!r} is not a list of layers")
+        return parse_cut(document)
+
 
 def parse_cut(items: Iterable[object]) -> Cut:
     """What `Cut.to_json` made. Raises ValueError for anything else."""
