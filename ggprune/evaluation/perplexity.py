@@ -146,10 +146,10 @@ def _open_base(path: Path, n_ctx: int | None) -> BaseFile:
 def _text_chunks(
     text: Text, first: LlamaModel, models: Sequence[LlamaModel], n_ctx: int, n_chunk: int | None
 ) -> tuple[Tokens, dict[str, Any]]:
-    chunks = make_chunks(text, first.tokenize, n_ctx, n_chunk)
+    chunks = make_chunks(text, first.tokenize, n_ctx, n_chunk).tokens
     for model in models:
         _check_same_tokens(model, first, text)
-    return chunks, describe_text(text, n_ctx, len(chunks))
+    return chunks, vars(describe_text(text, n_ctx, len(chunks)))
 
 
 def _stored_chunks(

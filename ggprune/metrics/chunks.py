@@ -1,27 +1,121 @@
-"""Text cut into chunks of tokens, as llama-perplexity cuts it.
+"""Text cut into chunks of tokens, and which of them are scored, as llama-perplexity has it.
 
-The whole text is tokenized once and cut into chunks of n_ctx tokens, a rest is left over. Knows
-nothing of models beyond a function that tokenizes.
+The whole text is tokenized once and cut into chunks of n_ctx tokens, a rest is left over. Of each
+chunk the second half is scored, without the last token, whose successor is unknown. Knows nothing
+of models beyond a function that tokenizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError
+from ggprune.metrics.estimates import Float32
 from ggprune.metrics.text import Text
 
 Tokens = NDArray[np.int32]
 
 
+def n_output(n_ctx: int) -> int:
+    """Tokens at the end of a chunk whose logits are computed: the scored ones and the last."""
+    return n_ctx - n_ctx // 2
+
+
+def n_scored(n_ctx: int) -> int:
+    """Tokens scored in a chunk."""
+    return n_output(n_ctx) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """A piece of a text that is computed from an empty memory."""
+
+    number: int  # in the text
+    tokens: Tokens  # (n_ctx,)
+
+    @property
+    def n_output(self) -> int:
+        return n_output(len(self.tokens))
+
+    @property
+    def n_scored(self) -> int:
+        return n_scored(len(self.tokens))
+
+    @property
+    def targets(self) -> Tokens:
+        """The tokens to predict, (n_scored,): those behind the scored ones."""
+        return self.tokens[len(self.tokens) - self.n_scored :]
+
+    def scored(self, rows: Float32) -> Float32:
+        """Those of the scored tokens, of rows that end with the chunk's last token.
+
+        (n_row, n) of at least the last `n_output` tokens -> (n_scored, n), a view.
+        """
+        return rows[len(rows) - self.n_output : len(rows) - 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks(Sequence[Chunk]):
+    """Chunks of the same length that follow each other in a text."""
+
+    tokens: Tokens  # (n_chunk, n_ctx)
+    first: int = 0  # number of the first one
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> Chunk: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Chunks: ...
+
+    def __getitem__(self, index: int | slice) -> Chunk | Chunks:
+        """A slice keeps the numbers that chunks have in the text; it has no step."""
+        if isinstance(index, slice):
+            return Chunks(self.tokens[index], self.first + index.indices(len(self))[0])
+        return Chunk(self.first + range(len(self))[index], self.tokens[index])
+
+    @property
+    def n_ctx(self) -> int:
+        return int(self.tokens.shape[1])
+
+    @property
+    def n_output(self) -> int:
+        """Of each chunk."""
+        return n_output(self.n_ctx)
+
+    @property
+    def n_scored(self) -> int:
+        """Of each chunk."""
+        return n_scored(self.n_ctx)
+
+    def groups(self, size: int) -> Iterator[Chunks]:
+        """`size` chunks at a time, to be computed together; the last group may have less."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextInfo:
+    """Which text was read, and how much of it."""
+
+    source: str
+    sha256: str | None  # None: only its tokens are known
+    n_ctx: int
+    n_chunk: int
+    n_token: int  # that were scored
+
+
 def make_chunks(
     text: Text, tokenize: Callable[[str], Tokens], n_ctx: int, n_chunk: int | None = None
-) -> Tokens:
-    """Token ids, (n_chunk, n_ctx): all whole chunks, or the first `n_chunk` of them.
+) -> Chunks:
+    """All whole chunks of the text, or the first `n_chunk` of them.
 
     Raises DataError if the text gives less than two chunks or less than asked for.
     """
@@ -37,19 +131,15 @@ def make_chunks(
             f"{text.source}: gives {n_max} chunks of {n_ctx} tokens, {n_chunk} are asked for"
         )
     n = n_max if n_chunk is None else n_chunk
-    return tokens[: n * n_ctx].reshape(n, n_ctx)
+    return Chunks(tokens[: n * n_ctx].reshape(n, n_ctx))
 
 
-def n_scored(n_ctx: int) -> int:
-    """Tokens scored in a chunk: the second half, without the last, whose successor is unknown."""
-    return n_ctx - 1 - n_ctx // 2
-
-
-def describe_text(text: Text, n_ctx: int, n_chunk: int) -> dict[str, Any]:
-    return {
-        "source": text.source,
-        "sha256": text.sha256,
-        "n_ctx": n_ctx,
-        "n_chunk": n_chunk,
-        "n_token": n_chunk * n_scored(n_ctx),
-    }
+def describe_text(text: Text, n_ctx: int, n_chunk: int) -> TextInfo:
+    """Of a text that `n_chunk` chunks were read of."""
+    return TextInfo(
+        source=text.source,
+        sha256=text.sha256,
+        n_ctx=n_ctx,
+        n_chunk=n_chunk,
+        n_token=n_chunk * n_scored(n_ctx),
+    )

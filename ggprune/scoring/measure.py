@@ -96,7 +96,7 @@ class Measurer:
         self.model, self.n_ctx, self.unit, self.effort = model, n_ctx, unit, Effort()
         self._compute = compute or Compute()
         self._loaded = LlamaModel(model.path, compute)
-        self.chunks = make_chunks(text, self._loaded.tokenize, n_ctx, n_chunk)
+        self.chunks = make_chunks(text, self._loaded.tokenize, n_ctx, n_chunk).tokens
         whole = Compute(**{**vars(self._compute), "n_batch": n_ctx, "n_ubatch": n_ctx})
         self._session = Session(self._loaded, n_ctx, compute=whole, tapped=True)
         self.parts = parts_of(self.arch, unit, self._session, self.chunks[0], self._n_output)

@@ -89,7 +89,7 @@ def rank(
         ranking = Ranking(
             model=describe_model(model),
             calibration={
-                **describe_text(text, n_ctx, len(race.base)),
+                **vars(describe_text(text, n_ctx, len(race.base))),
                 "n_chunk_limit": measurer.n_chunk,
             },
             base_ppl=ppl_estimate(np.concatenate([base.nll for base in race.base])),

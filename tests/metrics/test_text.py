@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError
-from ggprune.metrics.chunks import make_chunks, n_scored
+from ggprune.metrics.chunks import Chunks, make_chunks, n_scored
 from ggprune.metrics.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
 
 
@@ -15,14 +15,34 @@ def letters(text: str) -> np.ndarray:
 
 
 def test_text_is_cut_into_whole_chunks() -> None:
-    chunks = make_chunks(Text("x", "abcdefghijk"), letters, 4)
+    chunks = make_chunks(Text("x", "abcdefghijk"), letters, 4).tokens
     assert chunks.shape == (2, 4)
     assert bytes(chunks.astype(np.uint8)) == b"abcdefgh"
-    assert make_chunks(Text("x", "abcdefghijklm"), letters, 4, 1).shape == (1, 4)
+    assert make_chunks(Text("x", "abcdefghijklm"), letters, 4, 1).tokens.shape == (1, 4)
 
 
 def test_the_second_half_is_scored() -> None:
     assert [n_scored(n) for n in (512, 8, 9)] == [255, 3, 4]
+
+
+def test_a_chunk_knows_what_is_scored() -> None:
+    for n_ctx in (8, 9):
+        (chunk,) = Chunks(np.arange(n_ctx, dtype=np.int32)[None, :])
+        assert chunk.n_scored == n_scored(n_ctx) == chunk.n_output - 1 == len(chunk.targets)
+        rows = np.arange(n_ctx, dtype=np.float32)[:, None]  # of all tokens, or of those asked for
+        for known in (rows, rows[n_ctx - chunk.n_output :]):
+            assert np.array_equal(chunk.scored(known)[:, 0] + 1, chunk.targets)
+
+
+def test_groups_of_chunks_keep_their_numbers() -> None:
+    chunks = Chunks(np.arange(20, dtype=np.int32).reshape(5, 4))
+    groups = list(chunks.groups(2))
+    assert [group.tokens.shape for group in groups] == [(2, 4), (2, 4), (1, 4)]
+    assert [chunk.number for group in groups for chunk in group] == [0, 1, 2, 3, 4]
+    assert groups[1][-1].number == chunks[3].number == chunks[2:][1].number == 3
+    assert groups[1][0].tokens.tolist() == [8, 9, 10, 11]
+    with pytest.raises(IndexError):
+        chunks[5]
 
 
 def test_too_little_text_is_an_error() -> None:
