@@ -8,6 +8,7 @@ import numpy as np
 
 from ggprune.model import Model, open_model
 from ggprune.pipeline import prune
+from ggprune.progress import Progress
 from ggprune.runtime.callback import Taps
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
 from ggprune.surgery import make_plan
@@ -36,3 +37,13 @@ def pruned_copy(model: Model, drop: tuple[int, ...], path: Path) -> Model:
     """The file that `ggprune prune` writes, without the check in another process."""
     prune(model, make_plan(model, drop), path, check_load=False)
     return open_model(path)
+
+
+class Steps(Progress):
+    """A listener that remembers the steps."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def step(self, done: int, total: int) -> None:
+        self.seen.append((done, total))

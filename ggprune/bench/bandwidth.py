@@ -10,16 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 BUFFER_BYTES = 1 << 30
 N_PART = 8  # of the buffer, one for each pass
 N_ROUND = 4  # over the whole buffer
 
-READS: tuple[tuple[type[Any], Callable[[Any], object]], ...] = (
+Part = NDArray[np.float32] | NDArray[np.uint64]
+Read = Callable[[Part], object]
+
+READS: tuple[tuple[type[np.float32] | type[np.uint64], Read], ...] = (
     (np.float32, lambda numbers: np.dot(numbers, numbers)),
     (np.uint64, np.sum),
 )
@@ -40,7 +43,7 @@ def measure_bandwidth(n_threads: int, buffer_bytes: int = BUFFER_BYTES) -> float
     return n_byte * n_threads / min(times)
 
 
-def _time_s(pool: ThreadPoolExecutor, read: Callable[[Any], object], parts: list[Any]) -> float:
+def _time_s(pool: ThreadPoolExecutor, read: Read, parts: list[Part]) -> float:
     start = time.perf_counter()
     list(pool.map(read, parts))
     return time.perf_counter() - start

@@ -10,15 +10,17 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, TypeVar
 
 from ggprune.errors import UsageError
-from ggprune.runtime.library import default_threads
+from ggprune.files.keys import INLINE, written
 from ggprune.runtime.session import Compute
 
 MAX_VALUES = 10_000  # of one option: a range that is written wrong must not run for a year
 CACHE_TYPES = ("f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
 FLASH = {"on": True, "off": False, "auto": None, "1": True, "0": False, "-1": None}
+
+T = TypeVar("T")
 
 _RANGE = re.compile(r"(?P<first>-?\d+)(?:-(?P<last>\d+)(?:(?P<op>[+*])(?P<step>\d+))?)?")
 _PAIR = re.compile(r"(\d+),(\d+)")
@@ -31,9 +33,10 @@ class Case:
     n_prompt: int
     n_gen: int
     n_depth: int = 0
-    compute: Compute = field(default_factory=Compute)
+    compute: Annotated[Compute, INLINE] = field(default_factory=Compute)
 
     @property
+    @written("test", before="n_prompt")
     def name(self) -> str:
         """As llama-bench prints it: `pp512`, `tg128 @ d4096`, `pp512+tg128`."""
         parts = [f"{p}{n}" for p, n in (("pp", self.n_prompt), ("tg", self.n_gen)) if n]
@@ -52,24 +55,8 @@ class Case:
     def is_generation(self) -> bool:
         return self.n_prompt == 0
 
-    def to_json(self) -> dict[str, Any]:
-        compute = self.compute
-        return {
-            "test": self.name,
-            "n_prompt": self.n_prompt,
-            "n_gen": self.n_gen,
-            "n_depth": self.n_depth,
-            "n_batch": compute.n_batch,
-            "n_ubatch": compute.n_ubatch,
-            "n_threads": compute.n_threads or default_threads(),
-            "n_gpu_layers": compute.n_gpu_layers,
-            "flash_attn": -1 if compute.flash_attn is None else int(compute.flash_attn),
-            "type_k": compute.type_k,
-            "type_v": compute.type_v,
-        }
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """Values of every parameter; every combination of them is measured."""
 
@@ -88,7 +75,10 @@ class Grid:
     def computes(self) -> tuple[Compute, ...]:
         """All ways to compute, in llama-bench's order; the depth varies faster than any."""
         return tuple(
-            Compute(threads, layers, flash, batch, ubatch, type_k, type_v)
+            Compute(
+                n_batch=batch, n_ubatch=ubatch, n_threads=threads, n_gpu_layers=layers,
+                flash_attn=flash, type_k=type_k, type_v=type_v,
+            )
             for layers, batch, ubatch, type_k, type_v, flash, threads in itertools.product(
                 self.n_gpu_layers, self.n_batch, self.n_ubatch, self.type_k, self.type_v,
                 self.flash_attn, self.n_threads,
@@ -98,12 +88,12 @@ class Grid:
     def cases(self) -> tuple[Case, ...]:
         """Raises UsageError if nothing is left to measure, or it cannot be."""
         pairs = [(n, 0) for n in self.n_prompt] + [(0, n) for n in self.n_gen]
-        wanted = [pair for pair in (*pairs, *self.prompt_gen) if any(pair)]
-        if not wanted:
+        tests = [pair for pair in (*pairs, *self.prompt_gen) if any(pair)]
+        if not tests:
             raise UsageError("-p 0 -n 0 leaves nothing to measure")
         cases = [
             Case(*pair, depth, compute)
-            for compute, depth, pair in itertools.product(self.computes(), self.n_depth, wanted)
+            for compute, depth, pair in itertools.product(self.computes(), self.n_depth, tests)
         ]
         if len(cases) > MAX_VALUES:
             raise UsageError(f"{len(cases)} tests for every model, {MAX_VALUES} can be measured")
@@ -117,7 +107,7 @@ def parse_ranges(
 
     Raises UsageError for anything else, and for numbers that are too small or too large.
     """
-    found: list[int] = []
+    all_numbers: list[int] = []
     for part in ",".join(values).split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
@@ -127,13 +117,13 @@ def parse_ranges(
         numbers = _numbers(match, option)
         if not numbers:
             raise UsageError(f"{option} {part}: the range is empty")
-        found += numbers
-        if len(found) > MAX_VALUES:
+        all_numbers += numbers
+        if len(all_numbers) > MAX_VALUES:
             raise UsageError(f"{option} {part}: more than {MAX_VALUES} values")
-    wrong = next((n for n in found if not minimum <= n <= maximum), None)
+    wrong = next((n for n in all_numbers if not minimum <= n <= maximum), None)
     if wrong is not None:
         raise UsageError(f"{option} {wrong}: must be from {minimum} to {maximum}")
-    return tuple(found)
+    return tuple(all_numbers)
 
 
 def _numbers(match: re.Match[str], option: str) -> list[int]:
@@ -162,7 +152,7 @@ def parse_pairs(values: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 def parse_types(values: Sequence[str], option: str) -> tuple[str, ...]:
     """`f16,q8_0`. Raises UsageError for types that llama-bench does not take."""
-    return tuple(str(v) for v in _chosen(values, option, {t: t for t in CACHE_TYPES}))
+    return tuple(_chosen(values, option, {t: t for t in CACHE_TYPES}))
 
 
 def parse_flash(values: Sequence[str]) -> tuple[bool | None, ...]:
@@ -170,7 +160,7 @@ def parse_flash(values: Sequence[str]) -> tuple[bool | None, ...]:
     return tuple(_chosen(values, "--flash-attn", FLASH))
 
 
-def _chosen(values: Sequence[str], option: str, known: dict[str, Any]) -> list[Any]:
+def _chosen(values: Sequence[str], option: str, known: dict[str, T]) -> list[T]:
     names = [name.strip().lower() for name in ",".join(values).split(",")]
     for name in names:
         if name not in known:

@@ -13,28 +13,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
 from ggprune.bench.ratio import Ratio, paired_ratio
-from ggprune.bench.speed import Machine, Progress, Steps, machine_now
+from ggprune.bench.speed import Machine, Steps, machine_now
 from ggprune.errors import UsageError
+from ggprune.files.keys import INLINE, LEFT_OUT, Key, written
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
 from ggprune.runtime.threadpool import Threadpool
 
 MAX_SEQ = 256  # LLAMA_MAX_SEQ, src/llama-cparams.h
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Requests:
     """What is measured; every combination of `n_seq` and `n_output`."""
 
-    n_input: int = 12
-    n_seq: tuple[int, ...] = (1,)
-    n_output: tuple[int, ...] = (128,)
-    n_warmup: int = 10
+    n_input: Annotated[int, "tokens that are read"] = 12
+    n_seq: Annotated[tuple[int, ...], LEFT_OUT] = (1,)
+    n_output: Annotated[tuple[int, ...], LEFT_OUT] = (128,)
+    n_warmup: Annotated[int, "runs that do not count"] = 10
     n_run: int = 20
 
     def pairs(self) -> tuple[tuple[int, int], ...]:
@@ -44,60 +46,46 @@ class Requests:
         return tuple(itertools.product(self.n_seq, self.n_output))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Latency:
     """Runs of one setting on one model."""
 
-    n_seq: int
+    n_seq: Annotated[int, "sequences in one batch"]
     n_input: int
     n_output: int
     samples_s: tuple[float, ...]
+    ratio: Annotated[Ratio | None, "times the throughput of the first model; null for itself"] = (
+        None
+    )
 
     @property
+    @written("latency_s", before="samples_s")
     def mean(self) -> float:
         return float(np.mean(self.samples_s))
 
     @property
+    @written("stddev_s", before="samples_s")
     def stdev(self) -> float:
         return float(np.std(self.samples_s, ddof=1)) if len(self.samples_s) > 1 else 0.0
 
     @property
-    def tok_per_s(self) -> float:
-        """Output tokens of all sequences per second."""
+    @written(before="samples_s")
+    def tok_per_s(self) -> Annotated[float, "output tokens of all sequences"]:
         return self.n_seq * self.n_output / self.mean
 
     @property
-    def token_s(self) -> float:
-        """Time in which every sequence gets one token."""
+    @written(before="samples_s")
+    def token_s(self) -> Annotated[float, "in which every sequence gets one token"]:
         return self.mean / self.n_output
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "n_seq": self.n_seq,
-            "n_input": self.n_input,
-            "n_output": self.n_output,
-            "latency_s": self.mean,
-            "stddev_s": self.stdev,
-            "tok_per_s": self.tok_per_s,
-            "token_s": self.token_s,
-            "samples_s": list(self.samples_s),
-        }
 
 
 @dataclass(frozen=True)
 class ModelLatency:
     """All settings of one model."""
 
-    path: str
-    description: str
-    latencies: tuple[Latency, ...]
-
-    def ratios(self, base: ModelLatency) -> tuple[Ratio, ...]:
-        """How many times the throughput of `base`, by run."""
-        return tuple(
-            paired_ratio(theirs.samples_s, ours.samples_s)
-            for ours, theirs in zip(self.latencies, base.latencies, strict=True)
-        )
+    path: Annotated[str, Key(name="model_filename")]
+    description: Annotated[str, Key(name="model_type")]
+    latencies: Annotated[tuple[Latency, ...], Key(name="latency")]
 
 
 @dataclass(frozen=True)
@@ -106,31 +94,8 @@ class LatencyReport:
 
     requests: Requests
     models: tuple[ModelLatency, ...]
-    hardware: Machine
+    hardware: Annotated[Machine, INLINE]
     versions: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        base = self.models[0]
-        models = [
-            {
-                "model_filename": model.path,
-                "model_type": model.description,
-                "latency": [
-                    {**latency.to_json(), "ratio": None if model is base else ratio.to_json()}
-                    for latency, ratio in zip(model.latencies, model.ratios(base), strict=True)
-                ],
-            }
-            for model in self.models
-        ]
-        asked = self.requests
-        return {
-            "requests": {
-                "n_input": asked.n_input, "n_warmup": asked.n_warmup, "n_run": asked.n_run,
-            },
-            "models": models,
-            **self.hardware.to_json(),
-            "versions": self.versions,
-        }  # fmt: skip
 
 
 def measure_latency(
@@ -139,24 +104,32 @@ def measure_latency(
     *,
     compute: Compute | None = None,
     seed: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> LatencyReport:
     """Measure all settings of all models, which take turns run by run.
 
     Raises LlamaError if llama.cpp cannot load or compute a model.
     """
     compute, pairs = compute or Compute(), requests.pairs()
-    found: list[list[Latency]] = [[] for _ in paths]
+    latencies: list[list[Latency]] = [[] for _ in paths]
     steps = Steps(len(pairs) * len(paths) * (requests.n_warmup + requests.n_run), progress)
     with contextlib.ExitStack() as stack:
         models = [stack.enter_context(LlamaModel(path, compute)) for path in paths]
         for n_seq, n_output in pairs:
             samples = _take_turns(models, requests, (n_seq, n_output), compute, seed, steps)
-            for own, times in zip(found, samples, strict=True):
-                own.append(Latency(n_seq, requests.n_input, n_output, tuple(times)))
-        about = [(str(path), m.description) for path, m in zip(paths, models, strict=True)]
-    result = [ModelLatency(*facts, tuple(own)) for facts, own in zip(about, found, strict=True)]
-    return LatencyReport(requests, tuple(result), machine_now(), versions())
+            for own, times in zip(latencies, samples, strict=True):
+                ratio = paired_ratio(samples[0], times) if own is not latencies[0] else None
+                own.append(
+                    Latency(
+                        n_seq=n_seq, n_input=requests.n_input, n_output=n_output,
+                        samples_s=tuple(times), ratio=ratio,
+                    )
+                )  # fmt: skip
+        measured = tuple(
+            ModelLatency(str(path), model.description, tuple(own))
+            for path, model, own in zip(paths, models, latencies, strict=True)
+        )
+    return LatencyReport(requests, measured, machine_now(), versions())
 
 
 def _take_turns(
@@ -223,7 +196,7 @@ class Batch:
             self._decode(tokens[:, position : position + 1], position)
         return time.perf_counter() - start
 
-    def _decode(self, tokens: Any, position: int) -> None:
+    def _decode(self, tokens: Tokens, position: int) -> None:
         self.session.decode_together(tokens, position)
         self.session.synchronize()
         self.n_decoded += tokens.size

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from ggprune.bench.cases import Case
 from ggprune.bench.runner import Runner
+from ggprune.files.keys import INLINE, Key, written
 from ggprune.runtime.buffers import CACHES, Buffers, peak_rss_bytes
 from ggprune.runtime.devices import Device, devices
 from ggprune.runtime.isolate import isolated
@@ -20,53 +21,39 @@ from ggprune.runtime.isolate import isolated
 
 @dataclass(frozen=True)
 class VideoMemory:
-    """Of one GPU: what the driver has less while the model is loaded."""
+    """Memory of one GPU, and what the driver has less of it while the model is loaded."""
 
     device: str
     total_bytes: int
     used_bytes: int
 
-    def to_json(self) -> dict[str, Any]:
-        return vars(self)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelMemory:
-    """Of one model in one test."""
+    """What one model takes in one test."""
 
-    path: str
+    path: Annotated[str, Key(name="model_filename")]
     test: str
     n_ctx: int
-    buffers: Buffers
-    peak_rss_bytes: int  # of a process that has Python and llama.cpp as well
-    start_rss_bytes: int  # what it had before the model
+    buffers: Annotated[Buffers, INLINE]
+    start_rss_bytes: Annotated[int, "of the process before the model"]
+    peak_rss_bytes: Annotated[int, "with Python, the libraries, and pages of the mapped file"]
     gpus: tuple[VideoMemory, ...]
 
     @property
+    @written(before="buffers")
     def model_bytes(self) -> int:
         return self.buffers.total("model")
 
     @property
-    def cache_bytes(self) -> int:
+    @written(before="buffers")
+    def cache_bytes(self) -> Annotated[int, "KV, RS and state"]:
         return self.buffers.total(*CACHES)
 
     @property
-    def compute_bytes(self) -> int:
+    @written(before="buffers")
+    def compute_bytes(self) -> Annotated[int, "compute and output"]:
         return self.buffers.total("compute", "output")
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model_filename": self.path,
-            "test": self.test,
-            "n_ctx": self.n_ctx,
-            "model_bytes": self.model_bytes,
-            "cache_bytes": self.cache_bytes,
-            "compute_bytes": self.compute_bytes,
-            "buffers": [buffer.to_json() for buffer in self.buffers.buffers],
-            "start_rss_bytes": self.start_rss_bytes,
-            "peak_rss_bytes": self.peak_rss_bytes,
-            "gpus": [gpu.to_json() for gpu in self.gpus],
-        }
 
 
 def measure_memory(paths: Sequence[Path], case: Case) -> tuple[ModelMemory, ...]:
@@ -78,7 +65,7 @@ def measure_memory(paths: Sequence[Path], case: Case) -> tuple[ModelMemory, ...]
 
 
 def measure_here(path: Path, case: Case) -> ModelMemory:
-    """Of this process, which must have done nothing else before."""
+    """Memory of this process, which must have done nothing else before."""
     before = {device.name: device for device in devices() if device.is_gpu}
     start = peak_rss_bytes()
     with Runner(path, case.compute, seed=1) as runner:
@@ -87,8 +74,9 @@ def measure_here(path: Path, case: Case) -> ModelMemory:
         gpus = [_used(before[d.name], d) for d in devices() if d.name in before]
         buffers = runner.buffers
     return ModelMemory(
-        str(path), case.name, case.n_ctx, buffers, peak_rss_bytes(), start, tuple(gpus)
-    )
+        path=str(path), test=case.name, n_ctx=case.n_ctx, buffers=buffers, start_rss_bytes=start,
+        peak_rss_bytes=peak_rss_bytes(), gpus=tuple(gpus),
+    )  # fmt: skip
 
 
 def _used(before: Device, after: Device) -> VideoMemory:

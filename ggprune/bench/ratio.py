@@ -9,25 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ratio:
     """Geometric mean of the ratios, and the interval that holds the true one; None for one pair."""
 
-    value: float
-    low: float | None
+    value: Annotated[float, "geometric mean of the ratios"]
+    low: Annotated[float | None, "Student's interval, on the logarithms; null for one pair"]
     high: float | None
-    n: int  # pairs
+    n: Annotated[int, "pairs of repetitions"]
     confidence: float = CONFIDENCE
-
-    def to_json(self) -> dict[str, Any]:
-        return vars(self)
 
 
 def paired_ratio(
@@ -37,9 +34,10 @@ def paired_ratio(
     logs = np.log(np.asarray(above, np.float64)) - np.log(np.asarray(below, np.float64))
     n, mean = len(logs), float(np.mean(logs))
     if n < 2:
-        return Ratio(math.exp(mean), None, None, n, confidence)
+        return Ratio(value=math.exp(mean), low=None, high=None, n=n, confidence=confidence)
     half = t_quantile((1 + confidence) / 2, n - 1) * float(np.std(logs, ddof=1)) / math.sqrt(n)
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n, confidence)
+    low, high = math.exp(mean - half), math.exp(mean + half)
+    return Ratio(value=math.exp(mean), low=low, high=high, n=n, confidence=confidence)
 
 
 def t_quantile(p: float, df: int) -> float:

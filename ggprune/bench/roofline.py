@@ -9,66 +9,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 from ggprune.bench.speed import Benchmark, ModelSpeed, Speed
+from ggprune.files.keys import Key, written
 
 LEAST_SHARE = 0.85  # of the predicted speed-up; less is flagged
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Roof:
-    """Of one generation test on one model."""
+    """The bound on one generation test of one model, and what was reached of it."""
 
-    path: str
+    path: Annotated[str, Key(name="model_filename")]
     test: str
-    weight_bytes: int  # read for every token
-    cache_bytes: int  # the same, in the middle of the test
-    measured: float  # tok/s
-    bandwidth: float | None  # bytes/s; None: not known
-    predicted_speedup: float  # over the first model
-    measured_speedup: float
+    weight_bytes: Annotated[int, "read for every token"]
+    cache_bytes: Annotated[int, "the same, in the middle of the test"]
+    measured: Annotated[float, Key(name="avg_ts")]
+    predicted: Annotated[
+        float | None, Key(name="predicted_ts"), "that the bandwidth allows, if it is known"
+    ]
+    measured_speedup: Annotated[float, Key(name="ratio"), "over the first model"]
+    predicted_speedup: Annotated[float, Key(name="predicted_ratio")]
 
     @property
     def token_bytes(self) -> int:
         return self.weight_bytes + self.cache_bytes
 
     @property
-    def predicted(self) -> float | None:
-        """Tokens per second that the bandwidth allows."""
-        return self.bandwidth / max(self.token_bytes, 1) if self.bandwidth else None
-
-    @property
-    def is_short(self) -> bool:
-        """Is less of the predicted speed-up reached than LEAST_SHARE?"""
+    @written("short")
+    def is_short(self) -> Annotated[bool, "below 85 % of the predicted ratio"]:
         return self.measured_speedup < LEAST_SHARE * self.predicted_speedup
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model_filename": self.path,
-            "test": self.test,
-            "weight_bytes": self.weight_bytes,
-            "cache_bytes": self.cache_bytes,
-            "avg_ts": self.measured,
-            "predicted_ts": self.predicted,
-            "ratio": self.measured_speedup,
-            "predicted_ratio": self.predicted_speedup,
-            "short": self.is_short,
-        }
 
 
 @dataclass(frozen=True)
 class Roofline:
     """All generation tests. `bandwidth` is None where the weights are not in this memory."""
 
-    bandwidth: float | None  # bytes/s
-    roofs: tuple[Roof, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "bandwidth_bytes_per_s": self.bandwidth,
-            "tests": [roof.to_json() for roof in self.roofs],
-        }
+    bandwidth: Annotated[
+        float | None, Key(name="bandwidth_bytes_per_s"), "null where weights are on a GPU"
+    ]
+    roofs: Annotated[tuple[Roof, ...], Key(name="tests")]
 
 
 def make_roofline(
@@ -77,7 +58,7 @@ def make_roofline(
     """`weight_bytes` are those that each model reads for a token, in the benchmark's order."""
     base = result.models[0]
     roofs = [
-        _roof(model, i, weights, base, weight_bytes[0], bandwidth)
+        _roof(model, i, bandwidth, (weights, weight_bytes[0]), base)
         for model, weights in zip(result.models, weight_bytes, strict=True)
         for i, speed in enumerate(model.speeds)
         if speed.case.is_generation
@@ -97,13 +78,22 @@ def cache_bytes(speed: Speed) -> int:
 def _roof(
     model: ModelSpeed,
     i: int,
-    weights: int,
-    base: ModelSpeed,
-    base_weights: int,
     bandwidth: float | None,
+    weight_bytes: tuple[int, int],
+    base: ModelSpeed,
 ) -> Roof:
-    speed, first = model.speeds[i], base.speeds[i]
-    read = cache_bytes(speed)
-    predicted = (base_weights + cache_bytes(first)) / max(weights + read, 1)
-    measured = model.ratios(base)[i].value
-    return Roof(model.path, speed.test, weights, read, speed.mean, bandwidth, predicted, measured)
+    """Of a model's i-th test; `weight_bytes` are its and the base's."""
+    test = model.tests[i]
+    cache = cache_bytes(test.speed)
+    token_bytes = max(weight_bytes[0] + cache, 1)
+    base_bytes = weight_bytes[1] + cache_bytes(base.speeds[i])
+    return Roof(
+        path=model.path,
+        test=test.speed.test,
+        weight_bytes=weight_bytes[0],
+        cache_bytes=cache,
+        measured=test.speed.mean,
+        predicted=bandwidth / token_bytes if bandwidth else None,
+        measured_speedup=test.ratio.value if test.ratio is not None else 1.0,
+        predicted_speedup=base_bytes / token_bytes,
+    )

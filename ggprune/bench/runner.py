@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ggprune.bench.cases import Case
 from ggprune.runtime.buffers import listening, parse_buffers
 from ggprune.runtime.library import default_threads
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
 from ggprune.runtime.state import read_state, write_state
 from ggprune.runtime.threadpool import Threadpool
 
 
 class Runner:
-    """One model; `open` a case, then `warm_up` and `time_ns`. Use as a context manager."""
+    """A model that can be timed. Use as a context manager.
+
+    `open` a case, then `warm_up` and `time_ns`.
+    """
 
     def __init__(self, path: Path, compute: Compute, seed: int) -> None:
         self.path = path
@@ -35,7 +37,9 @@ class Runner:
         self.buffers = parse_buffers(self._model_log)
         self._threads: Threadpool | None = None
         self._position = 0
-        self._state: tuple[Any, bytes] | None = None  # what is in front of a test, and its depth
+        self._state: tuple[tuple[int, Compute], bytes] | None = (
+            None  # what is in front of a test, and its depth
+        )
 
     def __enter__(self) -> Runner:
         return self
@@ -91,7 +95,7 @@ class Runner:
         assert self.session is not None, "open a case first"
         return self.session
 
-    def _tokens(self, n: int) -> Any:
+    def _tokens(self, n: int) -> Tokens:
         """Random token ids, BOS first if the model wants one."""
         tokens = self.rng.integers(0, self.model.n_vocab, n, dtype=np.int32)
         if n and self.model.bos is not None:
@@ -102,7 +106,7 @@ class Runner:
         self._session().clear(erase=False)
         self._position = 0
 
-    def _read(self, tokens: Any) -> None:
+    def _read(self, tokens: Tokens) -> None:
         """As a prompt, in batches."""
         session = self._session()
         for start in range(0, len(tokens), session.n_batch):
@@ -111,7 +115,7 @@ class Runner:
             self._position += len(batch)
         session.synchronize()
 
-    def _generate(self, tokens: Any) -> None:
+    def _generate(self, tokens: Tokens) -> None:
         """One by one, as if each followed from the one before."""
         session = self._session()
         for i in range(len(tokens)):

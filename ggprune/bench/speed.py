@@ -10,129 +10,106 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
 from ggprune.bench.cases import Case
 from ggprune.bench.ratio import Ratio, paired_ratio
 from ggprune.bench.runner import Runner
+from ggprune.files.keys import INLINE, LEFT_OUT, Key, written
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.buffers import Cache
 from ggprune.runtime.devices import Device, backend_names, build_commit, devices
 from ggprune.runtime.library import default_threads, versions
 from ggprune.runtime.session import Compute
 
-Progress = Callable[[int, int], object]  # done, total
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Speed:
     """Repetitions of one test on one model."""
 
-    case: Case
-    samples_ns: tuple[int, ...]
-    test_time: str = ""  # UTC, when it began
-    caches: tuple[Cache, ...] = ()
+    case: Annotated[Case, INLINE]
+    test_time: Annotated[str, "UTC, when it began"] = ""
+    samples_ns: Annotated[tuple[int, ...], "one of each repetition"]
+    caches: Annotated[tuple[Cache, ...], LEFT_OUT] = ()
 
     @property
     def test(self) -> str:
         return self.case.name
 
     @property
+    @written("samples_ts")
     def samples_tok_per_s(self) -> tuple[float, ...]:
         return tuple(1e9 * self.case.n_token / ns for ns in self.samples_ns)
 
     @property
-    def mean(self) -> float:
-        return float(np.mean(self.samples_tok_per_s))
-
-    @property
-    def stdev(self) -> float:
-        """Sample standard deviation, 0 for a single repetition (as llama-bench)."""
-        return _stdev(self.samples_tok_per_s)
-
-    @property
+    @written("avg_ns", before="samples_ns")
     def mean_ns(self) -> int:
         return sum(self.samples_ns) // len(self.samples_ns)
 
     @property
+    @written("stddev_ns", before="samples_ns")
     def stdev_ns(self) -> int:
         return math.floor(_stdev(self.samples_ns))
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **self.case.to_json(),
-            "test_time": self.test_time,
-            "avg_ns": self.mean_ns,
-            "stddev_ns": self.stdev_ns,
-            "avg_ts": self.mean,
-            "stddev_ts": self.stdev,
-            "samples_ns": list(self.samples_ns),
-            "samples_ts": list(self.samples_tok_per_s),
-        }
+    @property
+    @written("avg_ts", before="samples_ns")
+    def mean(self) -> Annotated[float, "tokens per second"]:
+        return float(np.mean(self.samples_tok_per_s))
+
+    @property
+    @written("stddev_ts", before="samples_ns")
+    def stdev(self) -> float:
+        """Sample standard deviation, 0 for a single repetition (as llama-bench)."""
+        return _stdev(self.samples_tok_per_s)
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A test of one model, beside the same one of the first model."""
+
+    speed: Annotated[Speed, INLINE]
+    ratio: Annotated[Ratio | None, "times as fast as the first model; null for itself"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpeed:
     """All tests of one model."""
 
-    path: str
-    description: str
-    size_bytes: int  # of the tensors, as llama-bench
-    n_param: int
-    speeds: tuple[Speed, ...]
+    path: Annotated[str, Key(name="model_filename")]
+    description: Annotated[str, Key(name="model_type")]
+    size_bytes: Annotated[int, Key(name="model_size"), "of the tensors"]
+    n_param: Annotated[int, Key(name="model_n_params")]
+    tests: tuple[Compared, ...]
+
+    @property
+    def speeds(self) -> tuple[Speed, ...]:
+        return tuple(test.speed for test in self.tests)
 
     def speed(self, prefix: str) -> Speed | None:
         """The first test whose name starts with `pp` or `tg`."""
         return next((s for s in self.speeds if s.test.startswith(prefix)), None)
-
-    def ratios(self, base: ModelSpeed) -> tuple[Ratio, ...]:
-        """How much faster every test is than that of `base`, by repetition."""
-        return tuple(
-            paired_ratio(speed.samples_tok_per_s, other.samples_tok_per_s)
-            for speed, other in zip(self.speeds, base.speeds, strict=True)
-        )
-
-    def to_json(self, base: ModelSpeed) -> dict[str, Any]:
-        tests = [
-            {**speed.to_json(), "ratio": None if self is base else ratio.to_json()}
-            for speed, ratio in zip(self.speeds, self.ratios(base), strict=True)
-        ]
-        return {
-            "model_filename": self.path,
-            "model_type": self.description,
-            "model_size": self.size_bytes,
-            "model_n_params": self.n_param,
-            "tests": tests,
-        }
 
 
 @dataclass(frozen=True)
 class Machine:
     """What was measured on."""
 
-    backends: str
-    devices: tuple[Device, ...]
-    n_threads: int  # by default
-    build_commit: str
+    backends: Annotated[str, "as llama-bench names them"]
+    devices: Annotated[tuple[Device, ...], Key(name="device_memory")]
+    n_threads: Annotated[int, "by default"]
+    build_commit: Annotated[str, "of ggml"]
 
     @property
-    def descriptions(self) -> tuple[str, ...]:
+    @written("devices", before="devices")
+    def descriptions(self) -> Annotated[tuple[str, ...], "the GPUs, or the CPU"]:
         """Names of the GPUs, or of the CPU where there are none."""
         gpus = [device.description for device in self.devices if device.is_gpu]
         return tuple(gpus or [device.description for device in self.devices])
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "backends": self.backends,
-            "devices": list(self.descriptions),
-            "device_memory": [device.to_json() for device in self.devices],
-            "n_threads": self.n_threads,
-            "build_commit": self.build_commit,
-        }
 
 
 @dataclass(frozen=True)
@@ -140,16 +117,8 @@ class Benchmark:
     """What was measured, on what. Ratios are to the first model."""
 
     models: tuple[ModelSpeed, ...]
-    hardware: Machine
+    hardware: Annotated[Machine, INLINE]
     versions: dict[str, str]
-
-    @property
-    def machine(self) -> dict[str, Any]:
-        return self.hardware.to_json()
-
-    def to_json(self) -> dict[str, Any]:
-        models = [model.to_json(self.models[0]) for model in self.models]
-        return {"models": models, **self.machine, "versions": self.versions}
 
 
 def benchmark(
@@ -160,7 +129,7 @@ def benchmark(
     n_repeat: int = 5,
     compute: Compute | None = None,
     seed: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Benchmark:
     """Measure pp{n_prompt} and tg{n_gen} of all models, taking turns; 0 leaves a test out.
 
@@ -179,31 +148,58 @@ def benchmark_cases(
     n_repeat: int = 5,
     warmup: bool = True,
     seed: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Benchmark:
     """Measure all cases of all models, n_repeat times each; without cases, describe the models.
 
     Raises LlamaError if llama.cpp cannot load or compute a model.
     """
     steps = Steps(len(cases) * len(paths) * (n_repeat + warmup), progress)
-    found: list[list[Speed]] = [[] for _ in paths]
-    about: list[tuple[str, int, int]] = []
     by_load = itertools.groupby(cases, lambda case: case.compute.n_gpu_layers)
-    groups = [list(group) for _, group in by_load]  # the rest only changes the context
-    for same_load in groups or [[]]:
-        compute = same_load[0].compute if same_load else Compute()
-        with contextlib.ExitStack() as stack:
-            runners = [stack.enter_context(Runner(path, compute, seed)) for path in paths]
-            about = [(r.model.description, r.model.size_bytes, r.model.n_param) for r in runners]
-            for case in same_load:
-                measured = _take_turns(runners, case, n_repeat, warmup, steps)
-                for speeds, speed in zip(found, measured, strict=True):
-                    speeds.append(speed)
-    models = [
-        ModelSpeed(str(path), *facts, tuple(speeds))
-        for path, facts, speeds in zip(paths, about, found, strict=True)
-    ]
+    loads = [_measure(paths, list(group), n_repeat, warmup, seed, steps) for _, group in by_load]
+    loads = loads or [_measure(paths, [], n_repeat, warmup, seed, steps)]
+    first: tuple[Speed, ...] | None = None
+    models = []
+    for parts in zip(*loads, strict=True):  # of one model
+        speeds = tuple(speed for part in parts for speed in part.speeds)
+        models.append(replace(parts[0], tests=compared(speeds, first)))
+        first = first or speeds
     return Benchmark(tuple(models), machine_now(), versions())
+
+
+def compared(speeds: Sequence[Speed], base: Sequence[Speed] | None) -> tuple[Compared, ...]:
+    """`base` are the same tests of the first model, None where these are its."""
+    if base is None:
+        return tuple(Compared(speed) for speed in speeds)
+    return tuple(
+        Compared(speed, paired_ratio(speed.samples_tok_per_s, other.samples_tok_per_s))
+        for speed, other in zip(speeds, base, strict=True)
+    )
+
+
+def _measure(
+    paths: Sequence[Path],
+    cases: Sequence[Case],
+    n_repeat: int,
+    warmup: bool,
+    seed: int,
+    steps: Steps,
+) -> list[ModelSpeed]:
+    """Cases that differ in nothing but the context, so that the models are loaded once."""
+    compute = cases[0].compute if cases else Compute()
+    with contextlib.ExitStack() as stack:
+        runners = [stack.enter_context(Runner(path, compute, seed)) for path in paths]
+        rows = [_take_turns(runners, case, n_repeat, warmup, steps) for case in cases]
+        return [
+            ModelSpeed(
+                path=str(path),
+                description=runner.model.description,
+                size_bytes=runner.model.size_bytes,
+                n_param=runner.model.n_param,
+                tests=compared([row[i] for row in rows], None),
+            )
+            for i, (path, runner) in enumerate(zip(paths, runners, strict=True))
+        ]
 
 
 def machine_now() -> Machine:
@@ -227,7 +223,7 @@ def _take_turns(
             times.append(runner.time_ns())
             steps.step()
     speeds = [
-        Speed(case, tuple(times), began, runner.buffers.caches)
+        Speed(case=case, test_time=began, samples_ns=tuple(times), caches=runner.buffers.caches)
         for runner, times in zip(runners, samples, strict=True)
     ]
     for runner in runners:
@@ -236,15 +232,14 @@ def _take_turns(
 
 
 class Steps:
-    """Counts what is done, and says so."""
+    """A count of what is done, for whoever is told."""
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
+    def __init__(self, total: int, progress: Progress) -> None:
         self.done, self.total, self.progress = 0, total, progress
 
     def step(self) -> None:
         self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)
+        self.progress.step(self.done, self.total)
 
 
 def _stdev(values: Sequence[float]) -> float:

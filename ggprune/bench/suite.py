@@ -7,33 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 from ggprune.arch.footprint import footprints_of
 from ggprune.bench.bandwidth import measure_bandwidth
 from ggprune.bench.cases import Case
 from ggprune.bench.memory import ModelMemory, measure_memory
 from ggprune.bench.roofline import Roofline, make_roofline
-from ggprune.bench.speed import Benchmark, Progress, benchmark_cases
+from ggprune.bench.speed import Benchmark, benchmark_cases
+from ggprune.files.keys import INLINE
 from ggprune.model import Model
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What was asked for; None is what was not."""
+    """All that was asked about some models; None is what was not."""
 
-    speed: Benchmark
-    memory: tuple[ModelMemory, ...] | None
-    roofline: Roofline | None
-
-    def to_json(self) -> dict[str, Any]:
-        memory, roofline = self.memory, self.roofline
-        return {
-            **self.speed.to_json(),
-            "memory": None if memory is None else [one.to_json() for one in memory],
-            "roofline": None if roofline is None else roofline.to_json(),
-        }
+    speed: Annotated[Benchmark, INLINE]
+    memory: Annotated[tuple[ModelMemory, ...] | None, "with --memory"]
+    roofline: Annotated[Roofline | None, "with --roofline"]
 
 
 def run_suite(
@@ -44,7 +38,7 @@ def run_suite(
     warmup: bool = True,
     memory: bool = False,
     roofline: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Suite:
     """Speed of all cases; memory of the one with the largest context.
 

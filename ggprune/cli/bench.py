@@ -188,11 +188,11 @@ def bench_command(
         if memory or roofline or n_prompt or n_gen or prompt_gen or n_depth:
             raise UsageError("--latency goes with -npl, -npp, -ntg, --warmups and --runs")
         requests = Requests(
-            n_input,
-            _numbers(n_parallel, "-npl", 1),
-            _numbers(n_output, "-ntg", 128),
-            n_warmup,
-            n_run,
+            n_input=n_input,
+            n_seq=_numbers(n_parallel, "-npl", 1),
+            n_output=_numbers(n_output, "-ntg", 128),
+            n_warmup=n_warmup,
+            n_run=n_run,
         )
         text = _latency([model.path for model in models], requests, grid, as_json=as_json)
         print(text, end="")
@@ -209,7 +209,7 @@ def bench_command(
     if output is not None:
         print(render_rows(suite.speed, output.value), end="")
     else:
-        print(to_json(suite.to_json()) if as_json else render_suite(suite) + "\n", end="")
+        print(to_json(suite) if as_json else render_suite(suite) + "\n", end="")
 
 
 def _grid(**values: list[str] | None) -> Grid:
@@ -255,4 +255,4 @@ def _latency(paths: list[Path], requests: Requests, grid: Grid, *, as_json: bool
     requests.pairs()  # says what is wrong with them before anything is loaded
     bar = Bar("latency")
     report = isolated(measure_latency, paths, requests, compute=computes[0], progress=bar)
-    return to_json(report.to_json()) if as_json else render_latency(report) + "\n"
+    return to_json(report) if as_json else render_latency(report) + "\n"

@@ -6,10 +6,12 @@ import sys
 import threading
 from typing import Any
 
+from ggprune.progress import Progress
+
 BYTE_STEPS = ("copy", "generate")
 
 
-class Bar:
+class Bar(Progress):
     """A progress bar that appears at its first step and closes at its last one.
 
     Until then it is a plain value, so that it can be sent to a child process.
@@ -19,12 +21,14 @@ class Bar:
         self.label = label
         self.bar: Any = None
 
-    def __call__(self, done: int, total: int) -> None:
+    def step(self, done: int, total: int) -> None:
         if self.bar is None:
             self.bar = self._start(total)
         self.bar.update(done - self.bar.n)
         if done >= total:
             self.bar.close()
+
+    __call__ = step
 
     def _start(self, total: int) -> Any:
         from tqdm import tqdm

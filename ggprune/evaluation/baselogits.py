@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ggprune.errors import DataError, OutputError
 from ggprune.files.outputs import check_output
 from ggprune.files.pending import PendingFile
-from ggprune.metrics.chunks import n_scored
+from ggprune.metrics.chunks import Chunk, Chunks, n_scored
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.metrics.logits import Comparison, TokenScores, for_blocks, log_sum_exp, token_scores
 from ggprune.runtime.session import Logits, Tokens
@@ -83,13 +83,13 @@ class BaseFile:
 
     path: Path
     header: Header
-    tokens: Tokens  # (n_chunk, n_ctx)
+    chunks: Chunks
 
-    def read(self, chunk: int, targets: Tokens) -> StoredLogits:
-        """targets: (n_token,) the tokens that came."""
-        start = self.header.tokens_end + 2 * self.header.chunk_values * chunk
+    def read(self, chunk: Chunk) -> StoredLogits:
+        start = self.header.tokens_end + 2 * self.header.chunk_values * chunk.number
         rows = np.fromfile(self.path, np.uint16, self.header.chunk_values, offset=start)
-        return decode_rows(rows.reshape(-1, self.header.row_values), self.header.n_vocab, targets)
+        rows = rows.reshape(-1, self.header.row_values)
+        return decode_rows(rows, self.header.n_vocab, chunk.targets)
 
 
 def open_base(path: Path) -> BaseFile:
@@ -102,7 +102,7 @@ def open_base(path: Path) -> BaseFile:
         raise DataError(f"{path}: cannot be read: {e.strerror}") from e
     if ((tokens < 0) | (tokens >= header.n_vocab)).any():
         raise DataError(f"{path}: damaged: has tokens outside of its vocabulary")
-    return BaseFile(path, header, tokens.reshape(header.n_chunk, header.n_ctx))
+    return BaseFile(path, header, Chunks(tokens.reshape(header.n_chunk, header.n_ctx)))
 
 
 def _read_header(path: Path, file: BinaryIO) -> Header:
@@ -127,7 +127,7 @@ def _read_header(path: Path, file: BinaryIO) -> Header:
 
 @contextlib.contextmanager
 def write_base(
-    target: Path, header: Header, chunks: Tokens, *, force: bool, n_threads: int = 1
+    target: Path, header: Header, chunks: Chunks, *, force: bool, n_threads: int = 1
 ) -> Iterator[Callable[[Logits], None]]:
     """A function that appends the logits of one chunk's scored tokens, (n_token, n_vocab).
 
@@ -139,7 +139,7 @@ def write_base(
         with PendingFile(target) as pending:
             with os.fdopen(os.dup(pending.fd), "wb") as file:
                 file.write(header.to_bytes())
-                file.write(np.ascontiguousarray(chunks, np.int32).data)
+                file.write(np.ascontiguousarray(chunks.tokens, np.int32).data)
                 yield lambda logits: _append(file, encode_rows(logits, n_threads))
             pending.commit(force=force)
     except OSError as e:
@@ -188,7 +188,7 @@ def decode_rows(rows: NDArray[np.uint16], n_vocab: int, targets: Tokens) -> Stor
 def compare_stored(
     base: StoredLogits, logits: Logits, targets: Tokens, n_threads: int = 1
 ) -> Comparison:
-    """As scoring.metrics.compare, with what was stored taken as it is: the base's probabilities
+    """As metrics.logits.compare, with what was stored taken as it is: the base's probabilities
     need not add up to one, and those of e^-16 or less do not count.
     """
     lse, top = log_sum_exp(logits, n_threads)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
@@ -24,8 +24,10 @@ from ggprune.evaluation.task_files import (
     read_multiple_choice,
     read_winogrande,
 )
-from ggprune.evaluation.trees import Progress, Query, answer, ask_branches, by_branch, tree_of
-from ggprune.metrics.estimates import Estimate, json_number, share_estimate
+from ggprune.evaluation.trees import Query, answer, ask_branches, by_branch, tree_of
+from ggprune.files.keys import Key, written
+from ggprune.metrics.estimates import Estimate, Float64, share_estimate
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.runtime.sequences import MAX_SEQ, SharedSession
 from ggprune.runtime.session import Compute, LlamaModel, Tokens
@@ -47,37 +49,24 @@ class ChoiceKind(str, Enum):
     MULTIPLE_CHOICE = "multiple-choice"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChoiceScore:
     """A model's answers to the tasks of a file, in the order in which they were drawn."""
 
-    path: str
+    path: Annotated[str, Key(name="model.path")]
     benchmark: ChoiceKind
-    source: str
-    accuracy: Estimate
-    chance: float  # what guessing gives
-    answers: tuple[int, ...]  # 0-based
-    is_right: tuple[bool, ...]
+    source: Annotated[str, "the file of tasks"]
+    n_task: int
+    accuracy: Annotated[Estimate, "share of right answers"]
+    chance: Annotated[float, Key(name="random_chance"), "what guessing gives"]
+    answers: Annotated[tuple[int, ...], "numbers of the choices, from 0"]
+    is_right: Annotated[tuple[bool, ...], Key(name="right")]
     versions: dict[str, str]
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson score interval, 95 %."""
-        return wilson(self.accuracy.value, self.accuracy.n)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": {"path": self.path},
-            "benchmark": self.benchmark.value,
-            "source": self.source,
-            "n_task": self.accuracy.n,
-            "accuracy": self.accuracy.to_json(),
-            "interval_95": [json_number(x) for x in self.interval],
-            "random_chance": self.chance,
-            "answers": list(self.answers),
-            "right": list(self.is_right),
-            "versions": self.versions,
-        }
+    @written("interval_95", before="chance")
+    def interval(self) -> Annotated[tuple[float, float], "Wilson score interval"]:
+        return wilson(self.accuracy.value, self.n_task)
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -92,7 +81,7 @@ class Prepared:
     """A task as a question to the model: what to ask, and how its numbers become scores."""
 
     query: Query
-    score: Callable[[Any], list[float]]  # log-probabilities -> one number a choice
+    score: Callable[[Float64], list[float]]  # log-probabilities -> one number a choice
     right: frozenset[int]
 
 
@@ -104,7 +93,7 @@ def score_choices(
     n_task: int | None = None,
     n_ctx: int = 512,
     compute: Compute | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[ChoiceScore, ...]:
     """Every model on the same tasks; `n_task` of them, None for llama-perplexity's default.
 
@@ -116,18 +105,23 @@ def score_choices(
         ChoiceKind.MULTIPLE_CHOICE: _multiple_choice,
     }[benchmark]
     prepare = read(file, n_task)
-    found = []
+    scores = []
     for i, path in enumerate(paths):
         with LlamaModel(path, compute) as model:
             tasks = [task(model.tokenize) for task in prepare]
-            show = partial(_shift, progress, i, len(paths)) if progress else None
-            answers = _answer(model, tasks, n_ctx, compute, show)
-        found.append(_score(path, benchmark, file, tasks, answers))
-    return tuple(found)
+            answers = _answer(model, tasks, n_ctx, compute, _Share(progress, i, len(paths)))
+        scores.append(_score(path, benchmark, file, tasks, answers))
+    return tuple(scores)
 
 
-def _shift(progress: Progress, i: int, n_model: int, done: int, total: int) -> None:
-    progress(i * total + done, n_model * total)
+class _Share(Progress):
+    """The steps of one model, as a share of those of all models."""
+
+    def __init__(self, whole: Progress, i: int, n_model: int) -> None:
+        self.whole, self.i, self.n_model = whole, i, n_model
+
+    def step(self, done: int, total: int) -> None:
+        self.whole.step(self.i * total + done, self.n_model * total)
 
 
 def _answer(
@@ -135,12 +129,12 @@ def _answer(
     tasks: Sequence[Prepared],
     n_ctx: int,
     compute: Compute | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[int]:
     n_seq = min(MAX_SEQ, max(N_SEQ, *(len(task.query.tree.branches) for task in tasks)))
     with SharedSession(model, CELLS_PER_CTX * n_ctx, n_seq=n_seq, compute=compute) as session:
         answers = answer(session, [task.query for task in tasks], progress)
-    scores = [task.score(found.log_p) for task, found in zip(tasks, answers, strict=True)]
+    scores = [task.score(said.log_p) for task, said in zip(tasks, answers, strict=True)]
     return [int(np.argmax(score)) for score in scores]  # the first of equals, as there
 
 
@@ -150,8 +144,9 @@ def _score(
     hits = np.array([a in task.right for a, task in zip(answers, tasks, strict=True)])
     chance = len(tasks) / sum(len(task.query.tree.branches) for task in tasks)
     return ChoiceScore(
-        str(path), benchmark, str(file), share_estimate(hits), chance,
-        tuple(answers), tuple(map(bool, hits)), versions(),
+        path=str(path), benchmark=benchmark, source=str(file), n_task=len(tasks),
+        accuracy=share_estimate(hits), chance=chance, answers=tuple(answers),
+        is_right=tuple(map(bool, hits)), versions=versions(),
     )  # fmt: skip
 
 
@@ -176,7 +171,7 @@ def _prepare_choice(task: ChoiceTask, tokenize: Tokenize) -> Prepared:
     """Mean log-probability of what the choices do not share."""
     tree = tree_of([tokenize(f"{task.context} {choice}") for choice in task.choices])
 
-    def score(log_p: Any) -> list[float]:
+    def score(log_p: Float64) -> list[float]:
         return [float(np.mean(part)) for part in by_branch(tree, log_p)]
 
     return Prepared(ask_branches(tree), score, task.right)
@@ -205,7 +200,7 @@ def _prepare_blank(task: Blank, tokenize: Tokenize) -> Prepared:
         targets.append(scored)
         lengths.append(len(scored))
 
-    def score(log_p: Any) -> list[float]:
+    def score(log_p: Float64) -> list[float]:
         return [float(np.mean(part)) for part in np.split(log_p, np.cumsum(lengths)[:-1])]
 
     query = Query(tree, np.array(rows, np.int64), np.concatenate(targets))

@@ -12,19 +12,19 @@ import numpy as np
 SEED = 1
 
 
-def draw_uniform(n_task: int, n_wanted: int) -> list[int]:
+def draw_uniform(n_task: int, n_drawn: int) -> list[int]:
     """Without replacement by std::uniform_int_distribution, as for HellaSwag."""
     numbers = _mt19937()
     left = list(range(n_task))
-    return [left.pop(_below(numbers, len(left))) for _ in range(min(n_wanted, n_task))]
+    return [left.pop(_below(numbers, len(left))) for _ in range(min(n_drawn, n_task))]
 
 
-def draw_scaled(n_task: int, n_wanted: int) -> list[int]:
+def draw_scaled(n_task: int, n_drawn: int) -> list[int]:
     """By scaling to a float, the last task moving into the gap: Winogrande, multiple choice."""
     numbers = _mt19937()
     left, drawn = list(range(n_task)), []
     scale = np.float32(2.0**-32)
-    for _ in range(n_wanted):
+    for _ in range(n_drawn):
         place = int(scale * np.float32(next(numbers)) * np.float32(len(left)))
         place = min(place, len(left) - 1)  # the float may have been rounded up
         drawn.append(left[place])

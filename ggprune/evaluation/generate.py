@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ggprune.errors import DataError, LlamaError
-from ggprune.evaluation.trees import Progress
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import Entries, SharedSession, join
 from ggprune.runtime.session import Tokens
 from ggprune.runtime.vocabulary import Vocabulary
@@ -36,15 +36,14 @@ class Wish:
 
 
 def generate(
-    session: SharedSession, wishes: Sequence[Wish], progress: Progress | None = None
+    session: SharedSession, wishes: Sequence[Wish], progress: Progress = SILENT
 ) -> list[Continuation]:
     """In the order of the wishes. Raises DataError if n_predict alone does not fit."""
     vocabulary = Vocabulary(session.model)
     done: list[Continuation] = []
     for group in _groups(session, wishes):
         done += _generate_together(session, vocabulary, group)
-        if progress is not None:
-            progress(len(done), len(wishes))
+        progress.step(len(done), len(wishes))
     return done
 
 

@@ -6,9 +6,9 @@ computed is in likelihood and generate, which know nothing of lm-eval.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypedDict, TypeVar
 
 import numpy as np
 from lm_eval.api.model import LM
@@ -22,7 +22,7 @@ from ggprune.evaluation.likelihood import (
     split_pair,
     without_bos,
 )
-from ggprune.evaluation.trees import Progress
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import Compute, LlamaModel
 from ggprune.runtime.vocabulary import Vocabulary
@@ -30,7 +30,26 @@ from ggprune.runtime.vocabulary import Vocabulary
 N_PREDICT = 256  # lm-eval's default
 N_SEQ = 32  # sequences at once
 CELLS_PER_CTX = 4
-LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+A_co = TypeVar("A_co", covariant=True)
+
+
+class Request(Protocol[A_co]):
+    """What lm-eval asks, as far as it is read here."""
+
+    @property
+    def args(self) -> A_co: ...
+
+
+class Options(TypedDict, total=False):
+    """How a task wants texts to be generated; other keys have no meaning here."""
+
+    do_sample: bool
+    temperature: float | None
+    until: str | list[str] | None
+    max_gen_toks: int | None
+    max_new_tokens: int | None
+    max_tokens: int | None
+    max_completion_tokens: int | None
 
 
 @register_model("ggprune")
@@ -44,8 +63,8 @@ class GgufModel(LM):  # type: ignore[misc]
         n_threads: int | str | None = None,
         n_gpu_layers: int | str = -1,
         compute: Compute | None = None,
-        progress: Progress | None = None,
-        **_: Any,
+        progress: Progress = SILENT,
+        **_: object,
     ) -> None:
         """Numbers may be strings; what else lm-eval passes (batch_size, device) has no meaning.
 
@@ -69,14 +88,16 @@ class GgufModel(LM):  # type: ignore[misc]
         """What lm-eval's caches of requests tell models apart by."""
         return str(self.model.path)
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: Sequence[Request[tuple[str, str]]]
+    ) -> list[tuple[float, bool]]:
         pairs = [split_pair(self.model, *request.args) for request in requests]
-        found = loglikelihoods(self.session, pairs, self.n_ctx, self.progress)
-        answers = [(likelihood.log_p, likelihood.is_greedy) for likelihood in found]
+        likelihoods = loglikelihoods(self.session, pairs, self.n_ctx, self.progress)
+        answers = [(likelihood.log_p, likelihood.is_greedy) for likelihood in likelihoods]
         self._remember("loglikelihood", requests, answers)
         return answers
 
-    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[Request[tuple[str]]]) -> list[float]:
         start = Vocabulary(self.model).start
         texts = [without_bos(self.model, self.model.tokenize(r.args[0])) for r in requests]
         windows = [rolling_windows(tokens, start, self.n_ctx) for tokens in texts]
@@ -87,29 +108,36 @@ class GgufModel(LM):  # type: ignore[misc]
         self._remember("loglikelihood_rolling", requests, answers)
         return answers
 
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+    def generate_until(self, requests: Sequence[Request[tuple[str, Options]]]) -> list[str]:
         wishes = [self._wish(*request.args) for request in requests]
-        answers = [found.text for found in generate(self.session, wishes, self.progress)]
+        answers = [written.text for written in generate(self.session, wishes, self.progress)]
         self._remember("generate_until", requests, answers)
         return answers
 
-    def _wish(self, context: str, options: dict[str, Any]) -> Wish:
+    def _wish(self, context: str, options: Options) -> Wish:
         """Raises UsageError if sampling is asked for."""
         if options.get("do_sample") and float(options.get("temperature") or 1) > 0:
             raise UsageError("a task asks for sampling; ggprune generates greedily only")
         until = options.get("until") or []
         stop = (until,) if isinstance(until, str) else tuple(until)
-        n_predict = next((int(options[k]) for k in LENGTHS if options.get(k)), N_PREDICT)
-        n_predict = min(n_predict, self.n_ctx - 1)
+        lengths = (
+            options.get("max_gen_toks"), options.get("max_new_tokens"),
+            options.get("max_tokens"), options.get("max_completion_tokens"),
+        )  # fmt: skip
+        n_predict = min(next((int(n) for n in lengths if n), N_PREDICT), self.n_ctx - 1)
         tokens = self.model.tokenize(context)[-(self.n_ctx - n_predict) :]
         return Wish(tokens, n_predict, tuple(s for s in stop if s))
 
-    def _remember(self, kind: str, requests: Sequence[Any], answers: Sequence[Any]) -> None:
-        for request, found in zip(requests, answers, strict=True):
-            self.cache_hook.add_partial(kind, request.args, found)
+    def _remember(
+        self, kind: str, requests: Sequence[Request[object]], answers: Sequence[object]
+    ) -> None:
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial(kind, request.args, answer)
 
 
-def task_rows(results: dict[str, Any]) -> Iterator[tuple[str, str, float, float | None]]:
+def task_rows(
+    results: Mapping[str, Mapping[str, object]],
+) -> Iterator[tuple[str, str, float, float | None]]:
     """(task, metric, value, standard error) of lm-eval's results; names without the filter."""
     for task, metrics in results.items():
         for name, value in metrics.items():

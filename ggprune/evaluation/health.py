@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from ggprune.errors import DataError
 from ggprune.evaluation.generate import Continuation, Wish, generate
 from ggprune.evaluation.language import language_of
 from ggprune.evaluation.task_files import read_lines
-from ggprune.evaluation.trees import Progress
+from ggprune.files.keys import INLINE, Key
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import Compute, LlamaModel
@@ -33,105 +34,81 @@ PROMPTS = "prompts.txt"
 
 @dataclass(frozen=True)
 class Prompt:
+    """What the models go on with."""
+
     text: str
     expected: str | None = None  # what the continuation must begin with
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One continuation and what was counted in it."""
 
     prompt: str
     text: str
     n_token: int
-    has_ended: bool
-    repetition: float  # share of token 4-grams that were there before, 0..1
-    stray_brackets: int  # closing ones that close nothing
-    scripts: dict[str, float]  # share of the letters: {"LATIN": 0.9, "CJK": 0.1}
-    language: str | None  # ISO 639-1 code; None where there is no saying
-    is_right: bool | None  # None where no answer is expected
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "prompt": self.prompt, "text": self.text, "n_token": self.n_token,
-            "ended": self.has_ended, "repetition": self.repetition,
-            "stray_brackets": self.stray_brackets, "scripts": self.scripts,
-            "language": self.language, "right": self.is_right,
-        }  # fmt: skip
+    has_ended: Annotated[bool, Key(name="ended")]
+    repetition: Annotated[float, "share of token 4-grams that were there before, 0 to 1"]
+    stray_brackets: Annotated[int, "closing ones that close nothing"]
+    scripts: Annotated[dict[str, float], 'share of the letters: {"LATIN": 0.9, "CJK": 0.1}']
+    language: Annotated[str | None, "ISO 639-1 code; null where there is no saying"]
+    is_right: Annotated[bool | None, Key(name="right"), "null where no answer is expected"]
 
 
-@dataclass(frozen=True)
-class Health:
-    """All samples of a model; those of the base, where there is one, in the same order."""
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What a model wrote behind all prompts. Some counts are against the base: None without one."""
 
-    path: str
+    repetition: Annotated[float, "mean share of repeated 4-grams"]
+    n_ended: Annotated[int, "texts that the model ended"]
+    n_early: Annotated[
+        int | None, Key(name="n_early_end"), "of them: shorter than half of the base's"
+    ]
+    n_missing_end: Annotated[int | None, "texts that go on where the base ended"]
+    n_other_script: Annotated[
+        int | None, "texts of which over half of the letters are in scripts that the base's is not"
+    ]
+    n_other_language: Annotated[
+        int | None, "texts in another language than the base's, where py3langid is sure of both"
+    ]
+    stray_brackets: int
+    n_right: int
+    n_expected: Annotated[int, "prompts that have an answer"]
     samples: tuple[Sample, ...]
-    base: tuple[Sample, ...] | None
-    n_predict: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """What a model wrote, and the base beside it, where there is one."""
+
+    path: Annotated[str, Key(name="model.path")]
+    n_predict: Annotated[int, "tokens at most"]
+    texts: Annotated[Texts, INLINE]
+    base: Annotated[Texts | None, "the same of the base"]
     versions: dict[str, str]
 
-    @property
-    def repetition(self) -> float:
-        """Mean share of repeated 4-grams."""
-        return sum(s.repetition for s in self.samples) / len(self.samples)
 
-    @property
-    def n_ended(self) -> int:
-        return sum(s.has_ended for s in self.samples)
+def count_texts(samples: Sequence[Sample], base: Sequence[Sample] | None = None) -> Texts:
+    """`base` are the base's samples in the same order."""
 
-    @property
-    def stray_brackets(self) -> int:
-        return sum(s.stray_brackets for s in self.samples)
+    def count(differs: Callable[[Sample, Sample], bool]) -> int | None:
+        return sum(map(differs, samples, base)) if base is not None else None
 
-    @property
-    def answers(self) -> tuple[int, int]:
-        """Right ones, all that were expected."""
-        expected = [s.is_right for s in self.samples if s.is_right is not None]
-        return sum(expected), len(expected)
-
-    @property
-    def n_early(self) -> int | None:
-        """Texts that end by themselves before half of the base's length."""
-        return self._count(lambda s, b: s.has_ended and s.n_token < EARLY * b.n_token)
-
-    @property
-    def n_missing_end(self) -> int | None:
-        """Texts that go on where the base ended."""
-        return self._count(lambda s, b: b.has_ended and not s.has_ended)
-
-    @property
-    def n_other_script(self) -> int | None:
-        """Texts of which more than half of the letters are in scripts that the base did not use."""
-        return self._count(lambda s, b: script_shift(s.scripts, b.scripts) > 0.5)
-
-    @property
-    def n_other_language(self) -> int | None:
-        """Texts in another language than the base's, where both are known."""
-        return self._count(
+    expected = [s.is_right for s in samples if s.is_right is not None]
+    return Texts(
+        repetition=sum(s.repetition for s in samples) / len(samples),
+        n_ended=sum(s.has_ended for s in samples),
+        n_early=count(lambda s, b: s.has_ended and s.n_token < EARLY * b.n_token),
+        n_missing_end=count(lambda s, b: b.has_ended and not s.has_ended),
+        n_other_script=count(lambda s, b: script_shift(s.scripts, b.scripts) > 0.5),
+        n_other_language=count(
             lambda s, b: None not in (s.language, b.language) and s.language != b.language
-        )
-
-    def _count(self, is_so: Any) -> int | None:
-        if self.base is None:
-            return None
-        return sum(bool(is_so(s, b)) for s, b in zip(self.samples, self.base, strict=True))
-
-    def to_json(self) -> dict[str, Any]:
-        base = Health("", self.base, None, self.n_predict, {}) if self.base else None
-        return {
-            "model": {"path": self.path}, "n_predict": self.n_predict, **self._counts(),
-            "base": base and base._counts(), "versions": self.versions,
-        }  # fmt: skip
-
-    def _counts(self) -> dict[str, Any]:
-        right, n_expected = self.answers
-        return {
-            "repetition": self.repetition, "n_ended": self.n_ended, "n_early_end": self.n_early,
-            "n_missing_end": self.n_missing_end, "n_other_script": self.n_other_script,
-            "n_other_language": self.n_other_language,
-            "stray_brackets": self.stray_brackets, "n_right": right, "n_expected": n_expected,
-            "samples": [sample.to_json() for sample in self.samples],
-        }  # fmt: skip
+        ),
+        stray_brackets=sum(s.stray_brackets for s in samples),
+        n_right=sum(expected),
+        n_expected=len(expected),
+        samples=tuple(samples),
+    )
 
 
 def read_prompts(path: Path | None) -> tuple[Prompt, ...]:
@@ -162,7 +139,7 @@ def check_health(
     base: Path | None = None,
     n_predict: int = 64,
     compute: Compute | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[Health, ...]:
     """Every model, after the base model; `n_predict` tokens behind each prompt.
 
@@ -172,13 +149,15 @@ def check_health(
     written = []
     for i, path in enumerate(models):
         written.append(_samples(path, prompts, n_predict, compute))
-        if progress is not None:
-            progress(i + 1, len(models))
+        progress.step(i + 1, len(models))
     reference = written.pop(0) if base is not None else None
     return tuple(
-        Health(str(path), samples, reference, n_predict, versions())
+        Health(
+            path=str(path), n_predict=n_predict, texts=count_texts(samples, reference),
+            base=count_texts(reference) if reference is not None else None, versions=versions(),
+        )
         for path, samples in zip(paths, written, strict=True)
-    )
+    )  # fmt: skip
 
 
 def _samples(
@@ -194,11 +173,12 @@ def _samples(
 
 
 def _sample(prompt: Prompt, written: Continuation) -> Sample:
+    text = written.text
     return Sample(
-        prompt.text, written.text, len(written.tokens), written.has_ended,
-        repetition(written.tokens), stray_brackets(prompt.text, written.text),
-        scripts(written.text), language_of(written.text),
-        begins_with(written.text, prompt.expected) if prompt.expected else None,
+        prompt=prompt.text, text=text, n_token=len(written.tokens), has_ended=written.has_ended,
+        repetition=repetition(written.tokens), stray_brackets=stray_brackets(prompt.text, text),
+        scripts=scripts(text), language=language_of(text),
+        is_right=begins_with(text, prompt.expected) if prompt.expected else None,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Protocol
 
 SURE = 0.9  # probability; code, lists and sums stay below it
 
@@ -14,8 +14,15 @@ def language_of(text: str) -> str | None:
     return str(language) if probability >= SURE else None
 
 
+class Identifier(Protocol):
+    """A model of languages, as far as it is used here."""
+
+    def classify(self, text: str) -> tuple[str, float]: ...
+
+
 @cache
-def _identifier() -> Any:
+def _identifier() -> Identifier:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier: Identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return identifier

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ggprune.errors import DataError
-from ggprune.evaluation.trees import Progress, Query, Tree, answer, ask_branches, by_branch
+from ggprune.evaluation.trees import Query, Tree, answer, ask_branches, by_branch
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import LlamaModel, Tokens
 from ggprune.runtime.vocabulary import Vocabulary
@@ -51,19 +52,19 @@ def loglikelihoods(
     session: SharedSession,
     pairs: Sequence[tuple[Tokens, Tokens]],
     n_ctx: int,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> list[Likelihood]:
     """Of (context, continuation), in their order; at most `n_ctx` tokens of each are read."""
     fitted = [_fit(context, continuation, n_ctx) for context, continuation in pairs]
     trees = _groups([context.tobytes() for context, _ in fitted], session.n_seq)
     trees = [part for group in trees for part in _by_room(fitted, group, session.n_cell)]
     queries = [_ask(fitted, group) for group in trees]
-    found: dict[int, Likelihood] = {}
+    by_place: dict[int, Likelihood] = {}
     for group, query, said in zip(trees, queries, answer(session, queries, progress), strict=True):
         log_p, is_top = by_branch(query.tree, said.log_p), by_branch(query.tree, said.is_top)
         for place, values, tops in zip(group, log_p, is_top, strict=True):
-            found[place] = Likelihood(float(np.sum(values)), bool(np.all(tops)))
-    return [found[i] for i in range(len(pairs))]
+            by_place[place] = Likelihood(float(np.sum(values)), bool(np.all(tops)))
+    return [by_place[i] for i in range(len(pairs))]
 
 
 def _fit(context: Tokens, continuation: Tokens, n_ctx: int) -> tuple[Tokens, Tokens]:
@@ -111,9 +112,7 @@ def rolling_windows(tokens: Tokens, start: int, n_ctx: int) -> list[tuple[Tokens
     The first window begins with the token `start`; later ones follow the last token read, and the
     last one takes as much context as fits (lm-eval's disjoint windows).
     """
-    text = np.concatenate([[start], tokens]).astype(
-        np.int32
-    )  # token i is predicted by those before
+    text = np.concatenate([[start], tokens]).astype(np.int32)  # each is predicted by those before
     pairs, n = [], len(tokens)
     for at in range(0, n, n_ctx):
         end = min(at + n_ctx, n)

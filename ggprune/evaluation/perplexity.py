@@ -7,11 +7,11 @@ are loaded at once and read the same tokens, so no logits need to be stored.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from ggprune.evaluation.baselogits import (
     open_base,
     write_base,
 )
-from ggprune.metrics.chunks import Tokens, describe_text, make_chunks, n_scored
+from ggprune.files.keys import Key
+from ggprune.metrics.chunks import Chunk, Chunks, TextInfo, describe_text, make_chunks, n_scored
 from ggprune.metrics.divergence import Divergence, divergence
 from ggprune.metrics.estimates import Estimate, ppl_estimate
 from ggprune.metrics.logits import (
@@ -36,34 +37,26 @@ from ggprune.metrics.logits import (
     score_tokens,
 )
 from ggprune.metrics.text import EVALUATION, Text, shipped_text
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import default_threads, versions
 from ggprune.runtime.sequences import MAX_SEQ
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
+from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
 
 N_CTX = 512  # llama-perplexity's default
 
 Base = BaseLogits | StoredLogits
-Progress = Callable[[int, int], object]  # done, total
+BaseOf = Callable[[Chunks], Sequence[Base]]  # what the base model says of the scored tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One model on one text; `divergence` where it was compared with a base model."""
 
-    path: str
-    text: dict[str, Any]
+    path: Annotated[str, Key(name="model.path")]
+    text: TextInfo
     ppl: Estimate
-    divergence: Divergence | None
+    divergence: Annotated[Divergence | None, "from the base model, where there is one"]
     versions: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": {"path": self.path},
-            "text": self.text,
-            "ppl": self.ppl.to_json(),
-            "divergence": self.divergence.to_json() if self.divergence else None,
-            "versions": self.versions,
-        }
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ def evaluate(
     n_ctx: int | None = None,
     n_chunk: int | None = None,
     compute: Compute | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[Evaluation, ...]:
     """Perplexity of every model; with `base` also how far each is from that model, computed once.
 
@@ -98,39 +91,28 @@ def evaluate(
     stored = _open_base(base_logits, n_ctx) if base_logits else None
     n_ctx = stored.header.n_ctx if stored else n_ctx or N_CTX
     with contextlib.ExitStack() as stack:
-        subjects = [stack.enter_context(_Reader(path, n_ctx, compute)) for path in paths]
+        readers = [stack.enter_context(_Reader(path, n_ctx, compute)) for path in paths]
         reference = stack.enter_context(_Reader(base, n_ctx, compute)) if base else None
-        first = reference or subjects[0]
-        models = [subject.model for subject in subjects]
+        models = [reader.model for reader in readers]
         if stored is not None:
-            chunks, about = _stored_chunks(stored, models, n_chunk)
+            chunks, info = _stored_chunks(stored, models, n_chunk)
         else:
+            first = (reference or readers[0]).model
             text = text or shipped_text(EVALUATION)
-            chunks, about = _text_chunks(text, first.model, models, n_ctx, n_chunk)
-        header = Header(n_ctx, subjects[0].model.n_vocab, len(chunks))
-        append = stack.enter_context(
-            write_base(save_logits.path, header, chunks, force=save_logits.force,
-                       n_threads=n_threads)
-        ) if save_logits else None  # fmt: skip
-        tallies = [_Tally(n_threads) for _ in subjects]
-        for group in first.groups(chunks):
-            scores: Sequence[Base] | None = None
-            if stored is not None:
-                scores = _read_base(stored, group, tallies[0].n_chunk)
-            elif reference is not None:
-                scores = _score_base(reference, group, n_threads)
-            for subject, tally in zip(subjects, tallies, strict=True):
-                logits = subject.logits(group)
-                if append is not None and subject is subjects[0]:
-                    for rows in logits:
-                        append(rows)
-                tally.add(group, logits, scores)
-            if progress is not None:
-                progress(tallies[0].n_chunk, len(chunks))
+            chunks, info = _text_chunks(text, first, models, n_ctx, n_chunk)
+        subjects = [_Subject(reader, n_threads) for reader in readers]
+        if save_logits is not None:
+            subjects[0].save = stack.enter_context(
+                _saved(save_logits, chunks, models[0].n_vocab, n_threads)
+            )
+        _measure(subjects, chunks, _base_of(stored, reference, n_threads), progress)
     return tuple(
-        Evaluation(str(path), about, tally.ppl(), tally.divergence(), versions())
-        for path, tally in zip(paths, tallies, strict=True)
-    )
+        Evaluation(
+            path=str(path), text=info, ppl=subject.tally.ppl(),
+            divergence=subject.tally.divergence(), versions=versions(),
+        )
+        for path, subject in zip(paths, subjects, strict=True)
+    )  # fmt: skip
 
 
 def _open_base(path: Path, n_ctx: int | None) -> BaseFile:
@@ -145,16 +127,16 @@ def _open_base(path: Path, n_ctx: int | None) -> BaseFile:
 
 def _text_chunks(
     text: Text, first: LlamaModel, models: Sequence[LlamaModel], n_ctx: int, n_chunk: int | None
-) -> tuple[Tokens, dict[str, Any]]:
-    chunks = make_chunks(text, first.tokenize, n_ctx, n_chunk).tokens
+) -> tuple[Chunks, TextInfo]:
+    chunks = make_chunks(text, first.tokenize, n_ctx, n_chunk)
     for model in models:
         _check_same_tokens(model, first, text)
-    return chunks, vars(describe_text(text, n_ctx, len(chunks)))
+    return chunks, describe_text(text, n_ctx, len(chunks))
 
 
 def _stored_chunks(
     stored: BaseFile, models: Sequence[LlamaModel], n_chunk: int | None
-) -> tuple[Tokens, dict[str, Any]]:
+) -> tuple[Chunks, TextInfo]:
     header = stored.header
     for model in models:
         if model.n_vocab != header.n_vocab:
@@ -164,26 +146,44 @@ def _stored_chunks(
             )
     if n_chunk is not None and n_chunk > header.n_chunk:
         raise DataError(f"{stored.path}: has {header.n_chunk} chunks, {n_chunk} are asked for")
-    chunks = stored.tokens[:n_chunk]
-    about = {
-        "source": str(stored.path), "sha256": None, "n_ctx": header.n_ctx, "n_chunk": len(chunks),
-        "n_token": len(chunks) * n_scored(header.n_ctx),
-    }  # fmt: skip
-    return chunks, about
+    chunks = stored.chunks[:n_chunk]
+    info = TextInfo(
+        source=str(stored.path), sha256=None, n_ctx=header.n_ctx, n_chunk=len(chunks),
+        n_token=len(chunks) * n_scored(header.n_ctx),
+    )  # fmt: skip
+    return chunks, info
 
 
-def _read_base(stored: BaseFile, group: Tokens, start: int) -> list[Base]:
-    return [stored.read(start + i, _targets(chunk)) for i, chunk in enumerate(group)]
+def _saved(
+    to: SaveLogits, chunks: Chunks, n_vocab: int, n_threads: int
+) -> contextlib.AbstractContextManager[Callable[[Logits], None]]:
+    header = Header(chunks.n_ctx, n_vocab, len(chunks))
+    return write_base(to.path, header, chunks, force=to.force, n_threads=n_threads)
 
 
-def _score_base(reference: _Reader, group: Tokens, n_threads: int) -> list[Base]:
-    rows = reference.logits(group)
-    return [base_logits(rows[i], _targets(chunk), n_threads) for i, chunk in enumerate(group)]
+def _base_of(stored: BaseFile | None, reference: _Reader | None, n_threads: int) -> BaseOf | None:
+    """Where the base's numbers come from: a file, a model, or nowhere."""
+    if stored is not None:
+        return lambda group: [stored.read(chunk) for chunk in group]
+    if reference is None:
+        return None
+
+    def score(group: Chunks) -> list[Base]:
+        pairs = zip(group, reference.logits(group), strict=True)
+        return [base_logits(rows, chunk.targets, n_threads) for chunk, rows in pairs]
+
+    return score
 
 
-def _targets(chunk: Tokens) -> Tokens:
-    """The tokens to predict: those behind the scored ones."""
-    return chunk[len(chunk) // 2 + 1 :]
+def _measure(
+    subjects: Sequence[_Subject], chunks: Chunks, base_of: BaseOf | None, progress: Progress
+) -> None:
+    """All subjects on a group of chunks, then on the next one."""
+    for group in chunks.groups(subjects[0].reader.n_seq):
+        base = base_of(group) if base_of is not None else None
+        for subject in subjects:
+            subject.read(group, base)
+        progress.step(group.first + len(group), len(chunks))
 
 
 class _Reader:
@@ -207,14 +207,23 @@ class _Reader:
             self.session.close()
         self.model.close()
 
-    def groups(self, chunks: Tokens) -> Iterator[Tokens]:
-        for start in range(0, len(chunks), self.n_seq):
-            yield chunks[start : start + self.n_seq]
-
-    def logits(self, group: Tokens) -> Logits:
+    def logits(self, group: Chunks) -> Logits:
         """Logits of the scored tokens, (n_seq, n_scored, n_vocab), valid until the next call."""
-        n_ctx = group.shape[1]
-        return self.session.chunk_logits(group, n_ctx - n_ctx // 2)[:, : n_scored(n_ctx)]
+        return self.session.chunk_logits(group.tokens, group.n_output)[:, : group.n_scored]
+
+
+class _Subject:
+    """A model that is measured: what reads, what counts, and whoever wants the logits."""
+
+    def __init__(self, reader: _Reader, n_threads: int) -> None:
+        self.reader, self.tally = reader, _Tally(n_threads)
+        self.save: Callable[[Logits], None] | None = None
+
+    def read(self, group: Chunks, base: Sequence[Base] | None) -> None:
+        for i, (chunk, rows) in enumerate(zip(group, self.reader.logits(group), strict=True)):
+            if self.save is not None:
+                self.save(rows)
+            self.tally.add(chunk, rows, base[i] if base is not None else None)
 
 
 class _Tally:
@@ -222,23 +231,19 @@ class _Tally:
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
-        self.n_chunk = 0
         self.scores: list[TokenScores] = []
         self.base: list[TokenScores] = []
         self.compared: list[Comparison] = []
 
-    def add(self, group: Tokens, logits: Logits, base: Sequence[Base] | None) -> None:
-        """Logits of the scored tokens of a group of chunks, (n_seq, n_scored, n_vocab)."""
-        for i, chunk in enumerate(group):
-            targets = _targets(chunk)
-            if base is None:
-                self.scores.append(score_tokens(logits[i], targets, self.n_threads))
-            else:
-                comparison = _compare(base[i], logits[i], targets, self.n_threads)
-                self.scores.append(comparison.scores)
-                self.base.append(base[i].scores)
-                self.compared.append(comparison)
-            self.n_chunk += 1
+    def add(self, chunk: Chunk, rows: Logits, base: Base | None) -> None:
+        """Logits of the chunk's scored tokens, (n_scored, n_vocab)."""
+        if base is None:
+            self.scores.append(score_tokens(rows, chunk.targets, self.n_threads))
+            return
+        comparison = _compare(base, rows, chunk.targets, self.n_threads)
+        self.scores.append(comparison.scores)
+        self.base.append(base.scores)
+        self.compared.append(comparison)
 
     def ppl(self) -> Estimate:
         return ppl_estimate(np.concatenate([s.nll for s in self.scores]))

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.errors import DataError
-from ggprune.evaluation.perplexity import N_CTX, Evaluation, Progress
+from ggprune.evaluation.perplexity import N_CTX, Evaluation
+from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate, Float64, ppl_estimate
 from ggprune.metrics.logits import score_tokens
 from ggprune.metrics.text import Text
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import default_threads, versions
 from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
 
@@ -30,11 +32,11 @@ def evaluate_strided(
     n_ctx: int = N_CTX,
     n_chunk: int | None = None,
     compute: Compute | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[Evaluation, ...]:
     """Raises DataError if the text gives less than two windows or the stride is no part of one."""
     compute = compute or Compute()
-    found = []
+    evaluations = []
     for path in paths:
         with (
             LlamaModel(path, compute) as model,
@@ -43,12 +45,14 @@ def evaluate_strided(
             window = session.n_ctx_made
             windows = _windows(text, model.tokenize(text.content), window, stride, n_chunk)
             ppl = _ppl(session, windows, stride, compute.n_threads or default_threads(), progress)
-        about = {
-            "source": text.source, "sha256": text.sha256, "n_ctx": window,
-            "n_chunk": len(windows), "n_token": ppl.n, "stride": stride,
-        }  # fmt: skip
-        found.append(Evaluation(str(path), about, ppl, None, versions()))
-    return tuple(found)
+        info = TextInfo(
+            source=text.source, sha256=text.sha256, n_ctx=window, n_chunk=len(windows),
+            n_token=ppl.n, stride=stride,
+        )  # fmt: skip
+        evaluations.append(
+            Evaluation(path=str(path), text=info, ppl=ppl, divergence=None, versions=versions())
+        )
+    return tuple(evaluations)
 
 
 def _windows(text: Text, tokens: Tokens, window: int, stride: int, n_chunk: int | None) -> Tokens:
@@ -68,12 +72,11 @@ def _windows(text: Text, tokens: Tokens, window: int, stride: int, n_chunk: int 
 
 
 def _ppl(
-    session: Session, windows: Tokens, stride: int, n_threads: int, progress: Progress | None
+    session: Session, windows: Tokens, stride: int, n_threads: int, progress: Progress
 ) -> Estimate:
     scored: list[Float64] = []
     for i, tokens in enumerate(windows):
         logits = session.chunk_logits(tokens[None, :], stride + 1, bos=False)[0, :-1]
         scored.append(score_tokens(logits, tokens[-stride:], n_threads).nll)
-        if progress is not None:
-            progress(i + 1, len(windows))
+        progress.step(i + 1, len(windows))
     return ppl_estimate(np.concatenate(scored))

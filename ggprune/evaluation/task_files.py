@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ggprune.errors import DataError
 from ggprune.evaluation.draw import draw_scaled
+from ggprune.files.reading import read_bytes, read_utf8
 
 HELLASWAG_LINES = 6  # context, number of the right ending, four endings
 MAX_ANSWERS = 100
@@ -38,19 +39,9 @@ class Blank:
     right: int
 
 
-def read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
-
-
 def read_lines(path: Path) -> list[str]:
     """Lines as llama.cpp's -f gives them: a line break at the very end does not count."""
-    try:
-        return read_bytes(path).decode("utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path}: not a UTF-8 text (byte {e.start})") from e
+    return read_utf8(path).removesuffix("\n").split("\n")
 
 
 def read_hellaswag(path: Path) -> list[ChoiceTask]:
@@ -102,14 +93,14 @@ def _blank(path: Path, number: int, line: str) -> Blank:
 
 def _commas(line: str) -> list[int]:
     """Places of the first four commas outside of quotes."""
-    found: list[int] = []
+    commas: list[int] = []
     is_open = False
     for i, character in enumerate(line):
         if character == '"':
             is_open = not is_open
-        elif character == "," and not is_open and len(found) < LAST_COMMA:
-            found.append(i)
-    return found
+        elif character == "," and not is_open and len(commas) < LAST_COMMA:
+            commas.append(i)
+    return commas
 
 
 def read_multiple_choice(path: Path, n_task: int | None = None) -> list[ChoiceTask]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from ggprune.errors import DataError, MissingExtraError
-from ggprune.evaluation.trees import Progress
+from ggprune.files.keys import Key
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
 
@@ -24,8 +25,13 @@ COMMONSENSE_METRICS = {
 }  # fmt: skip
 
 
+TaskName = str | dict[str, object]  # lm-eval's name, a YAML file, or a configuration
+
+
 @dataclass(frozen=True)
 class TaskMetric:
+    """One number of one task."""
+
     task: str
     metric: str
     value: float
@@ -36,21 +42,10 @@ class TaskMetric:
 class TaskScores:
     """What lm-eval reports about one model."""
 
-    path: str
-    metrics: tuple[TaskMetric, ...]
-    limit: int | None
-    versions: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": {"path": self.path},
-            "limit": self.limit,
-            "tasks": [
-                {"task": m.task, "metric": m.metric, "value": m.value, "se": m.se}
-                for m in self.metrics
-            ],
-            "versions": self.versions,
-        }
+    path: Annotated[str, Key(name="model.path")]
+    limit: Annotated[int | None, "documents of each task, with --limit"]
+    metrics: Annotated[tuple[TaskMetric, ...], Key(name="tasks")]
+    versions: Annotated[dict[str, str], "lm-eval's too"]
 
 
 def check_tasks() -> None:
@@ -61,12 +56,12 @@ def check_tasks() -> None:
 
 def run_tasks(
     paths: Sequence[Path],
-    tasks: Sequence[str | dict[str, Any]],
+    tasks: Sequence[TaskName],
     *,
     limit: int | None = None,
     n_ctx: int = 2048,
     compute: Compute | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[TaskScores, ...]:
     """Names of lm-eval's tasks, YAML files or configurations; `limit` takes the first N documents.
 
@@ -79,7 +74,7 @@ def run_tasks(
 
     from ggprune.evaluation.harness import GgufModel, task_rows
 
-    found = []
+    scores = []
     for path in paths:
         model = GgufModel(path, n_ctx, compute=compute, progress=progress)
         try:
@@ -97,16 +92,16 @@ def run_tasks(
         metrics = tuple(TaskMetric(*row) for row in task_rows(results["results"]))
         if COMMONSENSE in tasks:
             metrics = (*metrics, commonsense_mean(metrics))
-        about = {**versions(), "lm-eval": version("lm-eval")}
-        found.append(TaskScores(str(path), metrics, limit, about))
-    return tuple(found)
+        used = {**versions(), "lm-eval": version("lm-eval")}
+        scores.append(TaskScores(str(path), limit, metrics, used))
+    return tuple(scores)
 
 
-def _expanded(tasks: Sequence[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
-    found: list[str | dict[str, Any]] = []
+def _expanded(tasks: Sequence[TaskName]) -> list[TaskName]:
+    named: list[TaskName] = []
     for task in tasks:
-        found += list(COMMONSENSE_METRICS) if task == COMMONSENSE else [task]
-    return [task for i, task in enumerate(found) if task not in found[:i]]
+        named += list(COMMONSENSE_METRICS) if task == COMMONSENSE else [task]
+    return [task for i, task in enumerate(named) if task not in named[:i]]
 
 
 def commonsense_mean(metrics: Sequence[TaskMetric]) -> TaskMetric:

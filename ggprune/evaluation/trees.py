@@ -6,9 +6,9 @@ where they come from and what is made of the numbers is the callers' business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from ggprune.errors import DataError
 from ggprune.metrics.estimates import Float64
 from ggprune.metrics.logits import log_sum_exp
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import Entries, SharedSession, join
 from ggprune.runtime.session import Logits, Tokens
 
 Rows = NDArray[np.int64]
-Progress = Callable[[int, int], object]  # done, total
+V = TypeVar("V", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,13 @@ def ask_branches(tree: Tree) -> Query:
     return Query(tree, np.array(rows, np.int64), np.concatenate(tree.branches))
 
 
-def by_branch(tree: Tree, values: NDArray[Any]) -> list[NDArray[Any]]:
+def by_branch(tree: Tree, values: NDArray[V]) -> list[NDArray[V]]:
     """Cut what `ask_branches` was answered into the branches."""
     return np.split(values, np.cumsum([len(branch) for branch in tree.branches])[:-1])
 
 
 def answer(
-    session: SharedSession, queries: Sequence[Query], progress: Progress | None = None
+    session: SharedSession, queries: Sequence[Query], progress: Progress = SILENT
 ) -> list[Answer]:
     """Answers in the order of the queries; as many at once as the session has room for.
 
@@ -97,8 +98,7 @@ def answer(
     answers: list[Answer] = []
     for pack in _packs(session, queries):
         answers += _answer_pack(session, pack)
-        if progress is not None:
-            progress(len(answers), len(queries))
+        progress.step(len(answers), len(queries))
     return answers
 
 
@@ -127,9 +127,9 @@ def _answer_pack(session: SharedSession, pack: Sequence[Query]) -> list[Answer]:
     for query in pack:
         parts.append(_entries(query, n_seq, share=session.can_share))
         n_seq += len(query.tree.branches)
-    found = [np.unique(query.rows, return_inverse=True) for query in pack]
-    starts = np.cumsum([0, *(len(unique) for unique, _ in found)])
-    rows = np.concatenate([place + s for (_, place), s in zip(found, starts[:-1], strict=True)])
+    outputs = [np.unique(query.rows, return_inverse=True) for query in pack]
+    starts = np.cumsum([0, *(len(unique) for unique, _ in outputs)])
+    rows = np.concatenate([place + s for (_, place), s in zip(outputs, starts[:-1], strict=True)])
     session.clear()
     whole = _look_up(session, join(parts), rows, np.concatenate([q.targets for q in pack]))
     cuts = np.cumsum([len(query.rows) for query in pack])[:-1]
@@ -155,10 +155,10 @@ def _entries(query: Query, first: int, *, share: bool) -> Entries:
     for sequence, branch in zip(everyone, tree.branches, strict=True):
         if not share and sequence != first:
             parts.append(_prefix(tree, (sequence,), output=False))
-        wanted = asked[start : start + len(branch)]
-        length = int(np.flatnonzero(wanted)[-1]) + 1 if wanted.any() else 0
+        outputs = asked[start : start + len(branch)]
+        length = int(np.flatnonzero(outputs)[-1]) + 1 if outputs.any() else 0
         positions = np.arange(n, n + length, dtype=np.int32)
-        parts.append(Entries(branch[:length], positions, ((sequence,),) * length, wanted[:length]))
+        parts.append(Entries(branch[:length], positions, ((sequence,),) * length, outputs[:length]))
         start += len(branch)
     return join(parts)
 
@@ -175,8 +175,9 @@ def _look_up(session: SharedSession, entries: Entries, rows: Rows, targets: Toke
     log_p, is_top = np.empty(len(rows)), np.empty(len(rows), np.bool_)
     for n_before, logits in session.decode_entries(entries):
         here = np.flatnonzero((rows >= n_before) & (rows < n_before + len(logits)))
-        local, wanted = rows[here] - n_before, targets[here]
-        log_p[here], is_top[here] = _probabilities(logits, local, wanted, session.n_threads)
+        log_p[here], is_top[here] = _probabilities(
+            logits, rows[here] - n_before, targets[here], session.n_threads
+        )
     return Answer(log_p, is_top)
 
 

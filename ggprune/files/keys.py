@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from functools import cache, cached_property
+from inspect import get_annotations
+from types import SimpleNamespace
 from typing import Annotated, TypeVar, cast, get_args, get_origin, get_type_hints
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -65,8 +67,7 @@ class Entry:
 @cache
 def entries_of(cls: type) -> tuple[Entry, ...]:
     """The keys of a dataclass's document, in its order."""
-    module = vars(sys.modules[cls.__module__])  # named, so that functions in hints see it
-    hints = get_type_hints(cls, module, include_extras=True)
+    hints = _hints(cls)
     entries = [
         _entry(
             field.name, hints[field.name],
@@ -83,9 +84,19 @@ def entries_of(cls: type) -> tuple[Entry, ...]:
     return tuple(entry for entry in entries if not entry.key.left_out)
 
 
+def _hints(cls: type) -> dict[str, object]:
+    """The types of all fields, each in the words of the module that its class is in."""
+    hints: dict[str, object] = {}
+    for base in reversed(cls.__mro__):
+        named = SimpleNamespace(__annotations__=get_annotations(base))
+        hints |= get_type_hints(named, vars(sys.modules[base.__module__]), include_extras=True)
+    return hints
+
+
 def _marked(cls: type) -> Iterator[tuple[str, Callable[..., object]]]:
-    """The properties that are written, in the order of the class."""
-    for name, member in vars(cls).items():
+    """The properties that are written, in the order of the class; first those it inherits."""
+    members = [item for base in reversed(cls.__mro__) for item in vars(base).items()]
+    for name, member in members:
         function = member.fget if isinstance(member, property) else None
         function = member.func if isinstance(member, cached_property) else function
         if "written" in getattr(function, "__dict__", {}):

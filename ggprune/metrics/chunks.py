@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Annotated, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError
+from ggprune.files.keys import Key
 from ggprune.metrics.estimates import Float32
 from ggprune.metrics.text import Text
 
@@ -106,10 +107,13 @@ class TextInfo:
     """Which text was read, and how much of it."""
 
     source: str
-    sha256: str | None  # None: only its tokens are known
+    sha256: Annotated[str | None, "of the text; null where only its tokens are known"]
     n_ctx: int
     n_chunk: int
-    n_token: int  # that were scored
+    n_token: Annotated[int, "that were scored"]
+    stride: Annotated[
+        int | None, Key(optional=True), "with --ppl-stride: tokens between windows of n_ctx"
+    ] = None
 
 
 def make_chunks(

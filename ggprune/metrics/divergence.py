@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggprune.files.keys import Key
 from ggprune.metrics.estimates import (
     Estimate,
     Float64,
-    json_number,
     mean_estimate,
     ppl_estimate,
     rms_estimate,
@@ -30,45 +30,24 @@ class Distribution:
     """Mean, extremes and percentiles of a per-token quantity."""
 
     mean: Estimate
-    minimum: float
-    maximum: float
-    percentiles: dict[float, float]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "mean": self.mean.to_json(),
-            "min": json_number(self.minimum),
-            "max": json_number(self.maximum),
-            "percentiles": {f"{k:g}": json_number(v) for k, v in self.percentiles.items()},
-        }
+    minimum: Annotated[float, Key(name="min")]
+    maximum: Annotated[float, Key(name="max")]
+    percentiles: Annotated[dict[float, float], "99.9 to 0.1 % of the tokens have less"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Divergence:
     """The three blocks that llama-perplexity prints."""
 
     base_ppl: Estimate
-    correlation: float  # of ln PPL(Q) and ln PPL(base), -1..1
-    ln_ratio: Estimate  # ln(PPL(Q) / PPL(base)), its error paired token by token
-    ratio: Estimate
-    difference: Estimate
-    kld: Distribution  # nats
-    delta_p: Distribution  # change of the probability of the token that came, -1..1
+    correlation: Annotated[float, "of ln PPL(model) and ln PPL(base), -1 to 1"]
+    ln_ratio: Annotated[Estimate, Key(name="ln_ppl_ratio"), "its error is paired token by token"]
+    ratio: Annotated[Estimate, Key(name="ppl_ratio"), "PPL(model) / PPL(base)"]
+    difference: Annotated[Estimate, Key(name="ppl_difference")]
+    kld: Annotated[Distribution, "KL(base || model) of the tokens, nats"]
+    delta_p: Annotated[Distribution, "change of the probability of the token that came, -1 to 1"]
     rms_delta_p: Estimate
-    same_top_p: Estimate
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "base_ppl": self.base_ppl.to_json(),
-            "correlation": json_number(self.correlation),
-            "ln_ppl_ratio": self.ln_ratio.to_json(),
-            "ppl_ratio": self.ratio.to_json(),
-            "ppl_difference": self.difference.to_json(),
-            "kld": self.kld.to_json(),
-            "delta_p": self.delta_p.to_json(),
-            "rms_delta_p": self.rms_delta_p.to_json(),
-            "same_top_p": self.same_top_p.to_json(),
-        }
+    same_top_p: Annotated[Estimate, "share of tokens where both find the same token most likely"]
 
 
 def distribution(values: Float64) -> Distribution:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ggprune.files.keys import LEFT_OUT
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -22,15 +25,7 @@ class Estimate:
 
     value: float
     se: float
-    n: int
-
-    def to_json(self) -> dict[str, float | None]:
-        return {"value": json_number(self.value), "se": json_number(self.se)}
-
-
-def json_number(value: float) -> float | None:
-    """JSON has no infinity and no NaN: null says that there is no number."""
-    return value if math.isfinite(value) else None
+    n: Annotated[int, LEFT_OUT] = 0  # 0: it was read from a document, which does not say
 
 
 def mean_estimate(values: Float64) -> Estimate:

@@ -67,7 +67,7 @@ def compare(
 ) -> Comparison:
     """KL divergence over the whole vocabulary: sum of p_base (log p_base - log p).
 
-    OutputFiles as the difference of logits, so that equal logits give exactly zero.
+    Written as the difference of logits, so that equal logits give exactly zero.
     """
     lse, top = log_sum_exp(logits, n_threads)
     kld = np.empty(len(logits))

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ggprune.errors import DataError
+from ggprune.files.reading import read_utf8
 
 CALIBRATION, EVALUATION = "calibration.txt", "evaluation.txt"  # shipped in texts/
 
@@ -29,12 +30,7 @@ def read_text(path: Path) -> Text:
 
     Raises DataError if it cannot be read, is empty, or is not UTF-8.
     """
-    try:
-        content = path.read_bytes().decode("utf-8")
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path}: not a UTF-8 text (byte {e.start})") from e
+    content = read_utf8(path)
     if not content.strip():
         raise DataError(f"{path}: the text is empty")
     return Text(str(path), content.removesuffix("\n"))

@@ -11,6 +11,7 @@ from ggprune.bench.ratio import CONFIDENCE
 from ggprune.bench.roofline import LEAST_SHARE, Roofline
 from ggprune.bench.speed import Machine
 from ggprune.bench.suite import Suite
+from ggprune.files.documents import encode_fields
 from ggprune.report.table import markdown_table
 from ggprune.report.units import count, size
 
@@ -37,22 +38,22 @@ def render_machine(machine: Machine) -> str:
 
 def render_benchmark(result: Benchmark) -> str:
     """llama-bench's table, with columns that compare with the first model and name the file."""
-    base, several = result.models[0], len(result.models) > 1
+    several = len(result.models) > 1
     rows = []
     for model in result.models:
-        for speed, ratio in zip(model.speeds, model.ratios(base), strict=True):
+        for test in model.tests:
+            speed, case = test.speed, encode_fields(test.speed.case)
             cells = [
                 model.description,
                 size(model.size_bytes),
                 count(model.n_param),
                 result.hardware.backends,
-                str(speed.case.to_json()["n_threads"]),
-                *(str(speed.case.to_json()[name]) for name in _varying(result)),
+                str(case["n_threads"]),
+                *(str(case[name]) for name in _varying(result)),
                 speed.test,
                 speed_cell(speed),
             ]
-            compared = "1.000x" if model is base else ratio_cell(ratio)
-            rows.append([*cells, *([compared] if several else []), model.path])
+            rows.append([*cells, *([ratio_cell(test.ratio)] if several else []), model.path])
     headers = ["model", "size", "params", "backend", "threads", *_varying(result), "test", "t/s"]
     headers += [COMPARED] if several else []
     return markdown_table([*headers, "file"], rows, left=(0, 3, len(headers)))
@@ -60,7 +61,7 @@ def render_benchmark(result: Benchmark) -> str:
 
 def _varying(result: Benchmark) -> list[str]:
     """Parameters, besides those that have a column anyway, that the tests differ in."""
-    cases = [speed.case.to_json() for speed in result.models[0].speeds]
+    cases = [encode_fields(speed.case) for speed in result.models[0].speeds]
     names = ("n_gpu_layers", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn")
     return [name for name in names if len({case[name] for case in cases}) > 1]
 
@@ -70,8 +71,10 @@ def speed_cell(speed: Speed | None) -> str:
     return f"{speed.mean:.2f} ± {speed.stdev:.2f}" if speed else "-"
 
 
-def ratio_cell(ratio: Ratio) -> str:
-    """`1.234x (1.200 - 1.268)`."""
+def ratio_cell(ratio: Ratio | None) -> str:
+    """`1.234x (1.200 - 1.268)`; the first model is as fast as itself."""
+    if ratio is None:
+        return "1.000x"
     if ratio.low is None or ratio.high is None:
         return f"{ratio.value:.3f}x"
     return f"{ratio.value:.3f}x ({ratio.low:.3f} - {ratio.high:.3f})"
@@ -79,11 +82,10 @@ def ratio_cell(ratio: Ratio) -> str:
 
 def render_latency(report: LatencyReport) -> str:
     """One line per model and setting."""
-    base, several = report.models[0], len(report.models) > 1
+    several = len(report.models) > 1
     rows = []
     for model in report.models:
-        for latency, ratio in zip(model.latencies, model.ratios(base), strict=True):
-            compared = "1.000x" if model is base else ratio_cell(ratio)
+        for latency in model.latencies:
             rows.append(
                 [
                     model.description,
@@ -93,7 +95,7 @@ def render_latency(report: LatencyReport) -> str:
                     f"{latency.mean:.4f} ± {latency.stdev:.4f}",
                     f"{latency.tok_per_s:.2f}",
                     f"{1000 * latency.token_s:.3f}",
-                    *([compared] if several else []),
+                    *([ratio_cell(latency.ratio)] if several else []),
                     model.path,
                 ]
             )

@@ -44,8 +44,7 @@ def report_text(report: AutoResult, path: Path) -> str:
 
 def evaluation_document(results: Sequence[Any]) -> Any:
     """What --json prints of evaluations of any kind."""
-    documents = [result.to_json() for result in results]
-    return documents[0] if len(documents) == 1 else {"models": documents}
+    return results[0] if len(results) == 1 else {"models": list(results)}
 
 
 def evaluation_text(results: Sequence[Any], title: str, rendered: str, path: Path) -> str:

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from ggprune.evaluation.health import Health, Sample
+from ggprune.evaluation.health import Health, Sample, Texts
 from ggprune.report.table import markdown_table
 
 EXCERPT = 100  # characters of a text in the terminal; reports and JSON have all
@@ -26,33 +26,29 @@ def render_health_table(results: Sequence[Health]) -> str:
         "model", "tokens", "repeated", "ended", "early", "no end", "other script", "other language",
         "stray brackets", "sums right",
     )  # fmt: skip
-    rows = [_health_row(result.path, result) for result in results]
+    rows = [_health_row(result.path, result.texts) for result in results]
     if base is not None:
-        alone = Health("base", base, None, results[0].n_predict, {})
-        rows.insert(0, _health_row("base", alone))
+        rows.insert(0, _health_row("base", base))
     return markdown_table(headers, rows)
 
 
 def named_samples(results: Sequence[Health]) -> list[tuple[str, Sequence[Sample]]]:
     """Every model and what it wrote, the base first."""
     base = results[0].base
-    texts: list[tuple[str, Sequence[Sample]]] = [("base", base)] if base is not None else []
-    return [*texts, *((result.path, result.samples) for result in results)]
+    texts: list[tuple[str, Sequence[Sample]]] = [("base", base.samples)] if base is not None else []
+    return [*texts, *((result.path, result.texts.samples) for result in results)]
 
 
-def _health_row(name: str, health: Health) -> tuple[str, ...]:
-    right, expected = health.answers
-    counts = (
-        health.n_early, health.n_missing_end, health.n_other_script, health.n_other_language,
-    )  # fmt: skip
+def _health_row(name: str, texts: Texts) -> tuple[str, ...]:
+    counts = texts.n_early, texts.n_missing_end, texts.n_other_script, texts.n_other_language
     return (
         name,
-        str(sum(sample.n_token for sample in health.samples)),
-        f"{100 * health.repetition:.1f} %",
-        f"{health.n_ended} of {len(health.samples)}",
+        str(sum(sample.n_token for sample in texts.samples)),
+        f"{100 * texts.repetition:.1f} %",
+        f"{texts.n_ended} of {len(texts.samples)}",
         *("-" if n is None else str(n) for n in counts),
-        str(health.stray_brackets),
-        f"{right} of {expected}",
+        str(texts.stray_brackets),
+        f"{texts.n_right} of {texts.n_expected}",
     )
 
 

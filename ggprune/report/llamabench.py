@@ -12,6 +12,7 @@ from typing import Any
 
 from ggprune.bench import Benchmark, ModelSpeed, Speed
 from ggprune.errors import UsageError
+from ggprune.files.documents import encode_fields
 from ggprune.report.units import count
 
 Row = dict[str, str]
@@ -93,7 +94,7 @@ def _model(model: ModelSpeed) -> Row:
 
 def _test(speed: Speed) -> Row:
     return {
-        **{name: str(value) for name, value in speed.case.to_json().items()},
+        **{name: str(value) for name, value in encode_fields(speed.case).items()},
         "test_time": speed.test_time,
         "avg_ns": str(speed.mean_ns),
         "stddev_ns": str(speed.stdev_ns),

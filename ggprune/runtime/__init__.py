@@ -1,1 +1,1 @@
-"""The only door to llama.cpp: load, decode, leave layers out in memory, quantize, isolate."""
+"""The only door to llama.cpp: load, decode, listen, isolate."""

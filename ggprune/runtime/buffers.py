@@ -13,10 +13,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import psutil
 
+from ggprune.files.keys import LEFT_OUT
 from ggprune.runtime.library import llama, log_tail
 
 MIB = 1 << 20
@@ -35,12 +36,9 @@ CACHES = ("KV", "RS", "state")
 class Buffer:
     """Memory on one device."""
 
-    device: str  # CPU, CPU_Mapped (weights read from the mapped file), CPU_REPACK, CUDA0
-    kind: str  # model, KV, RS (recurrent state), state, compute, output
+    device: Annotated[str, "CPU, CPU_Mapped (weights in the mapped file), CPU_REPACK, CUDA0..."]
+    kind: Annotated[str, "model, KV, RS (recurrent state), state, compute or output"]
     size_bytes: int
-
-    def to_json(self) -> dict[str, Any]:
-        return vars(self)
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,10 @@ class Cache:
 
 @dataclass(frozen=True)
 class Buffers:
-    """All of one model and one context."""
+    """All memory of one model and one context."""
 
     buffers: tuple[Buffer, ...]
-    caches: tuple[Cache, ...]
+    caches: Annotated[tuple[Cache, ...], LEFT_OUT] = ()
 
     def total(self, *kinds: str) -> int:
         return sum(b.size_bytes for b in self.buffers if b.kind in kinds)
@@ -81,13 +79,13 @@ def listening() -> Iterator[list[str]]:
 
 def parse_buffers(log: str) -> Buffers:
     """The buffers that a log speaks of, in its order."""
-    found: dict[tuple[str, str], int] = {}
+    sizes: dict[tuple[str, str], int] = {}
     for match in _BUFFER.finditer(log):
         key, size = (match["device"], match["kind"]), _bytes(match["mib"])
         again = match["kind"] in RESERVED_AGAIN
-        found[key] = size if again else found.get(key, 0) + size
+        sizes[key] = size if again else sizes.get(key, 0) + size
     caches = [Cache(_bytes(m["mib"]), max(int(m["cells"]), 1)) for m in _CACHE.finditer(log)]
-    return Buffers(tuple(Buffer(*key, size) for key, size in found.items()), tuple(caches))
+    return Buffers(tuple(Buffer(*key, size) for key, size in sizes.items()), tuple(caches))
 
 
 def peak_rss_bytes() -> int:

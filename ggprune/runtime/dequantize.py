@@ -7,8 +7,8 @@ of a stable interface, so it is checked against the library's own accessors befo
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_in
 
 
 class TypeTraits(ctypes.Structure):
+    """A row of ggml's table of types."""
+
     _fields_ = (
         ("type_name", ctypes.c_void_p),
         ("blck_size", ctypes.c_int64),
@@ -59,7 +61,7 @@ class Dequantizer:
             self._to_float(raw.ctypes.data, floats.ctypes.data, len(floats))
 
 
-def _conversion(tensor_type: TensorType) -> Any:
+def _conversion(tensor_type: TensorType) -> Callable[[int, int, int], None]:
     check_layout()
     traits = _traits(tensor_type.id) if tensor_type.id < llama().GGML_TYPE_COUNT else None
     if traits is None or traits.to_float is None:

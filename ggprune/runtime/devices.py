@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated
 
 from ggprune.runtime.library import ggml, llama
 
@@ -16,22 +16,19 @@ KINDS = ("cpu", "gpu", "igpu", "accel")  # enum ggml_backend_dev_type, ggml-back
 GPU_KINDS = ("gpu", "igpu")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Device:
-    """Memory is what the driver says now; for a CPU it is the machine's."""
+    """One that can compute. Memory is what the driver says now; for a CPU it is the machine's."""
 
-    name: str  # CPU, CUDA0, Metal
+    name: Annotated[str, "CPU, CUDA0, Metal"]
     description: str
-    kind: str
+    kind: Annotated[str, "cpu, gpu, igpu or accel"]
     total_bytes: int
     free_bytes: int
 
     @property
     def is_gpu(self) -> bool:
         return self.kind in GPU_KINDS
-
-    def to_json(self) -> dict[str, Any]:
-        return vars(self)
 
 
 def devices() -> tuple[Device, ...]:
@@ -62,11 +59,11 @@ def _device(handle: int) -> Device:
     base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
     kind = base.ggml_backend_dev_type(handle)
     return Device(
-        base.ggml_backend_dev_name(handle).decode(),
-        base.ggml_backend_dev_description(handle).decode().strip(),
-        KINDS[kind] if kind < len(KINDS) else "other",
-        total.value,
-        free.value,
+        name=base.ggml_backend_dev_name(handle).decode(),
+        description=base.ggml_backend_dev_description(handle).decode().strip(),
+        kind=KINDS[kind] if kind < len(KINDS) else "other",
+        total_bytes=total.value,
+        free_bytes=free.value,
     )
 
 

@@ -125,10 +125,10 @@ def _split_stderr(log: Path) -> None:
 
 
 def _obituary(exit_code: int | None, log: Path) -> str:
-    how = f"ended with exit code {exit_code}"
+    end = f"ended with exit code {exit_code}"
     if exit_code is not None and exit_code < 0:
         with contextlib.suppress(ValueError):
-            how = f"was ended by {signal.Signals(-exit_code).name}"
+            end = f"was ended by {signal.Signals(-exit_code).name}"
     lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
     said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f"llama.cpp {how}" + (f": {said}" if said else "")
+    return f"llama.cpp {end}" + (f": {said}" if said else "")

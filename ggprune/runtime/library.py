@@ -9,27 +9,32 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TypeAlias
 
 import psutil
 
 from ggprune.errors import LlamaError
 from ggprune.version import __version__
 
+Llama: TypeAlias = ModuleType  # llama_cpp: its functions are not typed
+LogCallback = Callable[[int, bytes, object], None]  # level, text
+
 LOG_LINES = 40
 SERIOUS = (3, 4)  # GGML_LOG_LEVEL_WARN, GGML_LOG_LEVEL_ERROR
 
 
 class LogTail:
-    """The last lines llama.cpp logged. Keeps the callback alive: a collected one is a segfault."""
+    """The last lines of a log. Keeps the callback alive: a collected one is a segfault."""
 
-    def __init__(self, callback_type: Any) -> None:
+    def __init__(self, make_callback: Callable[[LogCallback], object]) -> None:
         self.lines: deque[tuple[int, str]] = deque(maxlen=LOG_LINES)
-        self.listeners: list[Any] = []
-        self.callback = callback_type(self._on_line)
+        self.listeners: list[Callable[[str], object]] = []
+        self.callback = make_callback(self._on_line)
 
     def _on_line(self, level: int, text: bytes, _: object) -> None:
         piece = text.decode("utf-8", "replace")
@@ -45,7 +50,7 @@ class LogTail:
 
 
 @cache
-def llama() -> Any:
+def llama() -> Llama:
     """The llama_cpp module, initialised and quiet. Raises LlamaError if it cannot be loaded."""
     try:
         import llama_cpp
@@ -53,7 +58,8 @@ def llama() -> Any:
         raise LlamaError(f"llama-cpp-python cannot be loaded: {e}") from e
     llama_cpp.llama_log_set(log_tail().callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
-    return llama_cpp
+    module: Llama = llama_cpp
+    return module
 
 
 @cache
@@ -68,7 +74,7 @@ def ggml(name: str = "ggml-base") -> ctypes.CDLL:
     """One of ggml's libraries that llama_cpp brings but does not bind."""
     from llama_cpp._ctypes_extensions import load_shared_library
 
-    folder = Path(llama().__file__).parent / "lib"
+    folder = Path(str(llama().__file__)).parent / "lib"
     library: ctypes.CDLL = load_shared_library(name, folder)
     return library
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.runtime.library import default_threads
+from ggprune.runtime.library import Llama, default_threads
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
 
 MAX_SEQ = 256  # LLAMA_MAX_SEQ
@@ -56,7 +55,7 @@ class SharedSession(Session):
     def __enter__(self) -> SharedSession:
         return self
 
-    def _params(self, compute: Compute, *, tapped: bool) -> Any:
+    def _params(self, compute: Compute, *, tapped: bool) -> ctypes.Structure:
         params = super()._params(compute, tapped=tapped)
         params.n_ctx = self.n_cell
         params.kv_unified = True
@@ -87,13 +86,13 @@ class SharedSession(Session):
 class _Batch:
     """A llama_batch whose arrays are numpy's; they live as long as this object."""
 
-    def __init__(self, lib: Any, entries: Entries, part: slice) -> None:
+    def __init__(self, lib: Llama, entries: Entries, part: slice) -> None:
         sequences = entries.sequences[part]
         n_seq = np.array([len(s) for s in sequences], np.int32)
         self.flat = np.array([i for s in sequences for i in s], np.int32)
         starts = np.concatenate([[0], np.cumsum(n_seq[:-1])])
         addresses = (self.flat.ctypes.data + 4 * starts).astype(np.uintp)
-        self.arrays: tuple[NDArray[Any], ...] = (
+        self.arrays: tuple[NDArray[np.generic], ...] = (
             np.ascontiguousarray(entries.tokens[part], np.int32),
             np.ascontiguousarray(entries.positions[part], np.int32),
             n_seq,
@@ -103,6 +102,5 @@ class _Batch:
         self.handle = lib.llama_batch()
         self.handle.n_tokens = len(sequences)
         for i, name in enumerate(("token", "pos", "n_seq_id", "seq_id", "logits")):
-            values: NDArray[Any] = self.arrays[i]
             kind = dict(lib.llama_batch._fields_)[name]
-            setattr(self.handle, name, ctypes.cast(values.ctypes.data, kind))
+            setattr(self.handle, name, ctypes.cast(self.arrays[i].ctypes.data, kind))

@@ -12,29 +12,41 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError, LlamaError
+from ggprune.files.keys import Key
 from ggprune.model.types import tensor_type
 from ggprune.runtime.callback import EvalCallback, NamedTaps, Program, Taps
-from ggprune.runtime.library import default_threads, llama, log_tail
+from ggprune.runtime.library import Llama, default_threads, llama, log_tail
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+def _threads_used(n_threads: int | None) -> int:
+    return n_threads or default_threads()
+
+
+FLASH_NUMBERS = {True: 1, False: 0, None: -1}  # as llama-bench has them
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compute:
     """How to compute: the llama.cpp options that change speed, not meaning."""
 
-    n_threads: int | None = None  # None: the physical cores
-    n_gpu_layers: int = -1  # negative: all that fit a GPU build has room for; CPU builds ignore it
-    flash_attn: bool | None = None  # None: llama.cpp decides
     n_batch: int = 2048
     n_ubatch: int = 512
+    n_threads: Annotated[int | None, Key(write=_threads_used)] = None  # None: the physical cores
+    n_gpu_layers: int = -1  # negative: all that fit a GPU build has room for; CPU builds ignore it
+    flash_attn: Annotated[
+        bool | None,
+        Key(write=FLASH_NUMBERS.get, read={1: True, 0: False, -1: None}.__getitem__),
+        "1 on, 0 off, -1 auto",
+    ] = None  # None: llama.cpp decides
     type_k: str = "f16"  # of the cached keys, as -ctk names it
     type_v: str = "f16"
 
@@ -150,20 +162,20 @@ class Session:
         self.model, self.lib, self.n_ctx, self.n_seq = model, model.lib, n_ctx, n_seq
         self.n_batch = min(compute.n_batch, n_ctx * n_seq)
         self._callback = EvalCallback()
-        self._c_callback: Any = None
+        self._c_callback: object = None  # kept alive: a collected one is a segfault
         params = self._params(compute, tapped=tapped)
         self.handle = self.lib.llama_init_from_model(model.handle, params)
         if not self.handle:
             reason = log_tail().last_error()
             raise LlamaError(f"{model.path}: llama.cpp cannot create a context: {reason}")
         self._batch = self.lib.llama_batch_init(self.n_batch, 0, 1)
-        self._token, self._position, self._wanted = _fields(self._batch, self.n_batch)
+        self._token, self._position, self._has_logits = _fields(self._batch, self.n_batch)
         self._finalizer = weakref.finalize(
             self, _free_session, self.lib, self.handle, self._batch, self._c_callback
         )
 
-    def _params(self, compute: Compute, *, tapped: bool) -> Any:
-        params = self.lib.llama_context_default_params()
+    def _params(self, compute: Compute, *, tapped: bool) -> ctypes.Structure:
+        params: ctypes.Structure = self.lib.llama_context_default_params()
         params.n_ctx = self.n_ctx * self.n_seq
         params.n_batch = self.n_batch
         params.n_ubatch = min(compute.n_ubatch, self.n_batch)
@@ -261,7 +273,7 @@ class Session:
         batch.n_tokens = total
         self._token[:total] = tokens.ravel()
         self._position[:total].reshape(n_seq, n)[:] = np.arange(position, position + n)
-        self._wanted[:total].reshape(n_seq, n)[:] = np.arange(n) >= n - n_output
+        self._has_logits[:total].reshape(n_seq, n)[:] = np.arange(n) >= n - n_output
         if self.n_seq > 1:
             for i in range(total):
                 batch.seq_id[i][0] = i // n
@@ -279,18 +291,20 @@ class Session:
         return np.ctypeslib.as_array(pointer, (n_seq, n_output, self.model.n_vocab))
 
 
-def _fields(batch: Any, n: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """A batch's token ids, positions and wishes for logits; each token is of the first sequence."""
+def _fields(
+    batch: ctypes.Structure, n: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int8]]:
+    """A batch's token ids, positions and where logits are wanted, for one sequence at first."""
     for i in range(n):
         batch.seq_id[i][0] = 0
     np.ctypeslib.as_array(batch.n_seq_id, (n,))[:] = 1
-    token, position, wanted = (
+    token, position, has_logits = (
         np.ctypeslib.as_array(pointer, (n,)) for pointer in (batch.token, batch.pos, batch.logits)
     )
-    return token, position, wanted
+    return token, position, has_logits
 
 
-def _free_session(lib: Any, handle: Any, batch: Any, callback: Any) -> None:
+def _free_session(lib: Llama, handle: object, batch: ctypes.Structure, callback: object) -> None:
     """`callback` is only kept alive until here."""
     lib.llama_free(handle)
     lib.llama_batch_free(batch)

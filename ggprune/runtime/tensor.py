@@ -20,6 +20,8 @@ TYPE_F32 = 0
 
 
 class TensorStruct(ctypes.Structure):
+    """A tensor, or a node of the graph."""
+
     _fields_ = (
         ("type", ctypes.c_int),
         ("buffer", ctypes.c_void_p),
@@ -67,10 +69,10 @@ def op_name(op: int) -> str:
     return str(accessors().ggml_op_name(op).decode())
 
 
-def set_computed(pointer: int, wanted: bool) -> None:
+def set_computed(pointer: int, computed: bool) -> None:
     """Have ggml compute a graph node, or leave it out."""
     flags = ctypes.c_int32.from_address(pointer + FLAGS_OFFSET)
-    flags.value = flags.value | COMPUTE if wanted else flags.value & ~COMPUTE
+    flags.value = flags.value | COMPUTE if computed else flags.value & ~COMPUTE
 
 
 def check_layout(pointer: int) -> None:

@@ -7,8 +7,8 @@ struct follows `ggml_threadpool_params` in ggml/include/ggml.h and is checked be
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from ggprune.errors import LlamaError
 from ggprune.runtime.library import ggml
@@ -19,6 +19,8 @@ POLL = 50  # ggml's default, and llama-bench's
 
 
 class ThreadpoolParams(ctypes.Structure):
+    """How threads are to be started."""
+
     _fields_ = (
         ("cpumask", ctypes.c_bool * MAX_THREADS),
         ("n_threads", ctypes.c_int),
@@ -44,7 +46,7 @@ class Threadpool:
         self._handle = new(ctypes.byref(params))
         if not self._handle:
             raise LlamaError(f"llama.cpp could not start {n_threads} threads")
-        attach: Any = ggml("llama").llama_attach_threadpool
+        attach = ggml("llama").llama_attach_threadpool
         attach.restype, attach.argtypes = None, [ctypes.c_void_p] * 3
         attach(session.handle, self._handle, None)
 
@@ -55,7 +57,7 @@ class Threadpool:
 
 
 @cache
-def _functions() -> tuple[Any, Any]:
+def _functions() -> tuple[Callable[[object], int | None], Callable[[int], None]]:
     """ggml_threadpool_new and _free, asked of the CPU backend: it may be loaded at run time."""
     base, lib = ggml(), ggml("ggml")
     lib.ggml_backend_reg_by_name.restype = ctypes.c_void_p
@@ -63,8 +65,8 @@ def _functions() -> tuple[Any, Any]:
     address = base.ggml_backend_reg_get_proc_address
     address.restype, address.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
     cpu = lib.ggml_backend_reg_by_name(b"CPU")
-    found = [address(cpu, f"ggml_threadpool_{name}".encode()) for name in ("new", "free")]
-    if not all(found):
+    places = [address(cpu, f"ggml_threadpool_{name}".encode()) for name in ("new", "free")]
+    if not all(places):
         raise LlamaError("this build of llama.cpp has no threads to keep")
-    new = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(found[0])
-    return new, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(found[1])
+    new = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(places[0])
+    return new, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(places[1])

@@ -16,7 +16,7 @@ PIECE_BYTES = 256  # more than any ordinary token; longer ones say how much they
 
 
 class Vocabulary:
-    """Of a loaded model; pieces of text are looked up once."""
+    """The vocabulary of a loaded model; pieces of text are looked up once."""
 
     def __init__(self, model: LlamaModel) -> None:
         self.model, self.lib, self.handle = model, model.lib, model.vocab

@@ -67,16 +67,18 @@ def test_names_are_those_of_llama_bench() -> None:
 
 
 def test_every_combination_in_llama_benchs_order() -> None:
-    grid = Grid((8,), (2, 0), ((4, 2),), (0, 16), n_threads=(1, 2))
+    grid = Grid(
+        n_prompt=(8,), n_gen=(2, 0), prompt_gen=((4, 2),), n_depth=(0, 16), n_threads=(1, 2)
+    )  # fmt: skip
     names = [(case.compute.n_threads, case.name) for case in grid.cases()]
     tests = ["pp8", "tg2", "pp4+tg2", "pp8 @ d16", "tg2 @ d16", "pp4+tg2 @ d16"]
     assert names == [(1, name) for name in tests] + [(2, name) for name in tests]
-    (case,) = Grid((0,), (3,), type_k=("q8_0",), flash_attn=(True,)).cases()
+    (case,) = Grid(n_prompt=(0,), n_gen=(3,), type_k=("q8_0",), flash_attn=(True,)).cases()
     assert case == Case(0, 3, 0, Compute(flash_attn=True, type_k="q8_0"))
 
 
 def test_too_little_and_too_much() -> None:
     with pytest.raises(UsageError, match="nothing to measure"):
-        Grid((0,), (0,), ((0, 0),)).cases()
+        Grid(n_prompt=(0,), n_gen=(0,), prompt_gen=((0, 0),)).cases()
     with pytest.raises(UsageError, match="10000 can be measured"):
-        Grid(tuple(range(1, 200)), (0,), n_depth=tuple(range(200))).cases()
+        Grid(n_prompt=tuple(range(1, 200)), n_gen=(0,), n_depth=tuple(range(200))).cases()

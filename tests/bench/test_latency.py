@@ -7,6 +7,7 @@ from ggprune.errors import UsageError
 from ggprune.report.bench import render_latency
 from ggprune.runtime.session import Compute, LlamaModel
 from tests.conftest import TINY
+from tests.helpers import Steps
 
 
 def test_tokens_are_counted_as_the_papers_do() -> None:
@@ -20,7 +21,7 @@ def test_tokens_are_counted_as_the_papers_do() -> None:
 
 
 def test_arithmetic() -> None:
-    latency = Latency(4, 12, 10, (1.0, 2.0, 3.0))
+    latency = Latency(n_seq=4, n_input=12, n_output=10, samples_s=(1.0, 2.0, 3.0))
     assert latency.mean == 2
     assert latency.stdev == pytest.approx(1)
     assert latency.tok_per_s == 20
@@ -28,16 +29,17 @@ def test_arithmetic() -> None:
 
 
 def test_every_setting_of_every_model() -> None:
-    requests = Requests(4, (1, 2), (1, 3), n_warmup=1, n_run=2)
-    seen: list[tuple[int, int]] = []
-    report = measure_latency([TINY, TINY], requests, progress=lambda *step: seen.append(step))
-    assert seen[-1] == (24, 24)
+    requests = Requests(n_input=4, n_seq=(1, 2), n_output=(1, 3), n_warmup=1, n_run=2)
+    steps = Steps()
+    report = measure_latency([TINY, TINY], requests, progress=steps)
+    assert steps.seen[-1] == (24, 24)
     for model in report.models:
         settings = [(x.n_seq, x.n_output, len(x.samples_s)) for x in model.latencies]
         assert settings == [(1, 1, 2), (1, 3, 2), (2, 1, 2), (2, 3, 2)]
-    document = report.to_json()
-    assert document["models"][0]["latency"][0]["ratio"] is None
-    assert document["models"][1]["latency"][3]["ratio"]["n"] == 2
+    first, second = report.models
+    assert first.latencies[0].ratio is None
+    assert second.latencies[3].ratio is not None
+    assert second.latencies[3].ratio.n == 2
     table, machine = render_latency(report).split("\n\n")
     assert len(table.splitlines()) == 2 + 8
     assert machine.startswith(report.hardware.devices[0].name)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from ggprune.bench import Case
 from ggprune.bench.memory import measure_memory
+from ggprune.files.documents import encode_fields
 from ggprune.model import Model
 from ggprune.runtime.buffers import Buffer, Cache, parse_buffers, peak_rss_bytes
 from tests.conftest import TINY
@@ -48,7 +49,7 @@ def test_memory_of_a_known_model(tiny: Model) -> None:
     assert 0 < memory.compute_bytes < 64 * MIB
     assert memory.start_rss_bytes < memory.peak_rss_bytes < 1 << 30
     assert memory.peak_rss_bytes - memory.start_rss_bytes > 1_000_000
-    assert memory.to_json()["n_ctx"] == 8
+    assert encode_fields(memory)["n_ctx"] == 8
 
 
 KEYS = ("attention.head_count_kv", "attention.head_count")

@@ -5,7 +5,8 @@ import pytest
 from ggprune.bench import Benchmark, Case, ModelSpeed, Speed
 from ggprune.bench.bandwidth import measure_bandwidth
 from ggprune.bench.roofline import make_roofline
-from ggprune.bench.speed import Machine
+from ggprune.bench.speed import Machine, compared
+from ggprune.files.documents import encode_fields
 from ggprune.report.bench import render_roofline
 from ggprune.runtime.buffers import Cache
 
@@ -14,13 +15,18 @@ MACHINE = Machine("CPU", (), 2, "abc")
 
 def made_up(*tok_per_s: float, n_depth: int = 0, n_gen: int = 1) -> Benchmark:
     """Models with a cache of 10 bytes per cell, at these speeds."""
-    models = []
+    models: list[ModelSpeed] = []
     for i, speed in enumerate(tok_per_s):
         cases = (Case(512, 0), Case(0, n_gen, n_depth))
         ns = [round(1e9 * case.n_token / speed) for case in cases]
         caches = (Cache(10_000, 1000),)
-        speeds = [Speed(c, (t, t), "", caches) for c, t in zip(cases, ns, strict=True)]
-        models.append(ModelSpeed(f"{i}.gguf", "llama", 1, 1, tuple(speeds)))
+        speeds = [
+            Speed(case=c, samples_ns=(t, t), caches=caches) for c, t in zip(cases, ns, strict=True)
+        ]
+        tests = compared(speeds, models[0].speeds if models else None)
+        models.append(
+            ModelSpeed(path=f"{i}.gguf", description="llama", size_bytes=1, n_param=1, tests=tests)
+        )
     return Benchmark(tuple(models), MACHINE, {})
 
 
@@ -45,7 +51,7 @@ def test_a_speedup_far_below_the_promise_is_flagged() -> None:
     assert "roof t/s" in text
     assert text.count(" !") == 1
     assert text.endswith("! less than 85 % of the predicted speed-up")
-    assert roofline.to_json()["tests"][1]["short"] is True
+    assert encode_fields(roofline.roofs[1])["short"] is True
 
 
 def test_bandwidth_is_that_of_a_memory() -> None:

@@ -7,20 +7,22 @@ import pytest
 
 from ggprune.bench import Case, Grid, Speed, benchmark, benchmark_cases
 from ggprune.bench.runner import Runner
+from ggprune.files.documents import encode_fields
 from ggprune.report.bench import render_benchmark
 from ggprune.runtime.session import Compute
 from tests.conftest import TINY
+from tests.helpers import Steps
 
 
 def test_models_are_measured_side_by_side() -> None:
-    seen: list[tuple[int, int]] = []
+    steps = Steps()
     result = benchmark(
         [TINY, TINY],
         n_prompt=40,
         n_gen=4,
         n_repeat=3,
         compute=Compute(n_threads=1),
-        progress=lambda *step: seen.append(step),
+        progress=steps,
     )
     assert [m.path for m in result.models] == [str(TINY)] * 2
     for model in result.models:
@@ -29,14 +31,15 @@ def test_models_are_measured_side_by_side() -> None:
         assert all(v > 0 for s in model.speeds for v in s.samples_tok_per_s)
         assert model.n_param == 3_805_952
         assert model.description.startswith("llama")
-    assert seen[-1] == (16, 16)
+    assert steps.seen[-1] == (16, 16)
     assert result.hardware.descriptions
     table = render_benchmark(result).splitlines()
     assert len(table) == 2 + 4
     assert "| pp40 |" in table[2].replace("  ", " ")
     ours, theirs = (model.speeds[1].samples_tok_per_s for model in result.models)
     product = math.prod(a / b for a, b in zip(theirs, ours, strict=True))
-    (_, ratio) = result.models[1].ratios(result.models[0])
+    ratio = result.models[1].tests[1].ratio
+    assert ratio is not None
     assert ratio.value == pytest.approx(product ** (1 / 3))
     assert f"{ratio.value:.3f}x (" in table[5]
 
@@ -53,18 +56,21 @@ def test_tests_can_be_left_out() -> None:
 
 
 def test_mean_and_deviation_are_llama_benchs() -> None:
-    speed = Speed(Case(0, 2), (2_000_000_000, 1_000_000_000, 666_666_667))
+    speed = Speed(case=Case(0, 2), samples_ns=(2_000_000_000, 1_000_000_000, 666_666_667))
     assert speed.test == "tg2"
     assert speed.mean == pytest.approx(2)
     assert speed.stdev == pytest.approx(1)
     assert (speed.mean_ns, speed.stdev_ns) == (1_222_222_222, 693_888_666)
-    assert math.isclose(speed.to_json()["avg_ts"], speed.mean)
+    assert encode_fields(speed)["avg_ts"] == speed.mean
 
 
 def test_every_parameter_reaches_the_report() -> None:
-    grid = Grid((8,), (0,), (), (0, 16), (32,), (16,), ("q8_0",), ("f16",), (1,), (0,), (True,))
+    grid = Grid(
+        n_prompt=(8,), n_gen=(0,), n_depth=(0, 16), n_batch=(32,), n_ubatch=(16,),
+        type_k=("q8_0",), n_threads=(1,), n_gpu_layers=(0,), flash_attn=(True,),
+    )  # fmt: skip
     result = benchmark_cases([TINY], grid.cases(), n_repeat=1, warmup=False)
-    tests = result.to_json()["models"][0]["tests"]
+    tests = [encode_fields(test) for test in result.models[0].tests]
     assert [test["test"] for test in tests] == ["pp8", "pp8 @ d16"]
     expected = {"n_batch": 32, "n_ubatch": 16, "type_k": "q8_0", "type_v": "f16", "n_threads": 1,
                 "n_gpu_layers": 0, "flash_attn": 1, "ratio": None}  # fmt: skip

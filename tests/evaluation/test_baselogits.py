@@ -17,6 +17,7 @@ from ggprune.evaluation.baselogits import (
     open_base,
     write_base,
 )
+from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text
 from ggprune.model import Model
 from ggprune.runtime.session import Compute
@@ -50,7 +51,7 @@ def test_a_stored_base_gives_the_statistics_of_the_model(
     pruned = pruned_copy(tiny, (1, 2), tmp_path / "pruned.gguf").path
     (live,) = evaluate([pruned], read_text(EVALUATION), base=TINY, n_chunk=N_CHUNK, compute=ONE)
     (stored,) = evaluate([pruned], base_logits=saved, compute=ONE)
-    assert stored.text["n_token"] == live.text["n_token"]
+    assert stored.text.n_token == live.text.n_token
     assert numbers(stored) == pytest.approx(numbers(live), rel=2e-3, abs=1e-4)
     (first,) = evaluate([pruned], base_logits=saved, n_chunk=1, compute=ONE)
     assert first.ppl.n == 255
@@ -120,7 +121,7 @@ def test_what_does_not_fit_is_refused(saved: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_finished_is_not_there(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / "base.kld"
-    header, chunks = Header(8, 4, 2), np.zeros((2, 8), np.int32)
+    header, chunks = Header(8, 4, 2), Chunks(np.zeros((2, 8), np.int32))
     with pytest.raises(ZeroDivisionError), write_base(path, header, chunks, force=False) as append:
         append(np.zeros((3, 4), np.float32))
         raise ZeroDivisionError

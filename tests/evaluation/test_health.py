@@ -6,11 +6,11 @@ import pytest
 
 from ggprune.errors import DataError
 from ggprune.evaluation.health import (
-    Health,
     Prompt,
     Sample,
     begins_with,
     check_health,
+    count_texts,
     read_prompts,
     repetition,
     script_shift,
@@ -62,29 +62,35 @@ def test_languages_where_there_is_a_saying() -> None:
 
 def test_models_are_counted_against_the_base() -> None:
     def sample(n_token: int, ended: bool, script: str, language: str | None) -> Sample:
-        return Sample("p", "t", n_token, ended, 0.5, 1, {script: 1.0}, language, ended)
+        return Sample(
+            prompt="p", text="t", n_token=n_token, has_ended=ended, repetition=0.5,
+            stray_brackets=1, scripts={script: 1.0}, language=language, is_right=ended,
+        )  # fmt: skip
 
     base = tuple(sample(20, ended, "LATIN", "en") for ended in (True, True, False))
     now = (
         sample(5, True, "LATIN", "de"), sample(64, False, "CJK", "zh"),
         sample(64, False, "LATIN", None),
     )  # fmt: skip
-    health = Health("m", now, base, 64, {})
-    assert (health.n_early, health.n_missing_end) == (1, 1)
-    assert (health.n_other_script, health.n_other_language) == (1, 2)
-    assert (health.repetition, health.stray_brackets, health.answers) == (0.5, 3, (1, 3))
-    assert Health("m", now, None, 64, {}).n_early is None
+    texts = count_texts(now, base)
+    assert (texts.n_early, texts.n_missing_end) == (1, 1)
+    assert (texts.n_other_script, texts.n_other_language) == (1, 2)
+    assert (texts.repetition, texts.stray_brackets) == (0.5, 3)
+    assert (texts.n_right, texts.n_expected) == (1, 3)
+    assert count_texts(now).n_early is None
 
 
 def test_a_model_beside_itself_and_beside_a_broken_one(tiny: Model, tmp_path: Path) -> None:
     broken = pruned_copy(tiny, (0, 7), tmp_path / "broken.gguf").path
     prompts = (Prompt("3 x 4 =", "12"), Prompt("7 x 8 =", "56"), Prompt("Close the brackets: ( ["))
     same, other = check_health([TINY, broken], prompts, base=TINY, n_predict=16, compute=ONE_GRAPH)
-    assert same.samples == same.base == other.base
-    assert same.answers == (2, 2)
-    assert other.answers[0] < 2
-    assert (same.n_early, same.n_missing_end, same.n_other_script) == (0, 0, 0)
-    assert same.samples[0].text.startswith(" 12")
+    assert same.base is not None
+    assert same.base == other.base
+    assert same.texts.samples == same.base.samples
+    assert (same.texts.n_right, same.texts.n_expected) == (2, 2)
+    assert other.texts.n_right < 2
+    assert (same.texts.n_early, same.texts.n_missing_end, same.texts.n_other_script) == (0, 0, 0)
+    assert same.texts.samples[0].text.startswith(" 12")
 
 
 def test_prompts_come_from_the_package_or_a_file(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_multiplication_as_lm_eval_tasks(task: dict[str, Any]) -> None:
     assert found[("choose", "acc")] > 0.8
     assert found[("write", "exact_match")] > 0.5
     assert 1 < found[("read", "word_perplexity")] < 100
-    assert scores.to_json()["versions"]["lm-eval"]
+    assert scores.versions["lm-eval"]
     with pytest.raises(DataError, match="nonsense"):
         run_tasks([TINY], ["nonsense"], n_ctx=64)
 

@@ -90,6 +90,18 @@ class Everything:
 
 
 @dataclass(frozen=True)
+class Larger(Size):
+    """Has the keys of what it is made from first."""
+
+    depth: int = 1
+
+    @property
+    @written(before="depth")
+    def area(self) -> int:
+        return self.n_byte * self.n_row
+
+
+@dataclass(frozen=True)
 class Table:
     rows: Annotated[NDArray[np.float64], Key(write=lambda rows: np.round(rows, 2))]
     peak: float
@@ -188,6 +200,15 @@ def test_what_is_missing_is_named(name: str) -> None:
 def test_values_without_a_place_are_refused() -> None:
     with pytest.raises(TypeError, match="set has no place in a document"):
         encode({1, 2})
+
+
+def test_keys_are_inherited() -> None:
+    larger = Larger(2, 3, 4)
+    assert list(encode_fields(larger).items()) == [
+        ("n_byte", 2), ("n_row", 3), ("area", 6), ("depth", 4)
+    ]  # fmt: skip
+    assert decode(Larger, encode(larger)) == larger
+    assert entries_of(Larger)[1].about == "rows of it"
 
 
 def test_files(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import LlamaError
+from ggprune.files.documents import encode
 from ggprune.metrics.estimates import mean_estimate, ppl_estimate, share_estimate
 from ggprune.metrics.logits import base_logits, compare, log_sum_exp, score_tokens
 from ggprune.metrics.similarity import cosine
@@ -96,7 +97,7 @@ def test_estimates_by_hand() -> None:
 
 
 def test_a_perplexity_beyond_all_numbers_is_infinite_and_null_in_json() -> None:
-    assert ppl_estimate(np.array([800.0, 900.0])).to_json()["value"] is None
+    assert encode(ppl_estimate(np.array([800.0, 900.0]))) == {"value": None, "se": None}
 
 
 def test_cosine() -> None:

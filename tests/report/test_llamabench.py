@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import sqlite3
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ggprune.bench import Benchmark, Case, ModelSpeed, Speed
-from ggprune.bench.speed import Machine
+from ggprune.bench.speed import Machine, compared
 from ggprune.errors import UsageError
 from ggprune.report.llamabench import render_rows
 from ggprune.runtime.devices import Device
@@ -47,12 +48,18 @@ TYPED = {
     "avg_ts": 8498.308272, "devices": "auto", "samples_ns": [1053612, 850730],
     "samples_ts": [7592.93, 9403.69],
 }  # fmt: skip
-CPU = Device("CPU", "AMD EPYC", "cpu", 1, 1)
+CPU = Device(name="CPU", description="AMD EPYC", kind="cpu", total_bytes=1, free_bytes=1)
 
 
 def made_up(*cases: Case, machine: Machine | None = None, path: str = "a.gguf") -> Benchmark:
-    speeds = [Speed(case, (1_053_612, 850_730), "2026-11-23T04:21:42Z") for case in cases]
-    model = ModelSpeed(path, "llama ?B F16", 7_621_632, 3_805_952, tuple(speeds))
+    speeds = [
+        Speed(case=case, samples_ns=(1_053_612, 850_730), test_time="2026-11-23T04:21:42Z")
+        for case in cases
+    ]
+    model = ModelSpeed(
+        path=path, description="llama ?B F16", size_bytes=7_621_632, n_param=3_805_952,
+        tests=compared(speeds, None),
+    )  # fmt: skip
     return Benchmark((model,), machine or Machine("CPU", (CPU,), 2, "0c1e570"), {})
 
 
@@ -74,8 +81,12 @@ def test_markdown_is_that_of_llama_bench() -> None:
 
 
 def test_markdown_shows_what_is_not_the_default() -> None:
-    compute = Compute(1, 10, True, 64, 512, "q8_0", "f16")
-    machine = Machine("CUDA", (CPU, Device("CUDA0", "H200", "gpu", 1, 1)), 2, "0c1e570")
+    compute = Compute(
+        n_batch=64, n_threads=1, n_gpu_layers=10, flash_attn=True, type_k="q8_0"
+    )  # fmt: skip
+    machine = Machine(
+        "CUDA", (CPU, replace(CPU, name="CUDA0", description="H200", kind="gpu")), 2, "0c1e570"
+    )
     for hardware, columns in (
         (None, "model size params backend threads n_batch type_k fa test t/s"),
         (machine, "model size params backend ngl threads n_batch type_k fa test t/s"),
