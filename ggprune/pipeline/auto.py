@@ -28,6 +28,7 @@ from ggprune.pipeline.prune import prune, prune_into, pruned_size, quantize_into
 from ggprune.pipeline.quantization import QUANTIZER_ALIGNMENT, Quantization, file_size, filtered
 from ggprune.pipeline.rank import rank_path
 from ggprune.pipeline.result import AutoResult, front_of, result_name, rival_name, rows_of
+from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import dry_runs
 from ggprune.runtime.isolate import isolated
@@ -109,7 +110,7 @@ def auto(
     known = {len(p.drop): m.speed("tg") for p, m in zip(between, timed, strict=True)}
     front = front_of(ranking.chosen, rows, known, options.quantize)
     text = evaluations[0].text
-    return AutoResult(ranking, target, plan, out, rows, front, text, speeds.machine, health)
+    return AutoResult(ranking, target, plan, out, rows, front, text, speeds.hardware, health)
 
 
 def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wanted:
@@ -249,7 +250,7 @@ def _measure(
         base=paths[0],
         n_ctx=options.n_ctx,
         compute=options.compute,
-        progress=bars("evaluate"),
+        progress=_told(bars("evaluate")),
     )
     speeds = isolated(
         benchmark,
@@ -258,7 +259,7 @@ def _measure(
         n_gen=options.n_gen,
         n_repeat=options.n_repeat,
         compute=options.compute,
-        progress=bars("benchmark"),
+        progress=_told(bars("benchmark")),
     )
     return evaluations, speeds
 
@@ -273,7 +274,11 @@ def _let_write(
         read_prompts(None),
         base=candidates[0][1],
         compute=options.compute,
-        progress=bars("write"),
+        progress=_told(bars("write")),
     )
     names = [name for name, _ in candidates[1:]]
     return tuple(replace(one, path=name) for one, name in zip(found, names, strict=True))
+
+
+def _told(bar: object) -> Progress:
+    return bar if isinstance(bar, Progress) else SILENT

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ggprune.bench import Benchmark, Speed
+from ggprune.bench.speed import Machine
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health
+from ggprune.files.documents import encode
+from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.divergence import Divergence
 from ggprune.metrics.estimates import Estimate
 from ggprune.model import open_model
@@ -39,11 +42,11 @@ class Row:
             "n_layer": self.n_layer,
             "size_bytes": self.size_bytes,
             "bits_per_weight": self.bits_per_weight,
-            "ppl": self.ppl.to_json(),
-            "kld": divergence.kld.mean.to_json() if divergence else None,
-            "same_top_p": divergence.same_top_p.to_json() if divergence else None,
-            "pp": self.pp.to_json() if self.pp else None,
-            "tg": self.tg.to_json() if self.tg else None,
+            "ppl": encode(self.ppl),
+            "kld": encode(divergence.kld.mean) if divergence else None,
+            "same_top_p": encode(divergence.same_top_p) if divergence else None,
+            "pp": encode(self.pp) if self.pp else None,
+            "tg": encode(self.tg) if self.tg else None,
         }
 
 
@@ -58,7 +61,7 @@ class FrontRow:
     def to_json(self) -> dict[str, Any]:
         return {
             **self.point.to_json(),
-            "tg": self.tg.to_json() if self.tg else None,
+            "tg": encode(self.tg) if self.tg else None,
             "measured_speedup": self.speedup,
         }
 
@@ -73,8 +76,8 @@ class AutoResult:
     out: Path
     rows: tuple[Row, ...]
     front: tuple[FrontRow, ...]
-    evaluation_text: dict[str, Any]
-    machine: dict[str, Any]
+    evaluation_text: TextInfo
+    machine: Machine
     health: tuple[Health, ...] | None = None  # of all rows but the first, if it was asked for
 
     def to_json(self) -> dict[str, Any]:
@@ -83,11 +86,11 @@ class AutoResult:
             "target": str(self.target) if self.target is not None else None,
             "plan": {"drop": list(self.plan.drop), "n_layer": self.plan.n_layer},
             "ranking": self.ranking.to_json(),
-            "evaluation": self.evaluation_text,
+            "evaluation": encode(self.evaluation_text),
             "rows": [row.to_json() for row in self.rows],
             "front": [row.to_json() for row in self.front],
-            "health": [one.to_json() for one in self.health] if self.health else None,
-            "machine": self.machine,
+            "health": [encode(one) for one in self.health] if self.health else None,
+            "machine": encode(self.machine),
             "versions": versions(),
         }
 

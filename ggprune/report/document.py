@@ -25,7 +25,7 @@ def report_text(report: AutoResult, path: Path) -> str:
     check_report(path)
     if path.suffix.lower() == ".json":
         return to_json(report.to_json())
-    devices = ", ".join(report.machine["devices"])
+    devices = ", ".join(report.machine.descriptions)
     health = report.health
     return "\n\n".join(
         [
@@ -35,8 +35,8 @@ def report_text(report: AutoResult, path: Path) -> str:
             render_ranking(report.ranking),
             *(["## What the models write", render_health(health, whole=True)] if health else []),
             "## How",
-            f"{_named(report.ranking.versions)}; {report.machine['backends']} on {devices}, "
-            f"{report.machine['n_threads']} threads.\n"
+            f"{_named(report.ranking.versions)}; {report.machine.backends} on {devices}, "
+            f"{report.machine.n_threads} threads.\n"
             f"Source fingerprint: {report.plan.fingerprint}.\n",
         ]
     )

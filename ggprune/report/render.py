@@ -223,7 +223,7 @@ def render_auto(report: AutoResult) -> str:
     return "\n".join(
         [
             f"dropped layers {format_layers(report.plan.drop)} of 0-{report.plan.n_layer - 1}; "
-            f"judged on {text['source']} ({text['n_token']} tokens scored)",
+            f"judged on {text.source} ({text.n_token} tokens scored)",
             "",
             markdown_table(headers, rows),
             "",

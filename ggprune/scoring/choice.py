@@ -8,6 +8,7 @@ from typing import Any
 
 from ggprune.arch.footprint import Footprint
 from ggprune.errors import UsageError
+from ggprune.files.documents import encode
 from ggprune.metrics.estimates import Estimate
 from ggprune.scoring.measure import Layers
 
@@ -34,7 +35,7 @@ class Step:
     time_s: float
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "drop": list(self.drop), "kld": self.kld.to_json()}
+        return {**vars(self), "drop": list(self.drop), "kld": encode(self.kld)}
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Point:
         return {
             "n_drop": len(self.drop),
             "drop": list(self.drop),
-            "kld": self.kld.to_json(),
-            "ppl": self.ppl.to_json(),
-            "ppl_ratio": self.ppl_ratio.to_json(),
+            "kld": encode(self.kld),
+            "ppl": encode(self.ppl),
+            "ppl_ratio": encode(self.ppl_ratio),
             **self.footprint.to_json(),
             "predicted_speedup": self.speedup,
         }

@@ -10,7 +10,8 @@ import numpy as np
 
 from ggprune.ablation.units import Unit
 from ggprune.errors import DataError, UsageError
-from ggprune.metrics.estimates import Estimate, Float64, json_number
+from ggprune.files.documents import encode
+from ggprune.metrics.estimates import Estimate, Float64
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.measure import Effort
@@ -99,7 +100,7 @@ class LayerScore:
 
     def to_json(self) -> dict[str, Any]:
         names = ("ppl", "kld", "same_top_p", "rms_delta_p", "bi", "relative_magnitude", "angular")
-        estimates = {name: getattr(self, name).to_json() for name in names}
+        estimates = {name: encode(getattr(self, name)) for name in names}
         return {
             "layer": self.layer,
             **estimates,
@@ -144,13 +145,13 @@ class Ranking:
         return {
             "model": self.model,
             "calibration": self.calibration,
-            "base": {"ppl": self.base_ppl.to_json()},
+            "base": {"ppl": encode(self.base_ppl)},
             "metric": str(self.by),
             "unit": self.unit.value,
             "layers": [score.to_json() for score in self.layers],
             "order": list(self.order),
             "undecided": [list(pair) for pair in self.undecided],
-            "windows": [[json_number(round(float(x), 6)) for x in row] for row in self.windows],
+            "windows": encode([[round(float(x), 6) for x in row] for row in self.windows]),
             "effort": vars(self.effort),
             "chosen": self.chosen.to_json() if self.chosen is not None else None,
             "versions": self.versions,
