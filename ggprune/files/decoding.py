@@ -47,10 +47,9 @@ def decode_fields(cls: type[T], document: object) -> T:
     """
     if not isinstance(document, dict):
         raise DocumentError(f"expected an object, found {_shown(document)}")
-    kind: type = cls
-    _check_known(document, places_of(kind))
+    _check_known(document, places_of(cls))
     values: dict[str, object] = {}
-    for entry in entries_of(kind):
+    for entry in entries_of(cls):
         if entry.key.inline:
             own = {place[0] for place in places_of(entry.inlined)}
             part = {name: item for name, item in document.items() if name in own}

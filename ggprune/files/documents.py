@@ -87,9 +87,8 @@ def encode_fields(value: object) -> dict[str, Json]:
     """A dataclass's document by its fields, whatever its `to_json` does."""
     if not is_dataclass(value):
         raise TypeError(f"{type(value).__name__} has no place in a document")
-    kind: type = type(value)
     document: dict[str, Json] = {}
-    for entry in entries_of(kind):
+    for entry in entries_of(type(value)):
         held: object = getattr(value, entry.attribute)
         if held is None and entry.key.optional:
             continue

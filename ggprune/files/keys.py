@@ -64,9 +64,13 @@ class Entry:
         return cast(type, self.hint)
 
 
-@cache
 def entries_of(cls: type) -> tuple[Entry, ...]:
     """The keys of a dataclass's document, in its order."""
+    return _entries(cls)
+
+
+@cache
+def _entries(cls: type) -> tuple[Entry, ...]:
     hints = _hints(cls)
     entries = [
         _entry(
@@ -120,9 +124,13 @@ def _entry(
     )
 
 
-@cache
 def places_of(cls: type) -> frozenset[Place]:
     """Where all keys of a class stand, with those that inlined fields bring."""
+    return _places(cls)
+
+
+@cache
+def _places(cls: type) -> frozenset[Place]:
     entries = entries_of(cls)
     own = {entry.place for entry in entries if not entry.key.inline}
     return frozenset(own.union(*(places_of(e.inlined) for e in entries if e.key.inline)))
