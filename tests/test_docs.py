@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_page_about_architectures_is_up_to_date() -> None:
-    command = [sys.executable, "-m", "docs.make_architectures", "--check"]
+@pytest.mark.parametrize("page", ["architectures", "formats"])
+def test_pages_are_up_to_date(page: str) -> None:
+    command = [sys.executable, "-m", f"docs.make_{page}", "--check"]
     done = subprocess.run(command, cwd=ROOT, check=False)
     assert done.returncode == 0, "run make docs"
