@@ -1,88 +1,60 @@
 """ggprune makes GGUF models shallower: rank layers, drop them, requantize, prove what it cost.
 
 The names below are the library; they are loaded when they are first used, so that importing the
-package costs nothing. `import ggprune; model = ggprune.open_model("model.gguf")`.
+package costs nothing. Whatever computes through llama.cpp does so in a child process: a bad file
+never ends yours. `import ggprune; model = ggprune.open_model("model.gguf")`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ggprune.version import __version__
 
 if TYPE_CHECKING:
-    from ggprune.bench import benchmark
     from ggprune.errors import GGPruneError
-    from ggprune.evaluation import evaluate
     from ggprune.metrics.text import read_text, shipped_text
     from ggprune.model import Model, open_model
+    from ggprune.model.cut import Cut
     from ggprune.model.imatrix import read_imatrix
     from ggprune.model.layers import parse_layers
-    from ggprune.pipeline import auto, prune, requantize
+    from ggprune.pipeline.auto import AutoOptions, auto
+    from ggprune.pipeline.job import Job, planned, write
+    from ggprune.pipeline.safe import benchmark, evaluate, rank
+    from ggprune.progress import Progress
     from ggprune.quantize.options import QuantizeOptions
-    from ggprune.runtime.isolate import isolated
     from ggprune.runtime.session import Compute
-    from ggprune.scoring import Goal, Limits, Target, Wanted, rank
-    from ggprune.surgery import PrunePlan, load_plan, make_plan, verify
+    from ggprune.scoring import Goal, Limits, Target, Wanted
+    from ggprune.surgery import PrunePlan, Split, load_plan, make_plan
 
-_HOME = {
-    "Compute": "ggprune.runtime.session",
-    "GGPruneError": "ggprune.errors",
-    "Goal": "ggprune.scoring",
-    "Limits": "ggprune.scoring",
-    "Model": "ggprune.model",
-    "PrunePlan": "ggprune.surgery",
-    "QuantizeOptions": "ggprune.quantize.options",
-    "Target": "ggprune.scoring",
-    "Wanted": "ggprune.scoring",
-    "auto": "ggprune.pipeline",
-    "benchmark": "ggprune.bench",
-    "evaluate": "ggprune.evaluation",
-    "isolated": "ggprune.runtime.isolate",
-    "load_plan": "ggprune.surgery",
-    "make_plan": "ggprune.surgery",
-    "open_model": "ggprune.model",
-    "parse_layers": "ggprune.model.layers",
-    "prune": "ggprune.pipeline",
-    "rank": "ggprune.scoring",
-    "read_imatrix": "ggprune.model.imatrix",
-    "read_text": "ggprune.metrics.text",
-    "requantize": "ggprune.pipeline",
-    "shipped_text": "ggprune.metrics.text",
-    "verify": "ggprune.surgery",
+_HOMES = {
+    "ggprune.errors": ("GGPruneError",),
+    "ggprune.metrics.text": ("read_text", "shipped_text"),
+    "ggprune.model": ("Model", "open_model"),
+    "ggprune.model.cut": ("Cut",),
+    "ggprune.model.imatrix": ("read_imatrix",),
+    "ggprune.model.layers": ("parse_layers",),
+    "ggprune.pipeline.auto": ("AutoOptions", "auto"),
+    "ggprune.pipeline.job": ("Job", "planned", "write"),
+    "ggprune.pipeline.safe": ("benchmark", "evaluate", "rank"),
+    "ggprune.progress": ("Progress",),
+    "ggprune.quantize.options": ("QuantizeOptions",),
+    "ggprune.runtime.session": ("Compute",),
+    "ggprune.scoring": ("Goal", "Limits", "Target", "Wanted"),
+    "ggprune.surgery": ("PrunePlan", "Split", "load_plan", "make_plan"),
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Compute",
-    "GGPruneError",
-    "Goal",
-    "Limits",
-    "Model",
-    "PrunePlan",
-    "QuantizeOptions",
-    "Target",
-    "Wanted",
-    "__version__",
-    "auto",
-    "benchmark",
-    "evaluate",
-    "isolated",
-    "load_plan",
-    "make_plan",
-    "open_model",
-    "parse_layers",
-    "prune",
-    "rank",
-    "read_imatrix",
-    "read_text",
-    "requantize",
-    "shipped_text",
-    "verify",
-]
+    "AutoOptions", "Compute", "Cut", "GGPruneError", "Goal", "Job", "Limits", "Model", "Progress",
+    "PrunePlan", "QuantizeOptions", "Split", "Target", "Wanted", "__version__", "auto",
+    "benchmark", "evaluate", "load_plan", "make_plan", "open_model", "parse_layers", "planned",
+    "rank", "read_imatrix", "read_text", "shipped_text", "write",
+]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'ggprune' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -34,7 +34,7 @@ from ggprune.cli.options import (
     text_option,
     wanted_option,
 )
-from ggprune.cli.progress import Bar, StatusLine
+from ggprune.cli.progress import Terminal
 from ggprune.cli.quantize_options import (
     BumpInterface,
     ExcludeWeights,
@@ -161,18 +161,18 @@ def auto_command(
     if wanted is None:
         raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
     options = AutoOptions(
-        wanted,
-        drop_mtp,
-        quantize,
-        n_ctx,
-        n_chunk,
-        n_prompt,
-        n_gen,
-        n_repeat,
-        compute_options(threads, n_gpu_layers, flash_attn),
-        default_folder() if cache else None,
-        measure_front,
-        generate,
+        wanted=wanted,
+        drop_mtp=drop_mtp,
+        quantize=quantize,
+        n_ctx=n_ctx,
+        n_chunk=n_chunk,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
+        n_repeat=n_repeat,
+        compute=compute_options(threads, n_gpu_layers, flash_attn),
+        cache=default_folder() if cache else None,
+        measure_front=measure_front,
+        generate=generate,
     )
     inputs = [*(f.path for f in model.files), file, eval_file, imatrix, tensor_type_file]
     check_outputs([out, report, plot], inputs, force=force)
@@ -184,10 +184,9 @@ def auto_command(
         evaluation=text_option(eval_file, EVALUATION),
         imatrix=read_imatrix(imatrix) if imatrix is not None else None,
         force=force,
-        bars=Bar,
-        narrate=StatusLine(),
+        progress=Terminal(),
     )
-    print(to_json(result.to_json()) if as_json else render_auto(result) + "\n", end="")
+    print(to_json(result) if as_json else render_auto(result) + "\n", end="")
     if report is not None:
         write_text(report, report_text(result, report), force=force)
     if plot is not None:

@@ -11,6 +11,16 @@ from ggprune.progress import Progress
 BYTE_STEPS = ("copy", "generate")
 
 
+class Terminal(Progress):
+    """Bars for the parts of a job, and one line that says what is being tried."""
+
+    def part(self, label: str) -> Progress:
+        return Bar(label)
+
+    def say(self, text: str) -> None:
+        StatusLine()(text)
+
+
 class Bar(Progress):
     """A progress bar that appears at its first step and closes at its last one.
 

@@ -19,7 +19,7 @@ from ggprune.cli.options import (
     Trust,
     Verify,
 )
-from ggprune.cli.progress import Bar
+from ggprune.cli.progress import Terminal
 from ggprune.cli.quantize_options import (
     BumpInterface,
     ExcludeWeights,
@@ -123,7 +123,7 @@ def prune_command(
     from ggprune.files.pending import write_text
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
-    from ggprune.pipeline.prune import planned, prune
+    from ggprune.pipeline import AS_INPUT, Job, planned, write
     from ggprune.surgery.layout import Split
 
     split = None
@@ -146,13 +146,11 @@ def prune_command(
     inputs = [*(file.path for file in model.files), plan_file, scores, imatrix, tensor_type_file]
     check_outputs([out, save_plan], inputs, force=force)
     matrix = read_imatrix(imatrix) if imatrix is not None else None
-    how: dict[str, Any] = {
-        "options": options, "imatrix": matrix, "split": split, "keep_split": keep_split,
-    }  # fmt: skip
-    if dry_run:
-        result = planned(model, plan, out, **how)
-    else:
-        result = prune(model, plan, out, **how, force=force, check_load=verify, bars=Bar)
+    job = Job(
+        model=model, out=out, plan=plan, quantize=options, imatrix=matrix,
+        split=AS_INPUT if keep_split else split, force=force, check_load=verify,
+    )  # fmt: skip
+    result = planned(job) if dry_run else write(job, Terminal())
     if save_plan is not None:
         write_text(save_plan, plan.to_json(), force=force)
     _show(model, plan, result, written=not dry_run, as_json=as_json)
@@ -196,7 +194,7 @@ def _plan(
 
 def _scored_layers(path: Path, model: Model, n_drop: int | None) -> tuple[int, ...]:
     """The chosen set, or the least important layers if it has another size."""
-    from ggprune.pipeline import choose
+    from ggprune.pipeline import choose_first
     from ggprune.scoring import check_scores, read_scores
 
     scores = read_scores(path)
@@ -207,7 +205,7 @@ def _scored_layers(path: Path, model: Model, n_drop: int | None) -> tuple[int, .
     if chosen is not None and n_drop in (None, len(chosen)):
         return chosen
     assert n_drop is not None
-    return choose(model, scores.order, n_drop)
+    return choose_first(model, scores.order, n_drop)
 
 
 def _size_bytes(text: str) -> int:

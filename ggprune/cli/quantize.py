@@ -16,7 +16,7 @@ from ggprune.cli.options import (
     Threads,
     Verify,
 )
-from ggprune.cli.progress import Bar
+from ggprune.cli.progress import Terminal
 from ggprune.cli.quantize_options import (
     ExcludeWeights,
     IncludeWeights,
@@ -78,8 +78,7 @@ def quantize_command(
     from ggprune.files.outputs import check_outputs
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
-    from ggprune.pipeline import requantize
-    from ggprune.pipeline.prune import planned_requantized
+    from ggprune.pipeline import AS_INPUT, Job, planned, write
 
     options = quantize_options(
         type_name, threads=threads, imatrix=imatrix, tensor_types=tensor_types,
@@ -93,13 +92,11 @@ def quantize_command(
     inputs = [*(f.path for f in model.files), imatrix, tensor_type_file]
     check_outputs([out], inputs, force=force)
     matrix = read_imatrix(imatrix) if imatrix is not None else None
-    if dry_run:
-        result = planned_requantized(model, out, options, imatrix=matrix, keep_split=keep_split)
-    else:
-        result = requantize(
-            model, out, options, imatrix=matrix, keep_split=keep_split, force=force,
-            check_load=verify, bars=Bar,
-        )  # fmt: skip
+    job = Job(
+        model=model, out=out, quantize=options, imatrix=matrix,
+        split=AS_INPUT if keep_split else None, force=force, check_load=verify,
+    )  # fmt: skip
+    result = planned(job) if dry_run else write(job, Terminal())
     _show(model, options.type, result, written=not dry_run, as_json=as_json)
 
 

@@ -113,11 +113,10 @@ def rank_command(
     from ggprune.metrics.text import CALIBRATION
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
-    from ggprune.pipeline.rank import rank_path
+    from ggprune.pipeline.safe import rank
     from ggprune.report.jsontext import to_json
     from ggprune.report.plot import check_plot, plot_ranking
     from ggprune.report.render import render_ranking
-    from ggprune.runtime.isolate import isolated
     from ggprune.scoring import parse_metric
     from ggprune.scoring.cache import default_folder
 
@@ -131,14 +130,13 @@ def rank_command(
         max_ppl_ratio=max_ppl_ratio, strategy=strategy, protect=protect,
     )  # fmt: skip
     check_outputs([out, plot], [*(f.path for f in model.files), file, imatrix], force=force)
-    ranking = isolated(
-        rank_path,
-        model.path,
+    ranking = rank(
+        model,
         text_option(file, CALIBRATION),
         n_ctx=n_ctx,
         n_chunk=n_chunk,
         compute=compute_options(threads, n_gpu_layers, flash_attn),
-        bar=Bar("rank"),
+        progress=Bar("rank"),
         by=by,
         unit=what,
         imatrix=read_imatrix(imatrix) if imatrix is not None else None,

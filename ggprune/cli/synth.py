@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ggprune.cli.options import AsJson, Force
-from ggprune.cli.progress import Bar
+from ggprune.cli.progress import Terminal
 from ggprune.errors import UsageError
 
 
@@ -71,7 +71,7 @@ def synth_command(
         check_output(out, (), force=force)
     blueprint = make_blueprint(shape, type_name, seed=seed)
     if out is not None and not dry_run:
-        synthesize(blueprint, out, force=force, check_load=verify, bars=Bar)
+        synthesize(blueprint, out, force=force, check_load=verify, progress=Terminal())
     if as_json:
         print(to_json(blueprint_document(blueprint, out, written=not dry_run)), end="")
     else:

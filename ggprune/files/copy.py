@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-
-Progress = Callable[[int], object]
+from collections.abc import Iterator
 
 STEP_BYTES = 64 << 20  # a progress report and a chance for Ctrl-C this often
 BUFFER_BYTES = 4 << 20
@@ -31,10 +29,11 @@ def copy_bytes(src: int, src_offset: int, dst: int, dst_offset: int, n: int) -> 
     return _read_write(src, src_offset, dst, dst_offset, n)
 
 
-def copy_range(
-    src: int, src_offset: int, dst: int, dst_offset: int, n: int, progress: Progress | None = None
-) -> None:
-    """Copy exactly `n` bytes. Raises OSError if that is impossible, EOFError if `src` is short."""
+def copy_range(src: int, src_offset: int, dst: int, dst_offset: int, n: int) -> Iterator[int]:
+    """Copy exactly `n` bytes, step by step; yields the bytes of each step behind it.
+
+    Raises OSError if that is impossible, EOFError if `src` is short.
+    """
     done = 0
     while done < n:
         step = copy_bytes(src, src_offset + done, dst, dst_offset + done, n - done)
@@ -42,8 +41,7 @@ def copy_range(
             raise EOFError("the source became shorter while it was copied")
         start_writeback(dst, dst_offset + done, step)
         done += step
-        if progress is not None:
-            progress(step)
+        yield step
 
 
 def start_writeback(fd: int, offset: int, n: int) -> None:

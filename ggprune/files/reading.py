@@ -1,4 +1,4 @@
-"""Reading a small file whole, or saying in one line why it cannot be read."""
+"""Reading a file, or saying in one line why it cannot be read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from ggprune.errors import DataError
 
 
-def read_bytes(path: Path) -> bytes:
-    """Raises DataError with the reason of the operating system."""
+def read_bytes(path: Path, n: int = -1) -> bytes:
+    """All of the file, or its first `n` bytes. Raises DataError with the system's reason."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(n)
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror}") from e
 

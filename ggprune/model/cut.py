@@ -102,7 +102,7 @@ def _parse_piece(item: object) -> Piece:
     if isinstance(item, bool) or not isinstance(item, int | str):
         raise ValueError(f"{item!r} is not a layer")
     match = _PIECE.fullmatch(str(item))
-    if match is None:
+    if match is None or (isinstance(item, str) and item.isdecimal()):
         raise ValueError(f"{item!r} is not a layer or a part of one")
     layer, half, experts = int(match["layer"]), match["half"], match["experts"]
     if experts is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError, FormatError
+from ggprune.files.reading import read_bytes
 from ggprune.model.gguf import MAGIC, Tensor
 from ggprune.model.model import Model, open_model
 
@@ -44,12 +45,9 @@ class Imatrix:
 
 def read_imatrix(path: Path) -> Imatrix:
     """Read an imatrix. Raises DataError if the file is not one."""
+    read = _read_gguf if read_bytes(path, len(MAGIC)) == MAGIC else _read_legacy
     try:
-        with path.open("rb") as file:
-            is_gguf = file.read(4) == MAGIC
-        return _read_gguf(path) if is_gguf else _read_legacy(path)
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
+        return read(path)
     except (FormatError, struct.error, ValueError, TypeError) as e:
         raise DataError(f"{path}: not an importance matrix: {e}") from e
 
@@ -112,7 +110,7 @@ def read_legacy_entries(path: Path) -> tuple[list[LegacyEntry], bytes]:
 
     Raises FormatError, struct.error or ValueError if it is not one.
     """
-    raw, pos = path.read_bytes(), 4
+    raw, pos = read_bytes(path), 4
     (n_entry,) = struct.unpack_from("<i", raw)
     entries = []
     for _ in range(n_entry):

@@ -1,18 +1,18 @@
 """The jobs that join the packages: each reads from top to bottom as what it does."""
 
-from ggprune.pipeline.auto import AutoOptions, auto, choose
+from ggprune.pipeline.auto import AutoOptions, auto, choose_first
 from ggprune.pipeline.files import OutputFiles
-from ggprune.pipeline.prune import prune, pruned_size, requantize, requantized_size
+from ggprune.pipeline.job import AS_INPUT, Job, planned, write
 from ggprune.pipeline.result import AutoResult
 
 __all__ = [
+    "AS_INPUT",
     "AutoOptions",
     "AutoResult",
+    "Job",
     "OutputFiles",
     "auto",
-    "choose",
-    "prune",
-    "pruned_size",
-    "requantize",
-    "requantized_size",
+    "choose_first",
+    "planned",
+    "write",
 ]

@@ -8,34 +8,44 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggprune.arch import architecture_of, check_scored, first_legal, mtp_blocks, n_trunk
-from ggprune.bench import Benchmark, benchmark
+from ggprune.bench import Benchmark
 from ggprune.errors import ArchitectureError, UsageError
-from ggprune.evaluation import Evaluation, evaluate
-from ggprune.evaluation.health import Health, check_health, read_prompts
+from ggprune.evaluation import Evaluation
+from ggprune.evaluation.health import Health, read_prompts
 from ggprune.files.outputs import check_output
 from ggprune.files.pending import PendingFile, disk_errors
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.model.imatrix import Imatrix
-from ggprune.pipeline.files import Bars, no_bars
-from ggprune.pipeline.prune import prune, prune_into, pruned_size, quantize_into
-from ggprune.pipeline.quantization import QUANTIZER_ALIGNMENT, Quantization, file_size, filtered
-from ggprune.pipeline.rank import rank_path
-from ggprune.pipeline.result import AutoResult, front_of, result_name, rival_name, rows_of
+from ggprune.pipeline.job import Job, planned, write, write_into
+from ggprune.pipeline.result import (
+    AutoResult,
+    Candidate,
+    PlanSummary,
+    front_of,
+    result_name,
+    rival_name,
+    rows_of,
+)
+from ggprune.pipeline.safe import benchmark, check_health, evaluate, rank
 from ggprune.progress import SILENT, Progress
+from ggprune.quantize.checks import QUANTIZER_ALIGNMENT, select_entries
+from ggprune.quantize.forecast import forecast_each, quantized_contents
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.quantize.quantizer import dry_runs
 from ggprune.runtime.isolate import isolated
+from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.scoring import Goal, Ranking, Target, Wanted
+from ggprune.scoring import Goal, Target, Wanted
 from ggprune.scoring.target import sizes_to_try
-from ggprune.surgery import make_plan
+from ggprune.surgery import PrunePlan, make_plan
+from ggprune.surgery.contents import unchanged_contents
+from ggprune.surgery.layout import lay_out
 
 N_DECIDE = 4  # layers that the ranking settles where the number to drop is not known before
 
@@ -46,7 +56,7 @@ LADDER = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AutoOptions:
     """What to drop and how to measure it."""
 
@@ -73,8 +83,7 @@ def auto(
     evaluation: Text,
     imatrix: Imatrix | None = None,
     force: bool = False,
-    bars: Bars = no_bars,
-    narrate: Callable[[str], object] | None = None,
+    progress: Progress = SILENT,
 ) -> AutoResult:
     """Drop the least important layers and prove what that gained and lost.
 
@@ -82,35 +91,56 @@ def auto(
     """
     target = options.wanted.target
     if options.quantize is not None:
-        imatrix = filtered(imatrix, options.quantize, model)
+        imatrix = select_entries(imatrix, options.quantize, model)
     options = replace(options, wanted=_counted(model, options, imatrix))
     _check(model, out, options, calibration, evaluation, imatrix, force=force)
-    ranking = _rank(model, calibration, options, bars, narrate)
+    ranking = rank(
+        model, calibration, n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.compute,
+        n_decide=N_DECIDE, wanted=options.wanted, cache=options.cache,
+        progress=progress.part("rank").step, narrate=progress.say,
+    )  # fmt: skip
     assert ranking.chosen is not None
-    plan = make_plan(model, _with_mtp(model, ranking.chosen.drop, options))
-    prune(model, plan, out, options=options.quantize, imatrix=imatrix, force=force, bars=bars)
+    plan = _plan(model, ranking.chosen.drop, options)
+    job = Job(model=model, out=out, plan=plan, quantize=options.quantize, imatrix=imatrix,
+              force=force)  # fmt: skip
+    write(job, progress)
     with disk_errors(out), contextlib.ExitStack() as stack:
-        candidates = [("base", model.path)]
-        for quantization in _rivals(model, out, options.quantize, imatrix):
-            pending = stack.enter_context(PendingFile(out))
-            quantize_into(model, pending, quantization, imatrix, bars)
-            candidates.append((rival_name(quantization), pending.path))
-        candidates.append((result_name(plan, options.quantize), out))
-        between = ranking.chosen.front[1:-1] if options.measure_front else ()
-        smaller = []
-        for point in between:
-            pending = stack.enter_context(PendingFile(out))
-            smaller_plan = make_plan(model, _with_mtp(model, point.drop, options))
-            prune_into(model, smaller_plan, pending, options.quantize, imatrix, bars)
-            smaller.append(pending.path)
-        evaluations, speeds = _measure(candidates, smaller, evaluation, options, bars)
-        health = _let_write(candidates, options, bars) if options.generate else None
+        aside = _Aside(stack, progress)
+        rivals = [
+            Candidate(rival_name(rival), aside.write(replace(job, plan=None, quantize=rival)))
+            for rival in _rivals(model, out, options.quantize, imatrix)
+        ]
+        result = Candidate(result_name(plan, options.quantize), out)
+        candidates = [Candidate("base", model.path), *rivals, result]
+        smaller = {
+            len(point.drop): aside.write(replace(job, plan=_plan(model, point.drop, options)))
+            for point in (ranking.chosen.front[1:-1] if options.measure_front else ())
+        }
+        evaluations = _evaluate(candidates, evaluation, options, progress)
+        timed = _time(candidates, list(smaller.values()), options, progress)
+        speeds = {Path(speed.path): speed for speed in timed.models}
+        health = _let_write(candidates, options, progress) if options.generate else None
         rows = rows_of(candidates, evaluations, speeds)
-        timed = speeds.models[len(candidates) :]
-    known = {len(p.drop): m.speed("tg") for p, m in zip(between, timed, strict=True)}
-    front = front_of(ranking.chosen, rows, known, options.quantize)
-    text = evaluations[0].text
-    return AutoResult(ranking, target, plan, out, rows, front, text, speeds.hardware, health)
+    known = {n_drop: speeds[path].speed("tg") for n_drop, path in smaller.items()}
+    return AutoResult(
+        out=out, target=target, plan=PlanSummary(plan.cut, plan.n_layer), ranking=ranking, rows=rows,
+        front=front_of(ranking.chosen, rows, known, options.quantize),
+        evaluation_text=evaluations[out].text, machine=timed.hardware, health=health,
+        versions=versions(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Aside:
+    """Files beside the output that are gone in the end."""
+
+    stack: contextlib.ExitStack
+    progress: Progress
+
+    def write(self, job: Job) -> Path:
+        pending = self.stack.enter_context(PendingFile(job.out))
+        write_into(job, pending, self.progress)
+        return pending.path
 
 
 def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wanted:
@@ -121,14 +151,14 @@ def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wan
         return wanted
 
     def is_reached(drop: tuple[int, ...]) -> bool:
-        return pruned_size(model, make_plan(model, drop), quantize, imatrix) <= target.value
+        plan = _plan(model, drop, options)
+        job = Job(model=model, out=model.path, plan=plan, quantize=quantize, imatrix=imatrix)
+        return planned(job).size_bytes <= target.value
 
     free = [n for n in range(n_trunk(model)) if n not in wanted.protect]
     drops = (first_legal(model, free, n) for n in range(1, min(len(free), n_trunk(model) - 1) + 1))
     legal = [drop for drop in drops if drop is not None]
-    first = bisect.bisect_left(
-        legal, True, key=lambda drop: is_reached(_with_mtp(model, drop, options))
-    )
+    first = bisect.bisect_left(legal, True, key=is_reached)
     if first == len(legal):
         raise UsageError(f"{target}: not reached as {quantize.type}, whatever is dropped")
     return replace(wanted, target=Target(Goal.LAYERS, len(legal[first])))
@@ -152,18 +182,18 @@ def _check(
     check_scored(architecture_of(model))
     free = [n for n in range(n_trunk(model)) if n not in options.wanted.protect]
     sizes = sizes_to_try(model, options.wanted.target, min(len(free), n_trunk(model) - 1))
-    drop = _with_mtp(model, _any_set(model, free, sizes), options)
+    plan = _plan(model, _any_set(model, free, sizes), options)
     check_output(out, [file.path for file in model.files], force=force)
     if options.quantize is not None:
-        pruned_size(model, make_plan(model, drop), options.quantize, imatrix)
+        planned(Job(model=model, out=out, plan=plan, quantize=options.quantize, imatrix=imatrix))
     for text, n_chunk in ((calibration, options.n_chunk), (evaluation, None)):
         isolated(check_text, model.path, text, options.n_ctx, n_chunk)
 
 
 def _any_set(model: Model, free: Sequence[int], sizes: range) -> tuple[int, ...]:
-    """A set that can be removed, of the first size that has one. Raises as `choose`."""
-    found = (first_legal(model, free, n) for n in sizes)
-    return next((drop for drop in found if drop), None) or choose(model, free, sizes[0])
+    """A set that can be removed, of the first size that has one. Raises as `choose_first`."""
+    sets = (first_legal(model, free, n) for n in sizes)
+    return next((drop for drop in sets if drop), None) or choose_first(model, free, sizes[0])
 
 
 def check_text(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> None:
@@ -172,7 +202,7 @@ def check_text(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> None:
         make_chunks(text, model.tokenize, n_ctx, n_chunk)
 
 
-def choose(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
+def choose_first(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
     """The first layers of the order, or the first that can be removed together.
 
     Raises ArchitectureError if no set of that many layers can be removed exactly.
@@ -186,30 +216,8 @@ def choose(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
     return drop
 
 
-def _with_mtp(model: Model, drop: tuple[int, ...], options: AutoOptions) -> tuple[int, ...]:
-    return (*drop, *mtp_blocks(model)) if options.drop_mtp else drop
-
-
-def _rank(
-    model: Model,
-    text: Text,
-    options: AutoOptions,
-    bars: Bars,
-    narrate: Callable[[str], object] | None,
-) -> Ranking:
-    return isolated(
-        rank_path,
-        model.path,
-        text,
-        n_ctx=options.n_ctx,
-        n_chunk=options.n_chunk,
-        compute=options.compute,
-        bar=bars("rank"),
-        n_decide=N_DECIDE,
-        wanted=options.wanted,
-        narrate=narrate,
-        cache=options.cache,
-    )
+def _plan(model: Model, drop: tuple[int, ...], options: AutoOptions) -> PrunePlan:
+    return make_plan(model, (*drop, *mtp_blocks(model)) if options.drop_mtp else drop)
 
 
 def _rivals(
@@ -221,11 +229,12 @@ def _rivals(
     rivals = [chosen] if chosen else []
     n_threads = chosen.n_threads if chosen else None
     ladder = [QuantizeOptions(t, allow_requantize=True, n_threads=n_threads) for t in LADDER]
-    outcomes = isolated(dry_runs, model.path, model.tensors, ladder, imatrix)
+    forecasts = isolated(forecast_each, model, ladder, imatrix)
+    whole = unchanged_contents(model)
     sizes = {
-        options: file_size(model, Quantization(options, imatrix, outcome))
-        for options, outcome in zip(ladder, outcomes, strict=True)
-        if outcome is not None
+        expected.options: lay_out(model, quantized_contents(whole, expected)).size_bytes
+        for expected in forecasts
+        if expected is not None
     }
     fitting = [options for options, size in sizes.items() if size <= out.stat().st_size]
     best = max(fitting, key=lambda options: sizes[options], default=None)
@@ -234,51 +243,37 @@ def _rivals(
     return [*rivals, best]
 
 
-def _measure(
-    candidates: Sequence[tuple[str, Path]],
-    timed_only: Sequence[Path],
-    text: Text,
-    options: AutoOptions,
-    bars: Bars,
-) -> tuple[tuple[Evaluation, ...], Benchmark]:
-    """Evaluate all candidates against the first, the base, and time all of them and some more."""
-    paths = [path for _, path in candidates]
-    evaluations = isolated(
-        evaluate,
-        paths[1:],
-        text,
-        base=paths[0],
-        n_ctx=options.n_ctx,
-        compute=options.compute,
-        progress=_told(bars("evaluate")),
-    )
-    speeds = isolated(
-        benchmark,
-        [*paths, *timed_only],
-        n_prompt=options.n_prompt,
-        n_gen=options.n_gen,
-        n_repeat=options.n_repeat,
-        compute=options.compute,
-        progress=_told(bars("benchmark")),
-    )
-    return evaluations, speeds
+def _evaluate(
+    candidates: Sequence[Candidate], text: Text, options: AutoOptions, progress: Progress
+) -> dict[Path, Evaluation]:
+    """All candidates against the first, the base."""
+    base, *others = (candidate.path for candidate in candidates)
+    evaluations = evaluate(
+        others, text, base=base, n_ctx=options.n_ctx, compute=options.compute,
+        progress=progress.part("evaluate"),
+    )  # fmt: skip
+    return dict(zip(others, evaluations, strict=True))
+
+
+def _time(
+    candidates: Sequence[Candidate], more: Sequence[Path], options: AutoOptions, progress: Progress
+) -> Benchmark:
+    """All candidates and some more, taking turns."""
+    return benchmark(
+        [*(candidate.path for candidate in candidates), *more], n_prompt=options.n_prompt,
+        n_gen=options.n_gen, n_repeat=options.n_repeat, compute=options.compute,
+        progress=progress.part("benchmark"),
+    )  # fmt: skip
 
 
 def _let_write(
-    candidates: Sequence[tuple[str, Path]], options: AutoOptions, bars: Bars
+    candidates: Sequence[Candidate], options: AutoOptions, progress: Progress
 ) -> tuple[Health, ...]:
     """What all candidates write beside the first, the base, under their names."""
-    found = isolated(
-        check_health,
-        [path for _, path in candidates[1:]],
-        read_prompts(None),
-        base=candidates[0][1],
-        compute=options.compute,
-        progress=_told(bars("write")),
-    )
-    names = [name for name, _ in candidates[1:]]
-    return tuple(replace(one, path=name) for one, name in zip(found, names, strict=True))
-
-
-def _told(bar: object) -> Progress:
-    return bar if isinstance(bar, Progress) else SILENT
+    base, *others = candidates
+    written = check_health(
+        [candidate.path for candidate in others], read_prompts(None), base=base.path,
+        compute=options.compute, progress=progress.part("write"),
+    )  # fmt: skip
+    names = {str(candidate.path): candidate.name for candidate in others}
+    return tuple(replace(health, path=names[health.path]) for health in written)

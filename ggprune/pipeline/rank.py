@@ -1,22 +1,17 @@
-"""Scoring and choosing as jobs that can run in a child process: models come as paths."""
+"""Choosing as a job that can run in a child process: models come as paths."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ggprune.arch import n_trunk
 from ggprune.metrics.text import Text
 from ggprune.model import open_model
 from ggprune.runtime.session import Compute
-from ggprune.scoring import Choice, Ranking, Scores, Wanted, choose_set, rank
+from ggprune.scoring import Choice, Scores, Wanted, choose_set
 from ggprune.scoring.measure import Measurer
-
-
-def rank_path(path: Path, text: Text, *, bar: Any = None, **options: Any) -> Ranking:
-    """`scoring.rank` with its options; `bar` is told of the progress."""
-    return rank(open_model(path), text, progress=bar, **options)
 
 
 def choose_path(
@@ -29,7 +24,7 @@ def choose_path(
     compute: Compute | None = None,
     cache: Path | None = None,
     confidence: float = 0.95,
-    narrate: Any = None,
+    narrate: Callable[[str], object] | None = None,
 ) -> Choice:
     """A set of layers on top of a finished ranking, as `scoring.choose_set`.
 

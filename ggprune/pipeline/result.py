@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from ggprune.bench import Benchmark, Speed
+from ggprune.bench import ModelSpeed, Speed
 from ggprune.bench.speed import Machine
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health
-from ggprune.files.documents import encode
+from ggprune.files.documents import INLINE, Key
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.divergence import Divergence
 from ggprune.metrics.estimates import Estimate
 from ggprune.model import open_model
+from ggprune.model.cut import Cut
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.runtime.library import versions
 from ggprune.scoring import Choice, Point, Ranking, Target
+from ggprune.scoring.target import OPTIONS
 from ggprune.surgery import PrunePlan
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A model of the final table, by whose path evaluations and speeds are joined."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One model of the final table; all rows come from one evaluation and one benchmark run."""
 
@@ -31,68 +40,65 @@ class Row:
     size_bytes: int
     bits_per_weight: float
     ppl: Estimate
-    divergence: Divergence | None  # from the base; None for the base itself
+    kld: Annotated[Estimate | None, "from the base; null for the base itself"]
+    same_top_p: Annotated[Estimate | None, "as the base; null for the base itself"]
     pp: Speed | None
     tg: Speed | None
-
-    def to_json(self) -> dict[str, Any]:
-        divergence = self.divergence
-        return {
-            "name": self.name,
-            "n_layer": self.n_layer,
-            "size_bytes": self.size_bytes,
-            "bits_per_weight": self.bits_per_weight,
-            "ppl": encode(self.ppl),
-            "kld": encode(divergence.kld.mean) if divergence else None,
-            "same_top_p": encode(divergence.same_top_p) if divergence else None,
-            "pp": encode(self.pp) if self.pp else None,
-            "tg": encode(self.tg) if self.tg else None,
-        }
 
 
 @dataclass(frozen=True)
 class FrontRow:
     """A number of layers: what dropping them costs and gives, as far as it was measured."""
 
-    point: Point
-    tg: Speed | None
-    speedup: float | None  # measured, over the same type without pruning
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **self.point.to_json(),
-            "tg": encode(self.tg) if self.tg else None,
-            "measured_speedup": self.speedup,
-        }
+    point: Annotated[Point, INLINE]
+    tg: Annotated[Speed | None, "where a file was timed"]
+    speedup: Annotated[
+        float | None, Key(name="measured_speedup"), "over the same type without pruning"
+    ]
 
 
 @dataclass(frozen=True)
+class PlanSummary:
+    """What was taken out of how many layers."""
+
+    cut: Annotated[Cut, Key(name="drop")]
+    n_layer: int
+
+    @property
+    def drop(self) -> tuple[int, ...]:
+        return self.cut.whole_layers
+
+
+def _write_target(target: Target | None) -> str | None:
+    return str(target) if target is not None else None
+
+
+def _read_target(text: str | None) -> Target | None:
+    if text is None:
+        return None
+    option, value = text.split()
+    goals = {name: goal for goal, name in OPTIONS.items()}
+    return Target(goals[option], float(value))
+
+
+@dataclass(frozen=True, kw_only=True)
 class AutoResult:
     """What was done and what came of it. The first row is the base, the last one the result."""
 
-    ranking: Ranking
-    target: Target | None
-    plan: PrunePlan
     out: Path
-    rows: tuple[Row, ...]
+    target: Annotated[
+        Target | None,
+        Key(write=_write_target, read=_read_target),
+        "the option that asked for it, or null",
+    ]
+    plan: PlanSummary
+    ranking: Ranking
+    evaluation_text: Annotated[TextInfo, Key(name="evaluation"), "what the models were judged on"]
+    rows: Annotated[tuple[Row, ...], "the base, rivals that are not pruned, the result"]
     front: tuple[FrontRow, ...]
-    evaluation_text: TextInfo
+    health: Annotated[tuple[Health, ...] | None, "of all rows but the first, with --generate"]
     machine: Machine
-    health: tuple[Health, ...] | None = None  # of all rows but the first, if it was asked for
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "out": str(self.out),
-            "target": str(self.target) if self.target is not None else None,
-            "plan": {"drop": list(self.plan.drop), "n_layer": self.plan.n_layer},
-            "ranking": self.ranking.to_json(),
-            "evaluation": encode(self.evaluation_text),
-            "rows": [row.to_json() for row in self.rows],
-            "front": [row.to_json() for row in self.front],
-            "health": [encode(one) for one in self.health] if self.health else None,
-            "machine": encode(self.machine),
-            "versions": versions(),
-        }
+    versions: dict[str, str]
 
 
 def rival_name(options: QuantizeOptions) -> str:
@@ -105,19 +111,36 @@ def result_name(plan: PrunePlan, quantize: QuantizeOptions | None) -> str:
 
 
 def rows_of(
-    candidates: Sequence[tuple[str, Path]], evaluations: Sequence[Evaluation], speeds: Benchmark
+    candidates: Sequence[Candidate],
+    evaluations: Mapping[Path, Evaluation],
+    speeds: Mapping[Path, ModelSpeed],
 ) -> tuple[Row, ...]:
-    divergences = [evaluation.divergence for evaluation in evaluations]
-    assert divergences[0] is not None
-    qualities = [(divergences[0].base_ppl, None), *((e.ppl, e.divergence) for e in evaluations)]
-    rows = []
-    timed = speeds.models[: len(candidates)]
-    for (name, path), quality, speed in zip(candidates, qualities, timed, strict=True):
-        model = open_model(path)
-        size, bpw = model.size_bytes, model.bits_per_weight
-        pp, tg = speed.speed("pp"), speed.speed("tg")
-        rows.append(Row(name, model.n_layer, size, bpw, *quality, pp, tg))
-    return tuple(rows)
+    """One row for each candidate. The first is the base, which the others were compared with."""
+    base = candidates[0]
+    return tuple(
+        _row(c, _base_ppl(evaluations), None, speeds[c.path]) if c is base
+        else _row(c, evaluations[c.path].ppl, evaluations[c.path].divergence, speeds[c.path])
+        for c in candidates
+    )  # fmt: skip
+
+
+def _base_ppl(evaluations: Mapping[Path, Evaluation]) -> Estimate:
+    divergence = next(iter(evaluations.values())).divergence
+    assert divergence is not None
+    return divergence.base_ppl
+
+
+def _row(
+    candidate: Candidate, ppl: Estimate, divergence: Divergence | None, speed: ModelSpeed
+) -> Row:
+    model = open_model(candidate.path)
+    return Row(
+        name=candidate.name, n_layer=model.n_layer, size_bytes=model.size_bytes,
+        bits_per_weight=model.bits_per_weight, ppl=ppl,
+        kld=divergence.kld.mean if divergence else None,
+        same_top_p=divergence.same_top_p if divergence else None,
+        pp=speed.speed("pp"), tg=speed.speed("tg"),
+    )  # fmt: skip
 
 
 def same_type(rows: Sequence[Row], quantize: QuantizeOptions | None) -> Row:
@@ -135,9 +158,9 @@ def front_of(
     """Every number of layers, with the speeds that were measured in the one benchmark run."""
     whole = same_type(rows, quantize).tg
     known = {0: whole, **known, len(choice.drop): rows[-1].tg}
-    found = []
+    front = []
     for point in choice.front:
         tg = known.get(len(point.drop))
         speedup = tg.mean / whole.mean if tg and whole else None
-        found.append(FrontRow(point, tg, speedup))
-    return tuple(found)
+        front.append(FrontRow(point, tg, speedup))
+    return tuple(front)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from ggprune.errors import DataError, UsageError
+from ggprune.files.reading import read_bytes
 
 COPY = "COPY"
 
@@ -66,6 +67,7 @@ class QuantizeOptions:
     """What llama-quantize offers on its command line, and more for pruned models."""
 
     type: str
+    _: KW_ONLY
     allow_requantize: bool = False
     pure: bool = False
     leave_output_tensor: bool = False
@@ -79,6 +81,11 @@ class QuantizeOptions:
     overrides: tuple[KvOverride, ...] = ()
     bump_interface: str | None = None  # least type of the blocks on both sides of a cut
     max_buffer_mib: int | None = None
+
+    @property
+    def copies_all(self) -> bool:
+        """Is nothing to be changed at all?"""
+        return self.type == COPY and not self.overrides
 
     def __post_init__(self) -> None:
         """Raises UsageError for options that contradict each other or would be ignored."""
@@ -119,9 +126,7 @@ def parse_rule(text: str) -> TensorTypeRule:
 def read_rules(path: Path) -> tuple[TensorTypeRule, ...]:
     """The rules of a --tensor-type-file, separated by spaces or line breaks."""
     try:
-        words = path.read_text("utf-8").split()
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
+        words = read_bytes(path).decode("utf-8").split()
     except UnicodeDecodeError as e:
         raise DataError(f"{path}: not a text in UTF-8") from e
     if not words:

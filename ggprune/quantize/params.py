@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -26,8 +26,8 @@ MIB = 1 << 20
 
 
 def make_params(
-    lib: Any, options: QuantizeOptions, imatrix: Imatrix | None, *, dry_run: bool
-) -> tuple[Any, list[Any]]:
+    lib: ModuleType, options: QuantizeOptions, imatrix: Imatrix | None, *, dry_run: bool
+) -> tuple[ctypes.Structure, list[object]]:
     """The struct, and the objects that it points into: they must outlive the call."""
     params = lib.llama_model_quantize_default_params()
     params.ftype = FILE_TYPES[options.type]
@@ -74,8 +74,8 @@ def imatrix_metadata(imatrix: Imatrix) -> dict[str, str | int]:
     return values | cut
 
 
-def _set_imatrix(lib: Any, params: Any, imatrix: Imatrix) -> list[Any]:
-    alive: list[Any] = []
+def _set_imatrix(lib: ModuleType, params: ctypes.Structure, imatrix: Imatrix) -> list[object]:
+    alive: list[object] = []
     data = (lib.llama_model_imatrix_data * (len(imatrix.entries) + 1))()
     for slot, (name, entry) in zip(data, imatrix.entries.items(), strict=False):
         values = np.ascontiguousarray(entry, np.float32)
@@ -86,7 +86,9 @@ def _set_imatrix(lib: Any, params: Any, imatrix: Imatrix) -> list[Any]:
     return [*alive, data]
 
 
-def _set_rules(lib: Any, params: Any, rules: tuple[TensorTypeRule, ...]) -> list[Any]:
+def _set_rules(
+    lib: ModuleType, params: ctypes.Structure, rules: tuple[TensorTypeRule, ...]
+) -> list[object]:
     if not rules:
         return []
     overrides = (lib.llama_model_tensor_override * (len(rules) + 1))()
@@ -97,8 +99,8 @@ def _set_rules(lib: Any, params: Any, rules: tuple[TensorTypeRule, ...]) -> list
 
 
 def _set_overrides(
-    lib: Any, params: Any, values: Mapping[str, bool | int | float | str]
-) -> list[Any]:
+    lib: ModuleType, params: ctypes.Structure, values: Mapping[str, bool | int | float | str]
+) -> list[object]:
     if not values:
         return []
     overrides = (lib.llama_model_kv_override * (len(values) + 1))()

@@ -24,7 +24,7 @@ def report_text(report: AutoResult, path: Path) -> str:
     """What to write into `path`. Raises UsageError for a suffix that is not known."""
     check_report(path)
     if path.suffix.lower() == ".json":
-        return to_json(report.to_json())
+        return to_json(report)
     devices = ", ".join(report.machine.descriptions)
     health = report.health
     return "\n\n".join(
@@ -37,7 +37,7 @@ def report_text(report: AutoResult, path: Path) -> str:
             "## How",
             f"{_named(report.ranking.versions)}; {report.machine.backends} on {devices}, "
             f"{report.machine.n_threads} threads.\n"
-            f"Source fingerprint: {report.plan.fingerprint}.\n",
+            f"Source fingerprint: {report.ranking.model['fingerprint']}.\n",
         ]
     )
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from gguf.utility import size_label
 
 from ggprune.arch import Change, removal_change
 from ggprune.arch.change import Edit, Slice
+from ggprune.errors import DataError
 from ggprune.model import Model, Tensor, Value, ValueType
 from ggprune.model.metadata import SCALAR_FORMATS, array, scalar, string
 from ggprune.model.types import TensorType, tensor_type
@@ -43,6 +44,7 @@ class OutTensor:
     type: TensorType
     shape: tuple[int, ...]  # ggml order
     source: Tensor | None
+    _: KW_ONLY
     edit: Edit | None = None
     values: tuple[float, ...] = ()  # F32; only without a source
 
@@ -65,9 +67,15 @@ class Contents:
     notes: tuple[str, ...] = ()
 
 
-def pruned_contents(model: Model, plan: PrunePlan) -> Contents:
-    """The model without the plan's layers. Tensors keep their order, added ones come last."""
-    if not plan.drop:
+def contents_of(model: Model, plan: PrunePlan | None) -> Contents:
+    """The model without what the plan drops; all of it without a plan.
+
+    Tensors keep their order, added ones come last. Raises DataError if the plan was made for
+    another model.
+    """
+    if plan is not None and plan.fingerprint != model.fingerprint:
+        raise DataError(f"{model.path}: the plan was made for another model")
+    if plan is None or not plan.cut:
         return unchanged_contents(model)
     change = removal_change(model, plan.keep, trust=plan.trust)
     names = kept_names(model, plan, change)
@@ -113,7 +121,7 @@ def _edited(tensor: Tensor, name: str, edit: Edit | None) -> OutTensor:
     shape = list(tensor.shape)
     if isinstance(edit, Slice):
         shape[edit.axis] = shape[edit.axis] // edit.n_group * len(edit.kept)
-    return OutTensor(name, tensor.type, tuple(shape), tensor, edit)
+    return OutTensor(name, tensor.type, tuple(shape), tensor, edit=edit)
 
 
 def _rehosted(metadata: Mapping[str, Value], old: str, new: str) -> dict[str, Value]:

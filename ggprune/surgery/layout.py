@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggprune.errors import DataError, UsageError
+from ggprune.errors import UsageError
 from ggprune.model import Model, Value, ValueType
 from ggprune.model.gguf import MAGIC
 from ggprune.model.metadata import encode_text, scalar
 from ggprune.model.model import SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS
-from ggprune.surgery.contents import Contents, OutTensor, pruned_contents, unchanged_contents
-from ggprune.surgery.plan import PrunePlan
+from ggprune.surgery.contents import Contents, OutTensor
 
 MAX_SHARDS = 99_999  # five digits in the file names
 
@@ -61,14 +60,6 @@ def in_groups(contents: Contents, split: Split) -> Contents:
     return replace(contents, tensors=tuple(ordered))
 
 
-def make_layout(model: Model, plan: PrunePlan) -> Layout:
-    """The single file that `plan` makes of `model`, padded with zeros.
-
-    Raises DataError if the plan was made for another model.
-    """
-    return lay_out(model, checked_contents(model, plan))
-
-
 def lay_out_shards(model: Model, contents: Contents, split: Split | None) -> tuple[Layout, ...]:
     """One layout per file: a single one without `split`, or where one shard holds all."""
     groups = list(_divide(contents.tensors, split)) if split is not None else []
@@ -81,13 +72,6 @@ def lay_out_shards(model: Model, contents: Contents, split: Split | None) -> tup
     )
 
 
-def checked_contents(model: Model, plan: PrunePlan) -> Contents:
-    """`pruned_contents`. Raises DataError if the plan was made for another model."""
-    if plan.fingerprint != model.fingerprint:
-        raise DataError(f"{model.path}: the plan was made for another model")
-    return pruned_contents(model, plan)
-
-
 def shard_names(path: Path, n: int) -> tuple[Path, ...]:
     """`out.gguf` -> `out-00001-of-00003.gguf`...; a single file keeps its name."""
     if n == 1:
@@ -97,7 +81,7 @@ def shard_names(path: Path, n: int) -> tuple[Path, ...]:
 
 
 def lay_out(model: Model, contents: Contents) -> Layout:
-    """A file with these contents, in the version and alignment of `model`."""
+    """A file with these contents, padded with zeros, in the version and alignment of `model`."""
     relative, offsets = 0, []
     for tensor in contents.tensors:
         offsets.append(relative)
@@ -108,13 +92,6 @@ def lay_out(model: Model, contents: Contents) -> Layout:
         for tensor, offset in zip(contents.tensors, offsets, strict=True)
     )
     return Layout(header, placements, len(header) + relative)
-
-
-def size_with(model: Model, added: Mapping[str, Value], tensor_bytes: int) -> int:
-    """Size of a file with the model's metadata and `added` to it, in front of `tensor_bytes`."""
-    tensors = unchanged_contents(model).tensors
-    header = _header(model, {**model.metadata, **added}, tensors, [0] * len(tensors))
-    return len(header) + tensor_bytes
 
 
 def _divide(tensors: Sequence[OutTensor], split: Split) -> Iterator[list[OutTensor]]:

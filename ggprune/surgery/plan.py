@@ -10,16 +10,18 @@ from pathlib import Path
 from ggprune.arch import Change, nearest_legal, removal_change
 from ggprune.arch.removal import Illegal
 from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.files.reading import read_bytes
 from ggprune.model import Model
+from ggprune.model.cut import Cut, Piece, parse_cut
 from ggprune.model.layers import format_layers
 from ggprune.model.names import block_of, rename_block
 
 PLAN_FORMAT = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrunePlan:
-    """Which layers of which model to drop. Numbers are 0-based layers of the original model.
+    """What leaves which model. Numbers are 0-based layers of the original model.
 
     Enough to rename what belongs to the model without the model at hand: `stacks` are prefix and
     depth of its stacks of blocks, `out_arch` is the architecture that the result is stored as.
@@ -28,11 +30,16 @@ class PrunePlan:
     fingerprint: str
     arch: str
     n_layer: int
-    drop: tuple[int, ...]
+    cut: Cut
     stacks: tuple[tuple[str, int], ...]
     out_arch: str
     notes: tuple[str, ...] = ()  # what a user must know about the result
     trust: bool = False  # the user vouches for layers of an unknown architecture
+
+    @property
+    def drop(self) -> tuple[int, ...]:
+        """The layers that leave. Raises ArchitectureError if other parts than layers do."""
+        return self.cut.whole_layers
 
     @property
     def keep(self) -> tuple[int, ...]:
@@ -58,24 +65,28 @@ class PrunePlan:
         return None if number is None else rename_block(name, number)
 
     def to_json(self) -> str:
-        return json.dumps({"ggprune_plan": PLAN_FORMAT, **asdict(self)}, indent=2) + "\n"
+        fields = asdict(self)
+        document = {("drop" if name == "cut" else name): value for name, value in fields.items()}
+        document |= {"drop": self.cut.to_json()}
+        return json.dumps({"ggprune_plan": PLAN_FORMAT, **document}, indent=2) + "\n"
 
 
-def make_plan(model: Model, drop: Iterable[int], *, trust: bool = False) -> PrunePlan:
+def make_plan(model: Model, drop: Cut | Iterable[int], *, trust: bool = False) -> PrunePlan:
     """A plan that can be carried out exactly.
 
     Raises UsageError for impossible layers, ArchitectureError when the result would not be exact.
     """
-    layers = tuple(sorted(drop))
-    n_layer = len(model.layers)
+    cut = drop if isinstance(drop, Cut) else Cut(tuple(Piece(n) for n in sorted(drop)))
+    layers, n_layer = [piece.layer for piece in cut], len(model.layers)
     if len(set(layers)) != len(layers) or any(not 0 <= n < n_layer for n in layers):
-        raise UsageError(f"{list(layers)} are not distinct layers of 0 to {n_layer - 1}")
+        raise UsageError(f"{layers} are not distinct layers of 0 to {n_layer - 1}")
     if len(layers) == n_layer:
         raise UsageError(f"all {n_layer} layers would be dropped: at least one must stay")
     plan = PrunePlan(
-        model.fingerprint, model.arch, n_layer, layers, model.stacks, model.arch, trust=trust
-    )
-    if not layers:
+        fingerprint=model.fingerprint, arch=model.arch, n_layer=n_layer, cut=cut,
+        stacks=model.stacks, out_arch=model.arch, trust=trust,
+    )  # fmt: skip
+    if not cut:
         return plan
     change = _change(model, plan)
     return replace(plan, out_arch=change.arch or model.arch, notes=change.notes)
@@ -98,33 +109,43 @@ def load_plan(path: Path, model: Model) -> PrunePlan:
     plan = read_plan(path)
     if plan.fingerprint != model.fingerprint:
         raise DataError(f"{path}: made for another model than {model.path}")
-    return make_plan(model, plan.drop, trust=plan.trust)
+    return make_plan(model, plan.cut, trust=plan.trust)
 
 
 def read_plan(path: Path) -> PrunePlan:
     """Read a plan without its model. Raises DataError if it is not one."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(read_bytes(path).decode("utf-8"))
         form = data["ggprune_plan"]
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
     except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise DataError(f"{path}: not a ggprune plan") from e
     if form != PLAN_FORMAT:
         raise DataError(f"{path}: plan format {form} is not known to this version")
-    drop = data.get("drop")
-    if not isinstance(drop, list) or not all(type(n) is int for n in drop):
-        raise DataError(f"{path}: 'drop' is not a list of layer numbers")
+    try:
+        cut = _read_cut(data.get("drop"))
+    except ValueError as e:
+        raise DataError(f"{path}: 'drop' is not a list of layer numbers") from e
     try:
         return PrunePlan(
-            str(data["fingerprint"]),
-            str(data["arch"]),
-            int(data["n_layer"]),
-            tuple(sorted(drop)),
-            tuple((str(prefix), int(n)) for prefix, n in data["stacks"]),
-            str(data["out_arch"]),
-            tuple(str(note) for note in data["notes"]),
-            bool(data["trust"]),
+            fingerprint=str(data["fingerprint"]),
+            arch=str(data["arch"]),
+            n_layer=int(data["n_layer"]),
+            cut=cut,
+            stacks=tuple((str(prefix), int(n)) for prefix, n in data["stacks"]),
+            out_arch=str(data["out_arch"]),
+            notes=tuple(str(note) for note in data["notes"]),
+            trust=bool(data["trust"]),
         )
     except (ValueError, TypeError, KeyError) as e:
         raise DataError(f"{path}: not a complete ggprune plan: {e}") from e
+
+
+def _read_cut(drop: object) -> Cut:
+    """With layers that are named twice or do not exist: `make_plan` says what is wrong with them.
+
+    Raises ValueError for what is no list of layers or parts of layers.
+    """
+    if not isinstance(drop, list):
+        raise ValueError
+    pieces = [p for n in drop for p in ([Piece(n)] if type(n) is int else parse_cut([n]))]
+    return Cut(tuple(sorted(pieces)))

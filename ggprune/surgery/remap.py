@@ -15,6 +15,7 @@ from pathlib import Path
 from ggprune.errors import DataError, FormatError
 from ggprune.files.outputs import check_output
 from ggprune.files.pending import PendingFile
+from ggprune.files.reading import read_bytes
 from ggprune.model import Model, Value, open_model
 from ggprune.model.gguf import MAGIC
 from ggprune.model.imatrix import LegacyEntry, read_legacy_entries
@@ -23,8 +24,7 @@ from ggprune.model.names import block_of
 from ggprune.surgery.contents import ARCHITECTURE, Contents, OutTensor
 from ggprune.surgery.layout import lay_out
 from ggprune.surgery.plan import PrunePlan
-from ggprune.surgery.rewrite import write_header, write_tensors
-from ggprune.surgery.verify import ByteComparison, verify_structure
+from ggprune.surgery.rewrite import write_proved
 
 ADAPTER_TYPE = "adapter.type"
 CONTROL_VECTOR = "controlvector"
@@ -48,12 +48,7 @@ def remap(plan: PrunePlan, source: Path, out: Path, *, force: bool = False) -> R
     written; then nothing is left behind.
     """
     check_output(out, [source], force=force)
-    try:
-        with source.open("rb") as file:
-            is_gguf = file.read(4) == MAGIC
-    except OSError as e:
-        raise DataError(f"{source}: cannot be read: {e.strerror}") from e
-    remap_kind = _remap_gguf if is_gguf else _remap_dat
+    remap_kind = _remap_gguf if read_bytes(source, len(MAGIC)) == MAGIC else _remap_dat
     return remap_kind(plan, source, out, force)
 
 
@@ -136,22 +131,15 @@ def _contents(model: Model, names: Mapping[str, str], metadata: Mapping[str, Val
 
 
 def _write(model: Model, contents: Contents, out: Path, force: bool) -> None:
-    layout = lay_out(model, contents)
     with PendingFile(out) as pending, pending.named():
-        write_header(layout, pending.fd)
-        written = open_model(pending.path)
-        verify_structure(contents, written)
-        with ByteComparison(written) as comparison:
-            for tensor in write_tensors([layout], [pending.fd]):
-                comparison.add(tensor)
-            comparison.finish()
+        write_proved(contents, [lay_out(model, contents)], [pending])
         pending.commit(force=force)
 
 
 def _remap_dat(plan: PrunePlan, source: Path, out: Path, force: bool) -> Remapped:
     try:
         entries, tail = read_legacy_entries(source)
-    except (OSError, FormatError, struct.error, ValueError) as e:
+    except (FormatError, struct.error, ValueError) as e:
         raise DataError(f"{source}: neither a GGUF nor a legacy importance matrix: {e}") from e
     kept: list[LegacyEntry] = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Writes files as they were laid out: the new header, then the tensors' bytes, mostly untouched."""
+"""Writes files as they were laid out, and proves them: a header, then bytes, mostly untouched."""
 
 from __future__ import annotations
 
@@ -8,24 +8,39 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ggprune.errors import FormatError
-from ggprune.files.copy import Progress, copy_range, start_writeback
+from ggprune.files.copy import copy_range, start_writeback
+from ggprune.files.pending import PendingFile
 from ggprune.model import Model
-from ggprune.surgery.contents import OutTensor
+from ggprune.model.model import open_shards
+from ggprune.progress import SILENT, Progress
+from ggprune.surgery.contents import Contents, OutTensor
 from ggprune.surgery.edits import edited_blocks, is_edited
-from ggprune.surgery.layout import Layout, make_layout
-from ggprune.surgery.plan import PrunePlan
+from ggprune.surgery.layout import Layout
+from ggprune.surgery.verify import ByteComparison, verify_structure
 
 
-def rewrite(model: Model, plan: PrunePlan, fd: int, progress: Progress | None = None) -> Layout:
-    """Write the model without the plan's layers to the open, empty file `fd`.
+def write_proved(
+    contents: Contents,
+    layouts: Sequence[Layout],
+    targets: Sequence[PendingFile],
+    progress: Progress = SILENT,
+) -> Model:
+    """Write and prove: the structure as soon as the headers stand, each tensor behind its copy.
 
-    `progress` is told the number of bytes of every step. Raises OSError when the disk is full.
+    Returns what was written. Raises VerificationError at the first difference, OSError when the
+    disk is full.
     """
-    layout = make_layout(model, plan)
-    write_header(layout, fd)
-    for _ in write_tensors([layout], [fd], progress):
-        pass
-    return layout
+    with contextlib.ExitStack() as stack:
+        for layout, target in zip(layouts, targets, strict=True):
+            stack.enter_context(target.named())
+            write_header(layout, target.fd)
+        written = open_shards([target.path for target in targets])
+        verify_structure(contents, written)
+        comparison = stack.enter_context(ByteComparison(written))
+        for tensor in write_tensors(layouts, [target.fd for target in targets], progress):
+            comparison.add(tensor)
+        comparison.finish()
+    return written
 
 
 def write_header(layout: Layout, fd: int) -> None:
@@ -35,35 +50,40 @@ def write_header(layout: Layout, fd: int) -> None:
 
 
 def write_tensors(
-    layouts: Sequence[Layout], fds: Sequence[int], progress: Progress | None = None
+    layouts: Sequence[Layout], fds: Sequence[int], progress: Progress
 ) -> Iterator[OutTensor]:
-    """Write tensor after tensor to the layouts' files; yields each when all its bytes are there."""
+    """Write tensor after tensor to the layouts' files; yields each when all its bytes are there.
+
+    `progress` is told of bytes.
+    """
+    places = [(place, fd) for layout, fd in zip(layouts, fds, strict=True)
+              for place in layout.placements]  # fmt: skip
+    done, total = 0, sum(place.tensor.size_bytes for place, _ in places)
     with contextlib.ExitStack() as stack:
         sources: dict[Path | None, int] = {None: -1}
-        for layout, fd in zip(layouts, fds, strict=True):
-            for place in layout.placements:
-                path = place.tensor.source.path if place.tensor.source else None
-                if path is not None and path not in sources:
-                    sources[path] = _open_source(path, stack)
-                try:
-                    _write_tensor(place.tensor, sources[path], fd, place.offset, progress)
-                except EOFError as e:
-                    raise FormatError(f"{path}: {e}") from e
-                yield place.tensor
+        for place, fd in places:
+            path = place.tensor.source.path if place.tensor.source else None
+            if path is not None and path not in sources:
+                sources[path] = _open_source(path, stack)
+            try:
+                for n_byte in _write_tensor(place.tensor, sources[path], fd, place.offset):
+                    done += n_byte
+                    progress.step(done, total)
+            except EOFError as e:
+                raise FormatError(f"{path}: {e}") from e
+            yield place.tensor
 
 
-def _write_tensor(
-    tensor: OutTensor, source: int, fd: int, offset: int, progress: Progress | None
-) -> None:
+def _write_tensor(tensor: OutTensor, source: int, fd: int, offset: int) -> Iterator[int]:
+    """Yields the bytes of each step."""
     if tensor.source is not None and not is_edited(tensor):
-        copy_range(source, tensor.source.offset, fd, offset, tensor.size_bytes, progress)
+        yield from copy_range(source, tensor.source.offset, fd, offset, tensor.size_bytes)
         return
     for block in edited_blocks(tensor, source):
         os.pwrite(fd, block, offset)
         start_writeback(fd, offset, len(block))
         offset += len(block)
-        if progress is not None:
-            progress(len(block))
+        yield len(block)
 
 
 def _open_source(path: Path, stack: contextlib.ExitStack) -> int:

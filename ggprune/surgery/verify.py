@@ -8,42 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from ggprune.errors import VerificationError
-from ggprune.files.copy import Progress
-from ggprune.model import Model, Tensor, Value, open_model
-from ggprune.surgery.contents import Contents, OutTensor, pruned_contents
+from ggprune.model import Model, Tensor
+from ggprune.surgery.contents import Contents, OutTensor
 from ggprune.surgery.edits import edited_blocks, is_edited
-from ggprune.surgery.plan import PrunePlan
 
-# What llama_model_quantize sets or llama-quantize asks it to set.
-QUANTIZER_KEYS = (
-    "general.quantization_version",
-    "general.file_type",
-    "quantize.imatrix.file",
-    "quantize.imatrix.dataset",
-    "quantize.imatrix.entries_count",
-    "quantize.imatrix.chunks_count",
-)
 BLOCK_BYTES = 4 << 20
 N_THREAD = 2
-
-
-def verify(model: Model, plan: PrunePlan, path: Path, progress: Progress | None = None) -> Model:
-    """Compare the file at `path` with what `plan` makes of `model`; returns it opened.
-
-    Raises VerificationError at the first difference, FormatError if it is not even a GGUF.
-    """
-    result, contents = open_model(path), pruned_contents(model, plan)
-    verify_structure(contents, result)
-    with ByteComparison(result) as comparison:
-        for tensor in contents.tensors:
-            comparison.add(tensor)
-        comparison.finish(progress)
-    return result
 
 
 def verify_structure(contents: Contents, result: Model) -> None:
@@ -56,27 +31,6 @@ def verify_structure(contents: Contents, result: Model) -> None:
     for key in {*contents.metadata, *result.metadata}:
         if contents.metadata.get(key) != result.metadata.get(key):
             raise VerificationError(f"{result.path}: metadata value {key} is not as planned")
-
-
-def verify_requantized(
-    source: Model, path: Path, types: Mapping[str, str], added: Mapping[str, Value]
-) -> Model:
-    """Check that a quantizer made what was announced and changed nothing else; returns it opened.
-
-    `types` are names of types by tensor, `added` metadata values that it was told to write. Raises
-    VerificationError at the first difference.
-    """
-    result = open_model(path)
-    want = {t.name: (t.shape, types[t.name]) for t in source.tensors}
-    have = {t.name: (t.shape, t.type.name) for t in result.tensors}
-    if want != have:
-        odd = sorted(want.items() ^ have.items())[0][0]
-        raise VerificationError(f"{path}: tensor {odd} is missing, or has another shape or type")
-    kept = {k: v for k, v in source.metadata.items() if k not in QUANTIZER_KEYS}
-    for key, value in {**kept, **added}.items():
-        if result.metadata.get(key) != value:
-            raise VerificationError(f"{path}: metadata value {key} was changed by the quantizer")
-    return result
 
 
 class ByteComparison:
@@ -110,13 +64,11 @@ class ByteComparison:
         equal = _equal_edited if is_edited(tensor) else _equal
         self.pending.append((written, self.pool.submit(equal, *fds, tensor, written)))
 
-    def finish(self, progress: Progress | None = None) -> None:
+    def finish(self) -> None:
         """Wait for all. Raises VerificationError for the first tensor that differs."""
         for tensor, equal in self.pending:
             if not equal.result():
                 raise VerificationError(f"{self.path}: bytes of {tensor.name} differ")
-            if progress is not None:
-                progress(tensor.size_bytes)
 
     def _fd(self, path: Path) -> int:
         if path not in self.fds:

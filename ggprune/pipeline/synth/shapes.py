@@ -28,7 +28,7 @@ class RopeScaling:
     original_max_position_embeddings: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
     """Everything about a model but its weights and its vocabulary's texts."""
 

@@ -6,7 +6,7 @@ Names and sizes are those that llama.cpp's src/models/*.cpp ask for. Says nothin
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ggprune.pipeline.synth.shapes import RopeScaling, Shape
 
@@ -68,6 +68,7 @@ class Weights:
 
     name: str
     shape: tuple[int, ...]  # ggml order
+    _: KW_ONLY
     mean: float = 0.0
     sigma: float = 0.0
     values: tuple[float, ...] = ()

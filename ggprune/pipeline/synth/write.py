@@ -22,11 +22,12 @@ from ggprune.model.gguf import DEFAULT_ALIGNMENT, VERSIONS
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import scalar
 from ggprune.model.types import tensor_type
-from ggprune.pipeline.files import Bars, OutputFiles, header_only, no_bars, publish
+from ggprune.pipeline.files import OutputFiles, header_only, publish
 from ggprune.pipeline.synth.metadata import make_metadata
 from ggprune.pipeline.synth.shapes import Shape
 from ggprune.pipeline.synth.tensors import Weights, count_parameters, make_tensors
 from ggprune.pipeline.synth.weights import weight_bytes
+from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import COPY, FILE_TYPES, QuantizeOptions, parse_type
 from ggprune.quantize.quantizer import dry_run
 from ggprune.runtime.isolate import isolated
@@ -43,7 +44,7 @@ WITH_IMATRIX = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Blueprint:
     """A synthetic model before its numbers are drawn: every byte has its place."""
 
@@ -79,7 +80,10 @@ def make_blueprint(shape: Shape, type_name: str, *, seed: int = 0) -> Blueprint:
         "general.file_type": scalar(ValueType.UINT32, FILE_TYPES[name]),
     }
     contents = _contents(weights, metadata, types)
-    return Blueprint(shape, name, seed, weights, contents, lay_out(_new_model(), contents))
+    layout = lay_out(_new_model(), contents)
+    return Blueprint(
+        shape=shape, type=name, seed=seed, weights=weights, contents=contents, layout=layout
+    )
 
 
 def synthesize(
@@ -88,7 +92,7 @@ def synthesize(
     *,
     force: bool = False,
     check_load: bool = True,
-    bars: Bars = no_bars,
+    progress: Progress = SILENT,
 ) -> OutputFiles:
     """Write the model. Raises OutputError before any work if `out` must not or cannot be written.
 
@@ -97,14 +101,13 @@ def synthesize(
     check_output(out, (), force=force, size_bytes=blueprint.size_bytes)
     with disk_errors(out), PendingFile(out) as result:
         with result.named():
-            _write(blueprint, result.fd, bars)
+            _write(blueprint, result.fd, progress.part("generate"))
             verify_structure(blueprint.contents, open_model(result.path))
         return publish([result], force=force, check_load=check_load)
 
 
-def _write(blueprint: Blueprint, fd: int, bars: Bars) -> None:
-    bar, done = bars("generate"), 0
-    total = sum(tensor.size_bytes for tensor in blueprint.contents.tensors)
+def _write(blueprint: Blueprint, fd: int, progress: Progress) -> None:
+    done, total = 0, sum(tensor.size_bytes for tensor in blueprint.contents.tensors)
     write_header(blueprint.layout, fd)
     for weights, place in zip(blueprint.weights, blueprint.layout.placements, strict=True):
         offset = place.offset
@@ -112,8 +115,7 @@ def _write(blueprint: Blueprint, fd: int, bars: Bars) -> None:
             _put(fd, data, offset)
             start_writeback(fd, offset, len(data))
             offset, done = offset + len(data), done + len(data)
-            if bar is not None:
-                bar(done, total)
+            progress.step(done, total)
 
 
 def _put(fd: int, data: memoryview, offset: int) -> None:
@@ -131,10 +133,9 @@ def _types(
     imatrix = _imatrix(weights) if name in WITH_IMATRIX else None
     with header_only(lay_out(_new_model(), source)) as model:
         try:
-            outcome = isolated(dry_run, model.path, model.tensors, QuantizeOptions(name), imatrix)
+            return isolated(dry_run, model, QuantizeOptions(name), imatrix)
         except LlamaError as e:
             raise LlamaError(str(e).replace(str(model.path), shape.name)) from e
-    return outcome.types
 
 
 def _imatrix(weights: tuple[Weights, ...]) -> Imatrix:

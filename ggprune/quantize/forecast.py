@@ -1,0 +1,219 @@
+"""What the quantizer is going to make of a file, worked out by dry runs before any work.
+
+The numbers in patterns are those of the unpruned model; here they become those of the file. A file
+that is of the type already is copied. Runs llama.cpp: where, is for the caller to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ggprune.arch import mtp_blocks
+from ggprune.errors import DataError, LlamaError, UsageError, VerificationError
+from ggprune.model import Model, Value, ValueType, open_model
+from ggprune.model.imatrix import Imatrix
+from ggprune.model.layers import runs_of
+from ggprune.model.metadata import scalar, string
+from ggprune.model.types import tensor_type
+from ggprune.quantize.checks import check_quantizable, check_types, missing_entries
+from ggprune.quantize.options import FILE_TYPES, QuantizeOptions, TensorTypeRule
+from ggprune.quantize.params import added_metadata
+from ggprune.quantize.patterns import exact_rules, match_rules
+from ggprune.quantize.quantizer import dry_run
+from ggprune.surgery import PrunePlan
+from ggprune.surgery.contents import Contents
+
+# Set by the quantizer whether the source has them or not.
+FILE_TYPE = "general.file_type"
+QUANTIZER_NUMBERS = ("general.quantization_version", FILE_TYPE)
+# And what llama-quantize asks it to set.
+QUANTIZER_KEYS = (
+    *QUANTIZER_NUMBERS,
+    "quantize.imatrix.file",
+    "quantize.imatrix.dataset",
+    "quantize.imatrix.entries_count",
+    "quantize.imatrix.chunks_count",
+)
+
+
+@dataclass(frozen=True)
+class Unpruned:
+    """The model that a pruned file comes from: patterns speak of its tensors."""
+
+    model: Model
+    names: Mapping[str, str]  # new tensor names by old ones
+    beside_cuts: frozenset[str]  # new names of the tensors in the blocks on both sides of a cut
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the quantizer makes of a file, with options that speak of the file's own names."""
+
+    options: QuantizeOptions
+    types: Mapping[str, str] | None  # by tensor, in the order of the result; None: all are copied
+    added: Mapping[str, Value]  # metadata that the quantizer is told to write
+    notes: tuple[str, ...] = ()  # what a user must know about the result
+
+
+def forecast(
+    model: Model, options: QuantizeOptions, imatrix: Imatrix | None, unpruned: Unpruned | None
+) -> Forecast:
+    """Of a file, of which the header is enough; the names in `imatrix` are the file's own.
+
+    Raises UsageError, LlamaError or DataError for whatever the quantizer would stumble over.
+    """
+    check_quantizable(model, imatrix)
+    if options.tensor_types:
+        options = replace(options, tensor_types=_own_rules(model, options, unpruned))
+    types = dry_run(model, options, imatrix)
+    raised: dict[str, str] = {}
+    if options.bump_interface is not None and unpruned is not None:
+        raised = _raised(model, types, unpruned.beside_cuts, options.bump_interface)
+        if raised:
+            exact = exact_rules(_quantized(model, types) | raised)
+            options = replace(options, tensor_types=exact)
+            types = dry_run(model, options, imatrix)
+    changed = [t.name for t in model.tensors if types[t.name] != t.type.name]
+    if _is_there(model, options, changed):
+        return Forecast(options, None, {}, (_copied(options, len(changed)),))
+    old_names = {new: old for old, new in unpruned.names.items()} if unpruned else {}
+    check_types(model, types, options, imatrix, old_names)
+    notes = missing_entries(model, types, imatrix)
+    if options.bump_interface is not None and unpruned is not None:
+        better = options.bump_interface
+        notes += (f"{len(raised)} tensors beside the cuts are stored in {better} instead of less",)
+    return Forecast(options, types, _added(options, imatrix), notes)
+
+
+def forecast_each(
+    model: Model, all_options: Sequence[QuantizeOptions], imatrix: Imatrix | None
+) -> tuple[Forecast | None, ...]:
+    """For each of the options, without patterns; None for types the model's shapes do not allow."""
+    forecasts: list[Forecast | None] = []
+    for options in all_options:
+        try:
+            types = dry_run(model, options, imatrix)
+            check_types(model, types, options, imatrix)
+            forecasts.append(Forecast(options, types, _added(options, imatrix)))
+        except (LlamaError, DataError):
+            forecasts.append(None)
+    return tuple(forecasts)
+
+
+def quantized_contents(contents: Contents, forecast: Forecast) -> Contents:
+    """The contents after quantizing, as far as sizes go: values of added keys, not their order."""
+    if forecast.types is None:
+        return contents
+    by_name = {t.name: t for t in contents.tensors}
+    tensors = tuple(
+        replace(by_name[name], type=tensor_type(made), source=None)
+        for name, made in forecast.types.items()
+    )
+    numbers = {key: scalar(ValueType.UINT32, 0) for key in QUANTIZER_NUMBERS}
+    metadata = {**contents.metadata, **numbers, **forecast.added}
+    return replace(contents, metadata=metadata, tensors=tensors)
+
+
+def verify_quantized(source: Model, path: Path, forecast: Forecast) -> None:
+    """Check that the quantizer made of `source` what was forecast, and changed nothing else.
+
+    Raises VerificationError at the first difference.
+    """
+    result, types = open_model(path), forecast.types or {}
+    want = {t.name: (t.shape, types[t.name]) for t in source.tensors}
+    have = {t.name: (t.shape, t.type.name) for t in result.tensors}
+    if want != have:
+        odd = sorted(want.items() ^ have.items())[0][0]
+        raise VerificationError(f"{path}: tensor {odd} is missing, or has another shape or type")
+    kept = {k: v for k, v in source.metadata.items() if k not in QUANTIZER_KEYS}
+    for key, value in {**kept, **forecast.added}.items():
+        if result.metadata.get(key) != value:
+            raise VerificationError(f"{path}: metadata value {key} was changed by the quantizer")
+
+
+def unpruned_of(model: Model, plan: PrunePlan, names: Mapping[str, str]) -> Unpruned:
+    """With the last block before and the first behind each dropped run.
+
+    MTP blocks do not carry the model's own stream of hidden states: they are neither.
+    """
+    beside: set[int] = set()
+    first, aside = 0, mtp_blocks(model)
+    for _, n_block in plan.stacks:
+        stack = [n for n in range(first, first + n_block) if n not in aside]
+        kept = [n for n in stack if n not in plan.drop]
+        for start, end in runs_of(set(stack) & set(plan.drop)):
+            beside |= set([n for n in kept if n < start][-1:] + [n for n in kept if n > end][:1])
+        first += n_block
+    tensors = (t.name for n in beside for t in model.layers[n])
+    return Unpruned(model, names, frozenset(names[name] for name in tensors if name in names))
+
+
+def _own_rules(
+    model: Model, options: QuantizeOptions, unpruned: Unpruned | None
+) -> tuple[TensorTypeRule, ...]:
+    """Rules that match in the file what the user's match where they look."""
+    looked_at = None if options.new_numbers else unpruned
+    matches = match_rules(looked_at.model if looked_at else model, options.tensor_types)
+    if not matches:
+        raise UsageError("no pattern of --tensor-type matches a tensor that can be quantized")
+    if looked_at is None:
+        return options.tensor_types
+    names = looked_at.names
+    return exact_rules({names[name]: made for name, made in matches.items() if name in names})
+
+
+def _quantized(model: Model, types: Mapping[str, str]) -> dict[str, str]:
+    """The types of all quantized tensors. All are pinned when some are raised: the quantizer
+    counts layers by the tensors it decides on, so that one pattern shifts the mixture behind it."""
+    made = {tensor.name: types[tensor.name] for tensor in model.tensors}
+    return {name: kind for name, kind in made.items() if tensor_type(kind).block_size > 1}
+
+
+def _raised(
+    model: Model, types: Mapping[str, str], names: frozenset[str], better: str
+) -> dict[str, str]:
+    """Tensors of these names that would be stored in fewer bits than `better`."""
+    least, quantized = _bits(better), _quantized(model, types)
+    return {n: better for n, made in quantized.items() if n in names and _bits(made) < least}
+
+
+def _bits(name: str) -> float:
+    kind = tensor_type(name)
+    return 8 * kind.block_bytes / kind.block_size
+
+
+def _is_there(model: Model, options: QuantizeOptions, changed: Sequence[str]) -> bool:
+    """Is the file of the wanted type already, and nothing else asked for?
+
+    A pruned file is, though its depth would give it another mixture now: requantizing what is
+    quantized costs quality and must be asked for.
+    """
+    stated = model.metadata.get(FILE_TYPE)
+    if options.overrides or stated is None or stated.decode() != FILE_TYPES[options.type]:
+        return False
+    plain = QuantizeOptions(
+        options.type, n_threads=options.n_threads, max_buffer_mib=options.max_buffer_mib
+    )
+    return options == plain or not changed
+
+
+def _copied(options: QuantizeOptions, n_other: int) -> str:
+    note = f"the model is {options.type} already: its tensors are copied"
+    if not n_other:
+        return f"{note}, not quantized again"
+    return f"{note}; --allow-requantize would give {n_other} of them another type, at a loss"
+
+
+def _added(options: QuantizeOptions, imatrix: Imatrix | None) -> dict[str, Value]:
+    return {key: _value(value) for key, value in added_metadata(options, imatrix).items()}
+
+
+def _value(value: bool | int | float | str) -> Value:
+    """As llama_model_quantize stores overrides."""
+    if isinstance(value, str):
+        return string(value)
+    if isinstance(value, bool):
+        return scalar(ValueType.BOOL, value)
+    return scalar(ValueType.UINT32 if isinstance(value, int) else ValueType.FLOAT32, value)
