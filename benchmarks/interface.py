@@ -24,9 +24,9 @@ from ggprune.evaluation import evaluate
 from ggprune.metrics.text import EVALUATION, Text, read_text, shipped_text
 from ggprune.model import Model, open_model
 from ggprune.model.layers import format_layers
-from ggprune.pipeline import prune
+from ggprune.pipeline import Job, write
+from ggprune.quantize.forecast import Unpruned, forecast
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.quantize.patterns import Origin, settle
 from ggprune.quantize.quantizer import quantize
 from ggprune.report.table import markdown_table
 from ggprune.runtime.isolate import isolated
@@ -66,7 +66,7 @@ def make_files(
 def raised(model: Model, blocks: tuple[int, int], name: str, better: str) -> QuantizeOptions:
     names = frozenset(t.name for n in blocks for t in model.layers[n])
     options = QuantizeOptions(name, bump_interface=better)
-    return settle(model.path, model.tensors, options, None, Origin(model.path, {}, names)).options
+    return forecast(model, options, None, Unpruned(model, {}, names)).options
 
 
 def klds(paths: Sequence[Path], base: Path, text: Text, n_chunk: int | None) -> dict[Path, float]:
@@ -83,7 +83,7 @@ def klds(paths: Sequence[Path], base: Path, text: Text, n_chunk: int | None) -> 
 def rows_of(model: Model, drop: tuple[int, ...], texts: Sequence[Text], n_chunk: int | None,
             folder: Path) -> list[tuple[str, ...]]:  # fmt: skip
     pruned = folder / "pruned.gguf"
-    prune(model, make_plan(model, drop), pruned, check_load=False)
+    write(Job(model=model, plan=make_plan(model, drop), out=pruned, check_load=False))
     beside = (min(drop) - 1, min(drop))  # in the numbers of the pruned model
     pairs = make_files(pruned, folder, STEPS)
     paths = [path for path in folder.iterdir() if path != pruned]

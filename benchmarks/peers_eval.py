@@ -23,7 +23,7 @@ from ggprune.arch import n_trunk
 from ggprune.bench import paired_ratio
 from ggprune.model import open_model
 from ggprune.model.layers import parse_layers
-from ggprune.pipeline import prune
+from ggprune.pipeline import Job, write
 from ggprune.report.bench import ratio_cell
 from ggprune.report.table import markdown_table
 from ggprune.runtime.library import default_threads
@@ -187,7 +187,7 @@ def main() -> int:
         folder = Path(name)
         pruned, model = folder / "pruned.gguf", open_model(args.model)
         plan = make_plan(model, parse_layers(args.drop, n_trunk(model)))
-        prune(model, plan, pruned, check_load=False)
+        write(Job(model=model, plan=plan, out=pruned, check_load=False))
         rows = perplexity_rows(args.model, pruned, text, threads, folder)
         rows += choice_rows(args.model, threads)
         print(markdown_table(("", "ggprune", PEER, "agreement"), rows, left=(0, 3)))

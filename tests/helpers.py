@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.model import Model, open_model
-from ggprune.pipeline import prune
+from ggprune.pipeline import Job, write
 from ggprune.progress import Progress
 from ggprune.runtime.callback import Taps
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
@@ -35,7 +35,7 @@ def logits_of(path: Path, tokens: Tokens, n_output: int, taps: Taps | None = Non
 
 def pruned_copy(model: Model, drop: tuple[int, ...], path: Path) -> Model:
     """The file that `ggprune prune` writes, without the check in another process."""
-    prune(model, make_plan(model, drop), path, check_load=False)
+    write(Job(model=model, plan=make_plan(model, drop), out=path, check_load=False))
     return open_model(path)
 
 

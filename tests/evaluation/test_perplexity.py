@@ -14,7 +14,7 @@ from ggprune.evaluation import Evaluation, evaluate
 from ggprune.metrics.divergence import distribution, divergence
 from ggprune.metrics.text import Text, read_text
 from ggprune.model import Model
-from ggprune.pipeline import prune
+from ggprune.pipeline import Job, write
 from ggprune.report.render import render_evaluation
 from ggprune.surgery import make_plan
 from tests.conftest import EVALUATION, FIXTURES, TINY
@@ -33,7 +33,7 @@ LLAMA_KLD = {
 @pytest.fixture(scope="module")
 def pruned(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pruned") / "out.gguf"
-    prune(tiny, make_plan(tiny, (1, 2)), out, check_load=False)
+    write(Job(model=tiny, plan=make_plan(tiny, (1, 2)), out=out, check_load=False))
     return out
 
 

@@ -10,7 +10,7 @@ from ggprune.errors import LlamaError
 from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
 from ggprune.model.gguf import read_gguf
-from ggprune.pipeline import AutoOptions, auto, prune, requantize
+from ggprune.pipeline import AutoOptions, Job, auto, write
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.scoring import Goal, Target, Wanted
 from ggprune.surgery import make_plan
@@ -36,17 +36,17 @@ def test_another_alignment_is_pruned_but_not_quantized(wide: Model, tmp_path: Pa
     out = tmp_path / "out.gguf"
     plan, q8 = make_plan(wide, (2,)), QuantizeOptions("Q8_0")
     with pytest.raises(LlamaError, match="alignment = 64"):
-        prune(wide, plan, out, options=q8)
+        write(Job(model=wide, plan=plan, out=out, quantize=q8))
     with pytest.raises(LlamaError, match="alignment = 64"):
-        requantize(wide, out, q8)
+        write(Job(model=wide, out=out, quantize=q8))
     assert not out.exists()
-    prune(wide, plan, out)
+    write(Job(model=wide, plan=plan, out=out))
     assert open_model(out).alignment == 64
 
 
 def test_auto_leaves_the_rivals_out(wide: Model, tmp_path: Path) -> None:
     wanted = Wanted(Target(Goal.LAYERS, 1))
-    options = AutoOptions(wanted, n_ctx=128, n_chunk=2, n_prompt=8, n_gen=2, n_repeat=1)
+    options = AutoOptions(wanted=wanted, n_ctx=128, n_chunk=2, n_prompt=8, n_gen=2, n_repeat=1)
     report = auto(
         wide,
         tmp_path / "out.gguf",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,11 +16,10 @@ import pytest
 from ggprune.errors import DataError, LlamaError, UsageError
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
-from ggprune.pipeline import prune, requantize
-from ggprune.pipeline.prune import planned, planned_requantized
+from ggprune.pipeline import AS_INPUT, Job, planned, write
 from ggprune.quantize.options import FILE_TYPES, KvOverride, QuantizeOptions, TensorTypeRule
 from ggprune.runtime.library import llama
-from ggprune.surgery import make_plan
+from ggprune.surgery import PrunePlan, make_plan
 from tests.arch.families import METADATA
 from tests.conftest import TINY
 from tests.helpers import pruned_copy
@@ -30,6 +30,22 @@ DROP = (3, 4)
 BY_HAND = ("Q2_K", "Q3_K_M", "Q4_0", "Q4_K_M", "Q5_1", "Q5_K_S", "Q6_K", "Q8_0", "TQ2_0")
 WITH_MATRIX = ("IQ2_XS", "IQ4_XS", "Q2_K_S")
 TOOL = shutil.which("llama-quantize")
+
+
+def job(
+    model: Model,
+    out: Path,
+    options: QuantizeOptions,
+    plan: PrunePlan | None = None,
+    imatrix: Imatrix | None = None,
+    *,
+    split: Literal["as the input"] | None = None,
+    force: bool = False,
+) -> Job:
+    return Job(
+        model=model, out=out, plan=plan, quantize=options, imatrix=imatrix, split=split,
+        force=force, check_load=False,
+    )  # fmt: skip
 
 
 def contents(path: Path) -> dict[str, tuple[str, bytes]]:
@@ -79,7 +95,7 @@ def test_tensors_are_those_of_the_quantizer_on_the_pruned_file(
     tmp_path: Path, tiny: Model, pruned: Model, name: str
 ) -> None:
     out = tmp_path / "out.gguf"
-    prune(tiny, make_plan(tiny, DROP), out, options=QuantizeOptions(name), check_load=False)
+    write(job(tiny, out, QuantizeOptions(name), make_plan(tiny, DROP)))
     assert contents(out) == contents(by_hand(pruned.path, tmp_path / "hand.gguf", name))
 
 
@@ -91,9 +107,7 @@ def test_the_same_with_an_importance_matrix(tmp_path: Path, tiny: Model, name: s
     new = {n: n.replace(f"blk.{keep[i]}.", f"blk.{i}.") for i in (0, 1) for n in imatrix.entries
            if n.startswith(f"blk.{keep[i]}.")}  # fmt: skip
     options, out = QuantizeOptions(name, n_threads=1), tmp_path / "out.gguf"
-    done = prune(
-        tiny, make_plan(tiny, drop), out, options=options, imatrix=imatrix, check_load=False
-    )
+    done = write(job(tiny, out, options, make_plan(tiny, drop), imatrix=imatrix))
     pruned = pruned_copy(tiny, drop, tmp_path / "pruned.gguf")
     moved = replace(imatrix, entries={new[old]: imatrix.entries[old] for old in new})
     assert contents(out) == contents(by_hand(pruned.path, tmp_path / "hand.gguf", name, moved))
@@ -103,7 +117,7 @@ def test_the_same_with_an_importance_matrix(tmp_path: Path, tiny: Model, name: s
 def test_mxfp4_of_experts(tmp_path: Path) -> None:
     model = open_model(make_random_model(METADATA["qwen3moe"], tmp_path / "moe.gguf"))
     out, options = tmp_path / "out.gguf", QuantizeOptions("MXFP4_MOE")
-    prune(model, make_plan(model, (2,)), out, options=options, check_load=False)
+    write(job(model, out, options, make_plan(model, (2,))))
     copy = pruned_copy(model, (2,), tmp_path / "pruned.gguf")
     assert "MXFP4" in types(out).values()
     assert contents(out) == contents(by_hand(copy.path, tmp_path / "hand.gguf", "MXFP4_MOE"))
@@ -113,7 +127,7 @@ def test_mxfp4_of_experts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Q4_K_M", "Q3_K_S", "Q8_0", "IQ4_NL"])
 def test_the_tool_itself(tmp_path: Path, tiny: Model, pruned: Model, name: str) -> None:
     out, theirs = tmp_path / "out.gguf", tmp_path / "theirs.gguf"
-    prune(tiny, make_plan(tiny, DROP), out, options=QuantizeOptions(name), check_load=False)
+    write(job(tiny, out, QuantizeOptions(name), make_plan(tiny, DROP)))
     subprocess.run([str(TOOL), pruned.path, theirs, name], check=True, capture_output=True)
     assert contents(out) == contents(theirs)
 
@@ -124,40 +138,40 @@ def test_an_entry_that_is_missing_or_odd_is_named_before_any_work(
     plan, out = make_plan(tiny, DROP), tmp_path / "out.gguf"
     imatrix = ones(tiny, leave_out=("blk.7.ffn_up.weight",))
     with pytest.raises(DataError, match=r"no entry for blk\.7\.ffn_up\.weight, which IQ2_XXS"):
-        prune(tiny, plan, out, options=QuantizeOptions("IQ2_XXS"), imatrix=imatrix)
+        write(job(tiny, out, QuantizeOptions("IQ2_XXS"), plan, imatrix=imatrix))
     with pytest.raises(DataError, match=r"no entry for blk\.7\.ffn_up\.weight.*--exclude-weights"):
-        prune(tiny, plan, out, options=QuantizeOptions("Q4_K_M"), imatrix=imatrix)
+        write(job(tiny, out, QuantizeOptions("Q4_K_M"), plan, imatrix=imatrix))
     without = QuantizeOptions("Q4_K_M", exclude_weights=("blk.7.ffn_up",))
-    assert "2 of 50 tensors" in planned(tiny, plan, out, options=without, imatrix=imatrix).notes[0]
+    assert "2 of 50 tensors" in planned(job(tiny, out, without, plan, imatrix=imatrix)).notes[0]
     odd = {**ones(tiny).entries, "blk.0.ffn_up.weight": np.ones(7, np.float32)}
     imatrix = replace(imatrix, entries=odd)
     with pytest.raises(DataError, match=r"blk\.0\.ffn_up\.weight has 7 values, expected 256"):
-        planned_requantized(tiny, out, QuantizeOptions("Q8_0"), imatrix=imatrix)
+        planned(job(tiny, out, QuantizeOptions("Q8_0"), imatrix=imatrix))
     assert list(tmp_path.iterdir()) == []
     imatrix = replace(imatrix, entries={**odd, "blk.0.ffn_up.weight": np.ones(256, np.float32),
                                         "token_embd.weight": np.ones(7, np.float32)})  # fmt: skip
-    planned_requantized(tiny, out, QuantizeOptions("Q8_0"), imatrix=imatrix)
+    planned(job(tiny, out, QuantizeOptions("Q8_0"), imatrix=imatrix))
 
 
 def test_weights_are_included_and_excluded(tmp_path: Path, tiny: Model) -> None:
     imatrix, out = ones(tiny), tmp_path / "out.gguf"
     include = QuantizeOptions("Q4_K_M", include_weights=("ffn_up", "blk.5."))
-    requantize(tiny, out, include, imatrix=imatrix, check_load=False)
+    write(job(tiny, out, include, imatrix=imatrix))
     kept = {n: v for n, v in imatrix.entries.items() if "ffn_up" in n or "blk.5." in n}
     hand = by_hand(TINY, tmp_path / "hand.gguf", "Q4_K_M", replace(imatrix, entries=kept))
     assert contents(out) == contents(hand)
     assert open_model(out).metadata["quantize.imatrix.entries_count"].decode() == len(kept) == 15
     exclude = QuantizeOptions("IQ2_XS", exclude_weights=("blk.5.",))
     with pytest.raises(DataError, match=r"no entry for blk\.5\."):
-        planned_requantized(tiny, out, exclude, imatrix=imatrix)
+        planned(job(tiny, out, exclude, imatrix=imatrix))
     with pytest.raises(DataError, match="leave no entry"):
-        planned_requantized(tiny, out, replace(exclude, exclude_weights=("",)), imatrix=imatrix)
+        planned(job(tiny, out, replace(exclude, exclude_weights=("",)), imatrix=imatrix))
 
 
 def test_weights_are_chosen_by_the_originals_numbers(tmp_path: Path, tiny: Model) -> None:
     imatrix, plan, out = ones(tiny), make_plan(tiny, DROP), tmp_path / "out.gguf"
     options = QuantizeOptions("Q4_K_M", exclude_weights=("blk.5.",))  # blk.3 of the pruned model
-    prune(tiny, plan, out, options=options, imatrix=imatrix, check_load=False)
+    write(job(tiny, out, options, plan, imatrix=imatrix))
     pruned = pruned_copy(tiny, DROP, tmp_path / "pruned.gguf")
     renumbered = {n: n if n < 3 else n - 2 for n in range(9) if n not in DROP}
     entries = {
@@ -174,35 +188,35 @@ def test_patterns_see_the_originals_numbers_unless_told(tmp_path: Path, tiny: Mo
     plan, out = make_plan(tiny, DROP), tmp_path / "out.gguf"
     rules = (TensorTypeRule(r"blk\.5\.attn_v", "Q8_0"), TensorTypeRule(r"blk\.3\.", "Q8_0"))
     options = QuantizeOptions("Q4_K_S", tensor_types=rules)
-    done = prune(tiny, plan, out, options=options, check_load=False)
+    done = write(job(tiny, out, options, plan))
     assert [n for n, t in types(out).items() if t == "Q8_0"] == ["blk.3.attn_v.weight"]
-    assert planned(tiny, plan, out, options=options).size_bytes == done.size_bytes
-    prune(tiny, plan, out, options=replace(options, new_numbers=True), force=True, check_load=False)
+    assert planned(job(tiny, out, options, plan)).size_bytes == done.size_bytes
+    write(job(tiny, out, replace(options, new_numbers=True), plan, force=True))
     raised = {n for n, t in types(out).items() if t == "Q8_0"}
     assert len(raised) == 8
     assert raised > {"blk.3.attn_v.weight", "blk.5.attn_v.weight", "blk.3.ffn_up.weight"}
     nothing = replace(options, tensor_types=(TensorTypeRule("attn_x", "Q8_0"),))
     with pytest.raises(UsageError, match="no pattern"):
-        planned(tiny, plan, out, options=nothing)
+        planned(job(tiny, out, nothing, plan))
 
 
 def test_the_mixture_without_its_mixing(tmp_path: Path, tiny: Model) -> None:
     out = tmp_path / "out.gguf"
     options = QuantizeOptions("Q4_K_M", pure=True, token_embedding_type="Q8_0")
-    done = requantize(tiny, out, options, check_load=False)
+    done = write(job(tiny, out, options))
     made = types(out)
     assert made.pop("token_embd.weight") == "Q8_0"
     assert set(made.values()) == {"Q4_K", "F32"}
-    assert planned_requantized(tiny, out, options).size_bytes == done.size_bytes
+    assert planned(job(tiny, out, options)).size_bytes == done.size_bytes
 
 
 def test_interface_blocks_are_raised_and_no_others(tmp_path: Path, tiny: Model) -> None:
     plan, out, plain = make_plan(tiny, DROP), tmp_path / "out.gguf", tmp_path / "plain.gguf"
     options = QuantizeOptions("Q4_K_M", bump_interface="Q5_K")
-    done = prune(tiny, plan, out, options=options, check_load=False)
-    assert planned(tiny, plan, out, options=options) == done
+    done = write(job(tiny, out, options, plan))
+    assert planned(job(tiny, out, options, plan)) == done
     assert done.notes == ("12 tensors beside the cuts are stored in Q5_K instead of less",)
-    prune(tiny, plan, plain, options=QuantizeOptions("Q4_K_M"), check_load=False)
+    write(job(tiny, plain, QuantizeOptions("Q4_K_M"), plan))
     before, after = types(plain), types(out)
     changed = {n: (before[n], after[n]) for n in after if before[n] != after[n]}
     assert {n.split(".")[1] for n in changed} == {"2", "3"}  # the last before, the first behind
@@ -212,7 +226,7 @@ def test_interface_blocks_are_raised_and_no_others(tmp_path: Path, tiny: Model) 
 
 def test_a_model_of_the_type_already_is_copied(tmp_path: Path, tiny_q4: Model) -> None:
     out = tmp_path / "out.gguf"
-    done = requantize(tiny_q4, out, QuantizeOptions("Q4_K_M"), check_load=False)
+    done = write(job(tiny_q4, out, QuantizeOptions("Q4_K_M")))
     assert done.notes == (
         "the model is Q4_K_M already: its tensors are copied, not quantized again",
     )
@@ -222,26 +236,26 @@ def test_a_model_of_the_type_already_is_copied(tmp_path: Path, tiny_q4: Model) -
 def test_a_pruned_model_keeps_its_mixture_unless_told(tmp_path: Path, tiny_q4: Model) -> None:
     plan, out = make_plan(tiny_q4, (0,)), tmp_path / "out.gguf"  # the mixture of 8 is another one
     options, plain = QuantizeOptions("Q4_K_M"), tmp_path / "plain.gguf"
-    done = prune(tiny_q4, plan, out, options=options, check_load=False)
+    done = write(job(tiny_q4, out, options, plan))
     assert out.read_bytes() == pruned_copy(tiny_q4, (0,), plain).path.read_bytes()
     again = replace(options, allow_requantize=True)
-    prune(tiny_q4, plan, out, options=again, force=True, check_load=False)
+    write(job(tiny_q4, out, again, plan, force=True))
     before, after = types(plain), types(out)
     n_other = sum(before[name] != after[name] for name in before)
     assert n_other > 0
     assert f"copied; --allow-requantize would give {n_other} of them another" in done.notes[0]
     more = replace(options, tensor_types=(TensorTypeRule("attn_k", "Q8_0"),))
     with pytest.raises(LlamaError, match=r"blk\.\d\.attn_k\.weight is quantized already"):
-        planned(tiny_q4, plan, out, options=more)
+        planned(job(tiny_q4, out, more, plan))
 
 
 def test_a_pruned_model_of_the_type_already_is_copied(tmp_path: Path, tiny: Model) -> None:
     out, plan, options = tmp_path / "out.gguf", make_plan(tiny, DROP), QuantizeOptions("F16")
-    done = prune(tiny, plan, out, options=options, check_load=False)
+    done = write(job(tiny, out, options, plan))
     assert "is F16 already" in done.notes[0]
     plain = pruned_copy(tiny, DROP, tmp_path / "plain.gguf")
     assert out.read_bytes() == plain.path.read_bytes()
-    assert planned(tiny, plan, out, options=options) == done
+    assert planned(job(tiny, out, options, plan)) == done
 
 
 def test_metadata_is_overridden_and_verified(tmp_path: Path, tiny: Model) -> None:
@@ -251,8 +265,8 @@ def test_metadata_is_overridden_and_verified(tmp_path: Path, tiny: Model) -> Non
     )  # fmt: skip
     for name in ("Q8_0", "COPY"):
         out, options = tmp_path / f"{name}.gguf", QuantizeOptions(name, overrides=values)
-        announced = planned_requantized(tiny, out, options).size_bytes
-        requantize(tiny, out, options, check_load=False)
+        announced = planned(job(tiny, out, options)).size_bytes
+        write(job(tiny, out, options))
         assert out.stat().st_size == announced
         metadata = open_model(out).metadata
         assert [metadata[v.key].decode() for v in values] == [v.value for v in values]
@@ -263,15 +277,13 @@ def test_shards_are_announced_and_kept(tmp_path: Path, tiny: Model) -> None:
     (tmp_path / "in").mkdir()
     model = open_model(split(tiny.path, tmp_path / "in", 3)[0])
     out, options = tmp_path / "out.gguf", QuantizeOptions("Q4_K_M")
-    announced = planned_requantized(model, out, options, keep_split=True)
-    done = requantize(model, out, options, keep_split=True, check_load=False)
+    announced = planned(job(model, out, options, split=AS_INPUT))
+    done = write(job(model, out, options, split=AS_INPUT))
     assert announced == done
     assert len(done.paths) == 3
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [p.name for p in done.paths]
     whole = by_hand(TINY, tmp_path / "hand.gguf", "Q4_K_M")
     assert contents(done.paths[0]) == contents(whole)
     plan = make_plan(model, DROP)
-    announced = planned(model, plan, tmp_path / "p.gguf", options=options, keep_split=True)
-    assert announced == prune(
-        model, plan, tmp_path / "p.gguf", options=options, keep_split=True, check_load=False
-    )
+    announced = planned(job(model, tmp_path / "p.gguf", options, plan, split=AS_INPUT))
+    assert announced == write(job(model, tmp_path / "p.gguf", options, plan, split=AS_INPUT))

@@ -10,6 +10,7 @@ import pytest
 
 from ggprune.errors import DataError, LlamaError, UsageError
 from ggprune.model import Model
+from ggprune.quantize.checks import check_types
 from ggprune.quantize.options import (
     FILE_TYPES,
     KvOverride,
@@ -22,8 +23,7 @@ from ggprune.quantize.options import (
     read_rules,
 )
 from ggprune.quantize.patterns import exact_rules, match_rules
-from ggprune.quantize.quantizer import check_outcome, dry_run
-from tests.conftest import TINY
+from ggprune.quantize.quantizer import dry_run
 
 
 def test_types_have_names_and_numbers() -> None:
@@ -80,13 +80,13 @@ def test_llama_cpp_says_what_a_pattern_matches(tiny: Model) -> None:
         TensorTypeRule(r"blk\.[12]\.ffn_down", "Q8_0"), TensorTypeRule(r"blk\.\d\.ffn_", "Q4_0"),
         TensorTypeRule(r"blk.3.attn_v", "Q4_K"), TensorTypeRule("norm", "Q2_K"),
     ]  # fmt: skip
-    found = match_rules(TINY, rules)
+    found = match_rules(tiny, rules)
     assert found["blk.1.ffn_down.weight"] == found["blk.2.ffn_down.weight"] == "Q8_0"
     assert found["blk.3.ffn_down.weight"] == found["blk.2.ffn_up.weight"] == "Q4_0"
     assert found["blk.3.attn_v.weight"] == "Q4_K"
     assert len(found) == 9 * 3 + 1  # and no norm: these are never quantized
     with pytest.raises(LlamaError, match=r"--tensor-type fails: .*regular expression"):
-        match_rules(TINY, [TensorTypeRule("(blk", "Q8_0")])
+        match_rules(tiny, [TensorTypeRule("(blk", "Q8_0")])
 
 
 def test_exact_rules_match_their_names_alone(tiny: Model) -> None:
@@ -96,7 +96,7 @@ def test_exact_rules_match_their_names_alone(tiny: Model) -> None:
     }  # fmt: skip
     rules = exact_rules(types)
     assert len(rules) == 3
-    assert match_rules(TINY, rules) == types
+    assert match_rules(tiny, rules) == types
 
 
 def test_rows_that_a_forced_type_does_not_fit_are_refused(tiny: Model) -> None:
@@ -104,11 +104,11 @@ def test_rows_that_a_forced_type_does_not_fit_are_refused(tiny: Model) -> None:
     narrow = replace(tiny.by_name["token_embd.weight"], shape=(96, 4))
     options = QuantizeOptions("Q8_0", token_embedding_type="Q4_K")
     with pytest.raises(UsageError, match="rows of 96, Q4_K needs multiples of 256"):
-        dry_run(TINY, (narrow,), options, None)
+        dry_run(replace(tiny, tensors=(narrow,)), options, None)
 
 
 def test_a_low_type_names_the_tensor_that_needs_a_matrix(tiny: Model) -> None:
     options = QuantizeOptions("Q2_K_S")
-    outcome = dry_run(TINY, tiny.tensors, options, None)
+    types = dry_run(tiny, options, None)
     with pytest.raises(LlamaError, match=r"blk\.\d\.\w+\.weight would become Q2_K; give one"):
-        check_outcome(TINY, tiny.tensors, outcome, options, None)
+        check_types(tiny, types, options, None)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from ggprune.errors import DataError, LlamaError, UsageError
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix, read_imatrix
-from ggprune.pipeline import prune, pruned_size, requantize, requantized_size
+from ggprune.pipeline import Job, planned, write
 from ggprune.quantize.options import FILE_TYPES, QuantizeOptions, parse_type
 from ggprune.runtime.library import llama
 from ggprune.surgery import make_plan
@@ -52,36 +53,37 @@ def test_pruning_equals_llama_cpps_own_where_that_is_right(tmp_path: Path, tiny:
 
 @pytest.mark.parametrize("name", ["Q4_K_M", "Q8_0", "Q3_K_S", "F32", "COPY"])
 def test_sizes_are_announced_exactly(tmp_path: Path, tiny: Model, name: str) -> None:
-    options, out = QuantizeOptions(name), tmp_path / "out.gguf"
-    assert requantized_size(tiny, options, None) == requantize(tiny, out, options).size_bytes
-    plan = make_plan(tiny, (3, 4))
-    announced = pruned_size(tiny, plan, options, None)
-    written = prune(tiny, plan, out, options=options, force=True, check_load=False)
-    assert announced == written.size_bytes == out.stat().st_size
+    out = tmp_path / "out.gguf"
+    whole = Job(model=tiny, out=out, quantize=QuantizeOptions(name))
+    assert planned(whole).size_bytes == write(whole).size_bytes
+    job = replace(whole, plan=make_plan(tiny, (3, 4)), force=True, check_load=False)
+    assert planned(job).size_bytes == write(job).size_bytes == out.stat().st_size
 
 
 def test_pruned_first_then_quantized(tmp_path: Path, tiny: Model) -> None:
     """The mixture of Q4_K_M follows the depth of the pruned model."""
-    plan, out = make_plan(tiny, (3, 4)), tmp_path / "out.gguf"
-    prune(tiny, plan, out, options=QuantizeOptions("Q4_K_M"), check_load=False)
-    two_steps = tmp_path / "two.gguf"
+    out, two_steps = tmp_path / "out.gguf", tmp_path / "two.gguf"
+    job = Job(model=tiny, plan=make_plan(tiny, (3, 4)), out=out,
+              quantize=QuantizeOptions("Q4_K_M"), check_load=False)  # fmt: skip
+    write(job)
     copy = pruned_copy(tiny, (3, 4), tmp_path / "pruned.gguf")
-    requantize(copy, two_steps, QuantizeOptions("Q4_K_M"), check_load=False)
+    write(replace(job, model=copy, plan=None, out=two_steps))
     assert tensor_bytes(out) == tensor_bytes(two_steps)
 
 
 def test_a_quantized_model_is_requantized_only_on_demand(tmp_path: Path, tiny_q4: Model) -> None:
     out = tmp_path / "out.gguf"
+    job = Job(model=tiny_q4, out=out, quantize=QuantizeOptions("Q8_0"), check_load=False)
     with pytest.raises(LlamaError, match="--allow-requantize"):
-        requantize(tiny_q4, out, QuantizeOptions("Q8_0"), check_load=False)
+        write(job)
     assert not out.exists()
-    requantize(tiny_q4, out, QuantizeOptions("Q8_0", allow_requantize=True), check_load=False)
+    write(replace(job, quantize=QuantizeOptions("Q8_0", allow_requantize=True)))
     assert {t.type.name for t in open_model(out).layers[0]} >= {"Q8_0"}
 
 
 def test_types_that_need_an_imatrix_say_so(tmp_path: Path, tiny: Model) -> None:
     with pytest.raises(LlamaError, match="--imatrix"):
-        requantize(tiny, tmp_path / "out.gguf", QuantizeOptions("IQ2_XXS"))
+        write(Job(model=tiny, out=tmp_path / "out.gguf", quantize=QuantizeOptions("IQ2_XXS")))
 
 
 def matrices(model: Model) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]]:
@@ -128,17 +130,18 @@ def test_both_formats_of_an_imatrix_say_the_same(tmp_path: Path, tiny: Model) ->
 
 def test_the_imatrix_follows_the_layers(tmp_path: Path, tiny: Model) -> None:
     imatrix = read_imatrix(legacy_imatrix(tmp_path / "i.dat", tiny))
-    options, plan = QuantizeOptions("IQ3_XXS"), make_plan(tiny, (0, 1))
     out = tmp_path / "out.gguf"
-    announced = pruned_size(tiny, plan, options, imatrix)
-    prune(tiny, plan, out, options=options, imatrix=imatrix, check_load=False)
+    job = Job(model=tiny, plan=make_plan(tiny, (0, 1)), out=out,
+              quantize=QuantizeOptions("IQ3_XXS"), imatrix=imatrix, check_load=False)  # fmt: skip
+    announced = planned(job).size_bytes
+    write(job)
     assert out.stat().st_size == announced
     result = open_model(out)
     assert result.metadata["quantize.imatrix.chunks_count"].decode() == 7
     copy = pruned_copy(tiny, (0, 1), tmp_path / "pruned.gguf")
     assert set(imatrix.renamed({"blk.2.ffn_up.weight": "a", "none": "b"}).entries) == {"a"}
     whole = Imatrix(imatrix.path, _shifted(imatrix, 2), "text", 7)
-    requantize(copy, tmp_path / "two.gguf", options, imatrix=whole, check_load=False)
+    write(replace(job, model=copy, plan=None, out=tmp_path / "two.gguf", imatrix=whole))
     assert tensor_bytes(out) == tensor_bytes(tmp_path / "two.gguf")
 
 

@@ -12,7 +12,7 @@ from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
-from ggprune.pipeline import prune
+from ggprune.pipeline import Job, write
 from ggprune.report.jsontext import to_json
 from ggprune.report.render import render_ranking
 from ggprune.scoring import (
@@ -47,7 +47,7 @@ def test_the_dead_layer_is_worth_nothing(dead: Model, tmp_path: Path) -> None:
     assert worst.ppl.value == pytest.approx(scores.base_ppl.value, rel=1e-9)
     assert all(s.kld.value > 1e-3 for s in scores.layers if s.layer != 4)
     out = tmp_path / "out.gguf"
-    prune(dead, make_plan(dead, (4,)), out, check_load=False)
+    write(Job(model=dead, plan=make_plan(dead, (4,)), out=out, check_load=False))
     tokens = random_tokens(1024, 256)
     assert np.array_equal(logits_of(dead.path, tokens, 256), logits_of(out, tokens, 256))
 
@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_written_files(
     compute = Compute(n_batch=512)
     for layer in (0, 2, 8):
         out = tmp_path / f"{layer}.gguf"
-        prune(tiny, make_plan(tiny, (layer,)), out, check_load=False)
+        write(Job(model=tiny, plan=make_plan(tiny, (layer,)), out=out, check_load=False))
         (result,) = evaluate([out], read_text(CALIBRATION), base=TINY, n_chunk=6, compute=compute)
         assert result.divergence is not None
         score = ranking.layers[layer]

@@ -9,9 +9,10 @@ import pytest
 
 from ggprune.errors import ArchitectureError, VerificationError
 from ggprune.model import Model, open_model
-from ggprune.surgery import edits, make_plan, verify
+from ggprune.surgery import edits, make_plan
 from tests.gguf_files import FakeTensor, build, kv_array, kv_str, kv_u32, layer_tensors
 from tests.helpers import pruned_copy
+from tests.surgery.proofs import prove
 
 Q8_0_BYTES = 34  # of 32 elements
 N_LAYER, N_VOCAB = 4, 50
@@ -68,13 +69,13 @@ def test_verification_sees_damage_in_edited_tensors(tmp_path: Path) -> None:
     model = gemma4(tmp_path / "in.gguf", per_layer, 8)
     result = pruned_copy(model, (2,), tmp_path / "out.gguf")
     plan = make_plan(model, (2,))
-    verify(model, plan, result.path)
+    prove(model, plan, result.path)
     tensor, good = result.by_name["per_layer_token_embd.weight"], result.path.read_bytes()
     damaged = bytearray(good)
     damaged[tensor.offset + tensor.size_bytes - 1] ^= 1
     result.path.write_bytes(damaged)
     with pytest.raises(VerificationError, match="bytes of per_layer_token_embd"):
-        verify(model, plan, result.path)
+        prove(model, plan, result.path)
 
 
 def test_weights_that_would_lose_precision_are_not_rescaled(tmp_path: Path) -> None:

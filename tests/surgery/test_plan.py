@@ -7,7 +7,10 @@ import pytest
 
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model import Model, open_model
-from ggprune.surgery import load_plan, make_layout, make_plan
+from ggprune.model.cut import Cut, Piece, Unit
+from ggprune.pipeline import Job, planned
+from ggprune.surgery import load_plan, make_plan
+from ggprune.surgery.plan import read_plan
 from tests.gguf_files import (
     I32,
     build,
@@ -27,6 +30,18 @@ def test_a_plan_survives_json(tmp_path: Path, tiny: Model) -> None:
     assert load_plan(path, tiny) == plan
 
 
+def test_only_whole_layers_are_carried_out(tmp_path: Path, tiny: Model) -> None:
+    """A plan's document can speak of other parts; what comes of them is said in one place."""
+    plan = make_plan(tiny, Cut.of((2, 5)))
+    assert plan == make_plan(tiny, (5, 2))
+    assert json.loads(plan.to_json())["drop"] == [2, 5]
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(json.loads(plan.to_json()) | {"drop": [2, "5f"]}))
+    assert read_plan(path).cut == Cut((Piece(2), Piece(5, Unit.FFN)))
+    with pytest.raises(ArchitectureError, match="5f: only whole layers can be dropped"):
+        load_plan(path, tiny)
+
+
 def test_a_plan_is_for_one_model(tmp_path: Path, tiny: Model, dead: Model) -> None:
     path = tmp_path / "plan.json"
     path.write_text(make_plan(dead, (4,)).to_json())
@@ -34,9 +49,11 @@ def test_a_plan_is_for_one_model(tmp_path: Path, tiny: Model, dead: Model) -> No
         load_plan(path, tiny)
 
 
-def test_a_plan_is_not_carried_out_on_another_model(tiny: Model, dead: Model) -> None:
+def test_a_plan_is_not_carried_out_on_another_model(
+    tmp_path: Path, tiny: Model, dead: Model
+) -> None:
     with pytest.raises(DataError, match="made for another model"):
-        make_layout(tiny, make_plan(dead, (4,)))
+        planned(Job(model=tiny, plan=make_plan(dead, (4,)), out=tmp_path / "out.gguf"))
 
 
 @pytest.mark.parametrize(
@@ -44,6 +61,9 @@ def test_a_plan_is_not_carried_out_on_another_model(tiny: Model, dead: Model) ->
     [
         ({"ggprune_plan": 1}, DataError),
         ({"drop": "3"}, DataError),
+        ({"drop": ["3"]}, DataError),
+        ({"drop": ["x"]}, DataError),
+        ({"drop": [-1]}, UsageError),
         ({"drop": [True]}, DataError),
         ({"drop": [9]}, UsageError),
         ({"drop": [1, 1]}, UsageError),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,17 @@ import pytest
 from ggprune.errors import ArchitectureError, FormatError, VerificationError
 from ggprune.files import copy as copying
 from ggprune.model import Model, open_model
-from ggprune.surgery import make_layout, make_plan, rewrite, verify
+from ggprune.pipeline import Job, planned, write
+from ggprune.progress import Progress
+from ggprune.surgery import Layout, make_plan, rewrite
 from ggprune.surgery.contents import (
     DROPPED_LAYERS,
     HISTORY,
     SOURCE_BLOCK_COUNT,
     SOURCE_FINGERPRINT,
+    OutTensor,
 )
+from ggprune.surgery.rewrite import write_header, write_tensors
 from tests.conftest import TINY
 from tests.gguf_files import (
     ARR,
@@ -34,17 +39,17 @@ from tests.gguf_files import (
     text,
 )
 from tests.split import split
+from tests.surgery.proofs import prove
 
 
 def write_pruned(model: Model, drop: tuple[int, ...], path: Path) -> Model:
     plan = make_plan(model, drop)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    try:
-        layout = rewrite(model, plan, fd)
-        assert path.stat().st_size == layout.size_bytes
-    finally:
-        os.close(fd)
-    return verify(model, plan, path)
+    job = Job(model=model, plan=plan, out=path, force=True, check_load=False)
+    announced = planned(job)
+    assert write(job) == announced
+    assert path.stat().st_size == announced.size_bytes
+    prove(model, plan, path)
+    return open_model(path)
 
 
 def tensor_bytes(model: Model) -> dict[str, bytes]:
@@ -160,7 +165,7 @@ def test_an_array_of_another_length_is_an_error(tmp_path: Path) -> None:
     source.write_bytes(build(kvs, layer_tensors(3)))
     model = open_model(source)
     with pytest.raises(FormatError, match="has 2 entries, expected block_count = 3"):
-        make_layout(model, make_plan(model, (1,)))
+        planned(Job(model=model, plan=make_plan(model, (1,)), out=tmp_path / "out.gguf"))
 
 
 def test_the_size_label_of_experts_follows_gguf_py(tmp_path: Path) -> None:
@@ -218,10 +223,43 @@ def test_verify_sees_every_kind_of_damage(tmp_path: Path, tiny: Model) -> None:
         damaged[at] ^= 1
         path.write_bytes(damaged)
         with pytest.raises((VerificationError, FormatError), match=reason):
-            verify(tiny, plan, path)
+            prove(tiny, plan, path)
     path.write_bytes(good)
-    verify(tiny, plan, path)
+    prove(tiny, plan, path)
     with pytest.raises(VerificationError, match="is not as planned"):
-        verify(tiny, make_plan(tiny, (3, 4)), path)
+        prove(tiny, make_plan(tiny, (3, 4)), path)
     with pytest.raises(VerificationError, match=r"bytes of|dropped_layers"):
-        verify(tiny, make_plan(tiny, (3,)), path)
+        prove(tiny, make_plan(tiny, (3,)), path)
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [("write_header", "is not as planned"), ("write_tensors", "bytes of blk.7.ffn_down.weight")],
+)
+def test_a_writer_that_goes_wrong_publishes_nothing(
+    tmp_path: Path, tiny: Model, monkeypatch: pytest.MonkeyPatch, step: str, reason: str
+) -> None:
+    """The proof is part of writing: one bit is enough."""
+
+    def damage(fd: int, at: int) -> None:
+        os.pwrite(fd, bytes([os.pread(fd, 1, at)[0] ^ 1]), at)
+
+    def damaged_header(layout: Layout, fd: int) -> None:
+        write_header(layout, fd)
+        name = text("blk.3.attn_q.weight")
+        damage(fd, layout.header.index(name) + 8 + len("blk.3.attn_"))
+
+    def damaged_tensors(
+        layouts: Sequence[Layout], fds: Sequence[int], progress: Progress
+    ) -> Iterator[OutTensor]:
+        places = {place.tensor.name: place for place in layouts[0].placements}
+        for tensor in write_tensors(layouts, fds, progress):
+            if tensor.name == "blk.7.ffn_down.weight":
+                damage(fds[0], places[tensor.name].offset + tensor.size_bytes - 1)
+            yield tensor
+
+    wrong = {"write_header": damaged_header, "write_tensors": damaged_tensors}
+    monkeypatch.setattr(rewrite, step, wrong[step])
+    with pytest.raises(VerificationError, match=reason):
+        write_pruned(tiny, (4,), tmp_path / "out.gguf")
+    assert list(tmp_path.iterdir()) == []
