@@ -6,7 +6,6 @@ driver what a GPU has less.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,6 @@ from ggprune.bench.runner import Runner
 from ggprune.files.keys import INLINE, Key, written
 from ggprune.runtime.buffers import CACHES, Buffers, peak_rss_bytes
 from ggprune.runtime.devices import Device, devices
-from ggprune.runtime.isolate import isolated
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,11 @@ class ModelMemory:
         return self.buffers.total("compute", "output")
 
 
-def measure_memory(paths: Sequence[Path], case: Case) -> tuple[ModelMemory, ...]:
-    """Run `case` once for every model, each in a process of its own.
+def measure_memory(path: Path, case: Case) -> ModelMemory:
+    """Run `case` once: memory of this process, which must have done nothing else before.
 
-    Raises LlamaError if llama.cpp cannot load or compute a model.
+    Raises LlamaError if llama.cpp cannot load or compute the model.
     """
-    return tuple(isolated(measure_here, path, case) for path in paths)
-
-
-def measure_here(path: Path, case: Case) -> ModelMemory:
-    """Memory of this process, which must have done nothing else before."""
     before = {device.name: device for device in devices() if device.is_gpu}
     start = peak_rss_bytes()
     with Runner(path, case.compute, seed=1) as runner:

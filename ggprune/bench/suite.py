@@ -1,24 +1,14 @@
-"""Everything that is asked about some models at once: speed, memory, roofline.
-
-Each part runs in child processes: llama.cpp may abort, and memory is counted per process.
-"""
+"""Everything that is asked about some models at once: speed, memory, roofline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from ggprune.arch.footprint import footprints_of
-from ggprune.bench.bandwidth import measure_bandwidth
-from ggprune.bench.cases import Case
-from ggprune.bench.memory import ModelMemory, measure_memory
-from ggprune.bench.roofline import Roofline, make_roofline
-from ggprune.bench.speed import Benchmark, benchmark_cases
+from ggprune.bench.memory import ModelMemory
+from ggprune.bench.roofline import Roofline
+from ggprune.bench.speed import Benchmark
 from ggprune.files.keys import INLINE
-from ggprune.model import Model
-from ggprune.progress import SILENT, Progress
-from ggprune.runtime.isolate import isolated
 
 
 @dataclass(frozen=True)
@@ -28,40 +18,3 @@ class Suite:
     speed: Annotated[Benchmark, INLINE]
     memory: Annotated[tuple[ModelMemory, ...] | None, "with --memory"]
     roofline: Annotated[Roofline | None, "with --roofline"]
-
-
-def run_suite(
-    models: Sequence[Model],
-    cases: Sequence[Case],
-    *,
-    n_repeat: int = 5,
-    warmup: bool = True,
-    memory: bool = False,
-    roofline: bool = False,
-    progress: Progress = SILENT,
-) -> Suite:
-    """Speed of all cases; memory of the one with the largest context.
-
-    Raises LlamaError if llama.cpp cannot load or compute a model.
-    """
-    paths = [model.path for model in models]
-    speed = isolated(
-        benchmark_cases, paths, cases, n_repeat=n_repeat, warmup=warmup, progress=progress
-    )
-    largest = max(cases, key=lambda case: case.n_ctx)
-    return Suite(
-        speed,
-        measure_memory(paths, largest) if memory else None,
-        roofline_of(models, speed) if roofline else None,
-    )
-
-
-def roofline_of(models: Sequence[Model], speed: Benchmark) -> Roofline:
-    """Measures the bandwidth, unless weights are on a GPU: then only ratios are predicted."""
-    cases = [timed.case for timed in speed.models[0].speeds]
-    n_threads = max(case.compute.n_threads or speed.hardware.n_threads for case in cases)
-    has_gpu = any(device.is_gpu for device in speed.hardware.devices)
-    on_gpu = has_gpu and any(case.compute.n_gpu_layers != 0 for case in cases)
-    bandwidth = None if on_gpu else isolated(measure_bandwidth, n_threads)
-    read = [footprints_of(model).without(()).token_bytes for model in models]
-    return make_roofline(speed, read, bandwidth)

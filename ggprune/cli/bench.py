@@ -163,8 +163,8 @@ def bench_command(
     Example: ggprune bench original.gguf pruned.gguf -p 512 -n 128 --memory --roofline
     """
     from ggprune.bench.latency import Requests
-    from ggprune.bench.suite import run_suite
     from ggprune.model import open_model
+    from ggprune.pipeline.bench import run_suite
     from ggprune.report.bench import render_suite
     from ggprune.report.jsontext import to_json
     from ggprune.report.llamabench import render_rows

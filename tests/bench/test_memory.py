@@ -5,6 +5,7 @@ from ggprune.bench.memory import measure_memory
 from ggprune.files.documents import encode_fields
 from ggprune.model import Model
 from ggprune.runtime.buffers import Buffer, Cache, parse_buffers, peak_rss_bytes
+from ggprune.runtime.isolate import isolated
 from tests.conftest import TINY
 
 MIB = 1 << 20
@@ -40,7 +41,7 @@ def test_a_window_and_a_state_stop_growing() -> None:
 
 def test_memory_of_a_known_model(tiny: Model) -> None:
     """Keys and values of 9 layers in 16 bits, for a context padded to 256 cells."""
-    (memory,) = measure_memory([TINY], Case(8, 0))
+    memory = isolated(measure_memory, TINY, Case(8, 0))
     n_kv, n_head = (tiny.metadata[f"llama.{k}"].decode() for k in KEYS)
     embedding = tiny.metadata["llama.embedding_length"].decode()
     kv_bytes = 9 * 256 * 2 * 2 * n_kv * (embedding // n_head)

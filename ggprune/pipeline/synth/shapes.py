@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from ggprune.errors import UsageError
+from ggprune.files.documents import decode
 
 MAX_LAYERS = 512  # llama.cpp: src/llama-hparams.h, LLAMA_MAX_LAYERS
 
@@ -75,32 +75,32 @@ def find_shape(name: str, n_layer: int | None = None) -> Shape:
     return replace(shape, n_layer=n_layer)
 
 
-def _parse(name: str, config: Mapping[str, Any]) -> Shape:
+def _parse(name: str, config: Mapping[str, object]) -> Shape:
     """As llama.cpp's converter reads a config.json: GPT-2 has names of its own."""
-    n_embd = _first(config, "hidden_size", "n_embd")
-    n_head = _first(config, "num_attention_heads", "n_head")
-    scaling = config.get("rope_scaling")
-    return Shape(
-        name=name,
-        source=config["source"],
-        arch=config["arch"],
-        n_vocab=config["vocab_size"],
-        n_embd=n_embd,
-        n_layer=_first(config, "num_hidden_layers", "n_layer"),
-        n_ff=config.get("intermediate_size", 4 * n_embd),
-        n_head=n_head,
-        n_head_kv=config.get("num_key_value_heads", n_head),
-        head_dim=config.get("head_dim", n_embd // n_head),
-        n_ctx=_first(config, "max_position_embeddings", "n_ctx"),
-        norm_eps=_first(config, "rms_norm_eps", "layer_norm_epsilon"),
-        tied=config["tie_word_embeddings"],
-        rope_base=config.get("rope_theta"),
-        rope_scaling=RopeScaling(**scaling) if scaling is not None else None,
-        n_expert=config.get("num_experts", 0),
-        n_expert_used=config.get("num_experts_per_tok", 0),
-        n_ff_expert=config.get("moe_intermediate_size", 0),
-    )
+    n_embd = _number(config, "hidden_size", "n_embd")
+    n_head = _number(config, "num_attention_heads", "n_head")
+    document = {
+        "name": name,
+        "source": config["source"],
+        "arch": config["arch"],
+        "n_vocab": config["vocab_size"],
+        "n_embd": n_embd,
+        "n_layer": _number(config, "num_hidden_layers", "n_layer"),
+        "n_ff": config.get("intermediate_size", 4 * n_embd),
+        "n_head": n_head,
+        "n_head_kv": config.get("num_key_value_heads", n_head),
+        "head_dim": config.get("head_dim", n_embd // n_head),
+        "n_ctx": _number(config, "max_position_embeddings", "n_ctx"),
+        "norm_eps": config.get("rms_norm_eps", config.get("layer_norm_epsilon")),
+        "tied": config["tie_word_embeddings"],
+        "rope_base": config.get("rope_theta"),
+        "rope_scaling": config.get("rope_scaling"),
+        "n_expert": config.get("num_experts", 0),
+        "n_expert_used": config.get("num_experts_per_tok", 0),
+        "n_ff_expert": config.get("moe_intermediate_size", 0),
+    }
+    return decode(Shape, document)
 
 
-def _first(config: Mapping[str, Any], *names: str) -> Any:
-    return next(config[name] for name in names if name in config)
+def _number(config: Mapping[str, object], *names: str) -> int:
+    return decode(int, next(config[name] for name in names if name in config))
