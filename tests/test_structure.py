@@ -66,6 +66,13 @@ def test_only_the_command_line_prints() -> None:
         assert not {"eval", "exec"} & set(calls)
 
 
+def test_children_are_started_in_one_layer() -> None:
+    for path in SOURCES:
+        package = path.relative_to(PACKAGE).parts[0]
+        if package not in ("runtime", "pipeline", "cli"):
+            assert all(name != "ggprune.runtime.isolate" for name, _ in imports(path)), path
+
+
 def test_every_module_says_what_it_is() -> None:
     for path in SOURCES:
         tree = ast.parse(path.read_text())

@@ -123,8 +123,8 @@ def auto(
         rows = rows_of(candidates, evaluations, speeds)
     known = {n_drop: speeds[path].speed("tg") for n_drop, path in smaller.items()}
     return AutoResult(
-        out=out, target=target, plan=PlanSummary(plan.cut, plan.n_layer), ranking=ranking, rows=rows,
-        front=front_of(ranking.chosen, rows, known, options.quantize),
+        out=out, target=target, plan=PlanSummary(plan.cut, plan.n_layer), ranking=ranking,
+        rows=rows, front=front_of(ranking.chosen, rows, known, options.quantize),
         evaluation_text=evaluations[out].text, machine=timed.hardware, health=health,
         versions=versions(),
     )  # fmt: skip
