@@ -22,10 +22,9 @@ import numpy as np
 from ggprune.arch import n_trunk
 from ggprune.metrics.text import read_text
 from ggprune.model import open_model
-from ggprune.pipeline.rank import rank_path
+from ggprune.pipeline.safe import rank
 from ggprune.report.table import markdown_table
-from ggprune.runtime.isolate import isolated
-from ggprune.scoring import Ranking
+from ggprune.scoring import MeasureOptions, Ranking, RankOptions
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 MEAN_KLD = re.compile(r"Mean +KLD: +([0-9.]+)")
@@ -59,10 +58,9 @@ def run(*command: object) -> str:
 
 def ours(model: Path, text: Path, n_ctx: int, n_chunk: int, n_decide: int | None) -> Ranking:
     """In a process of its own, as the command line has it, without a cache."""
-    return isolated(
-        rank_path, model, read_text(text), n_ctx=n_ctx, n_chunk=n_chunk, compute=None, bar=None,
-        n_decide=n_decide,
-    )  # fmt: skip
+    measuring = MeasureOptions(n_ctx=n_ctx, n_chunk=n_chunk)
+    options = RankOptions(measuring=measuring, n_decide=n_decide)
+    return rank(open_model(model), read_text(text), options)
 
 
 def main() -> int:

@@ -23,19 +23,21 @@ if TYPE_CHECKING:
     from ggprune.quantize.options import QuantizeOptions
     from ggprune.runtime.isolate import isolated
     from ggprune.runtime.session import Compute
-    from ggprune.scoring import Goal, Limits, Target, Wanted, rank
+    from ggprune.scoring import DropRequest, Goal, Limits, MeasureOptions, RankOptions, Target, rank
     from ggprune.surgery import PrunePlan, load_plan, make_plan, verify
 
 _HOME = {
     "Compute": "ggprune.runtime.session",
+    "DropRequest": "ggprune.scoring",
     "GGPruneError": "ggprune.errors",
     "Goal": "ggprune.scoring",
     "Limits": "ggprune.scoring",
+    "MeasureOptions": "ggprune.scoring",
     "Model": "ggprune.model",
     "PrunePlan": "ggprune.surgery",
     "QuantizeOptions": "ggprune.quantize.options",
+    "RankOptions": "ggprune.scoring",
     "Target": "ggprune.scoring",
-    "Wanted": "ggprune.scoring",
     "auto": "ggprune.pipeline",
     "benchmark": "ggprune.bench",
     "evaluate": "ggprune.evaluation",
@@ -55,14 +57,16 @@ _HOME = {
 
 __all__ = [
     "Compute",
+    "DropRequest",
     "GGPruneError",
     "Goal",
     "Limits",
+    "MeasureOptions",
     "Model",
     "PrunePlan",
     "QuantizeOptions",
+    "RankOptions",
     "Target",
-    "Wanted",
     "__version__",
     "auto",
     "benchmark",

@@ -26,14 +26,13 @@ from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline.files import Bars, no_bars
 from ggprune.pipeline.prune import prune, prune_into, pruned_size, quantize_into
 from ggprune.pipeline.quantization import QUANTIZER_ALIGNMENT, Quantization, file_size, filtered
-from ggprune.pipeline.rank import rank_path
 from ggprune.pipeline.result import AutoResult, front_of, result_name, rival_name, rows_of
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import dry_runs
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.scoring import Goal, Ranking, Target, Wanted
+from ggprune.scoring import DropRequest, Goal, MeasureOptions, Ranking, RankOptions, Target, rank
 from ggprune.scoring.target import sizes_to_try
 from ggprune.surgery import make_plan
 
@@ -50,7 +49,7 @@ LADDER = (
 class AutoOptions:
     """What to drop and how to measure it."""
 
-    wanted: Wanted
+    wanted: DropRequest
     drop_mtp: bool = False  # and all multi-token-prediction blocks
     quantize: QuantizeOptions | None = None
     n_ctx: int = 512
@@ -87,7 +86,7 @@ def auto(
     _check(model, out, options, calibration, evaluation, imatrix, force=force)
     ranking = _rank(model, calibration, options, bars, narrate)
     assert ranking.chosen is not None
-    plan = make_plan(model, _with_mtp(model, ranking.chosen.drop, options))
+    plan = make_plan(model, _with_mtp(model, ranking.chosen.drop.whole_layers, options))
     prune(model, plan, out, options=options.quantize, imatrix=imatrix, force=force, bars=bars)
     with disk_errors(out), contextlib.ExitStack() as stack:
         candidates = [("base", model.path)]
@@ -100,7 +99,7 @@ def auto(
         smaller = []
         for point in between:
             pending = stack.enter_context(PendingFile(out))
-            smaller_plan = make_plan(model, _with_mtp(model, point.drop, options))
+            smaller_plan = make_plan(model, _with_mtp(model, point.drop.whole_layers, options))
             prune_into(model, smaller_plan, pending, options.quantize, imatrix, bars)
             smaller.append(pending.path)
         evaluations, speeds = _measure(candidates, smaller, evaluation, options, bars)
@@ -113,7 +112,7 @@ def auto(
     return AutoResult(ranking, target, plan, out, rows, front, text, speeds.hardware, health)
 
 
-def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wanted:
+def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> DropRequest:
     """With a size for a requantized file turned into the number of layers that reaches it."""
     wanted, quantize = options.wanted, options.quantize
     target = wanted.target
@@ -197,19 +196,28 @@ def _rank(
     bars: Bars,
     narrate: Callable[[str], object] | None,
 ) -> Ranking:
-    return isolated(
-        rank_path,
-        model.path,
-        text,
-        n_ctx=options.n_ctx,
-        n_chunk=options.n_chunk,
-        compute=options.compute,
-        bar=bars("rank"),
-        n_decide=N_DECIDE,
-        wanted=options.wanted,
-        narrate=narrate,
-        cache=options.cache,
+    measuring = MeasureOptions(
+        n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.compute, cache=options.cache
     )
+    ranking_options = RankOptions(measuring=measuring, n_decide=N_DECIDE, request=options.wanted)
+    return isolated(rank, model, text, ranking_options, _Listener(bars("rank"), narrate))
+
+
+class _Listener(Progress):
+    def __init__(
+        self,
+        bar: Callable[[int, int], object] | None,
+        narrate: Callable[[str], object] | None,
+    ) -> None:
+        self.bar, self.narrate = bar, narrate
+
+    def step(self, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar(done, total)
+
+    def say(self, text: str) -> None:
+        if self.narrate is not None:
+            self.narrate(text)
 
 
 def _rivals(

@@ -11,7 +11,7 @@ from ggprune.bench import Benchmark, Speed
 from ggprune.bench.speed import Machine
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health
-from ggprune.files.documents import encode
+from ggprune.files.documents import encode, encode_fields
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.divergence import Divergence
 from ggprune.metrics.estimates import Estimate
@@ -60,7 +60,7 @@ class FrontRow:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **self.point.to_json(),
+            **encode_fields(self.point),
             "tg": encode(self.tg) if self.tg else None,
             "measured_speedup": self.speedup,
         }
@@ -85,7 +85,7 @@ class AutoResult:
             "out": str(self.out),
             "target": str(self.target) if self.target is not None else None,
             "plan": {"drop": list(self.plan.drop), "n_layer": self.plan.n_layer},
-            "ranking": self.ranking.to_json(),
+            "ranking": encode(self.ranking),
             "evaluation": encode(self.evaluation_text),
             "rows": [row.to_json() for row in self.rows],
             "front": [row.to_json() for row in self.front],
