@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Annotated
 
 from ggprune.arch.removal import mtp_blocks
 from ggprune.model.gguf import Tensor
@@ -20,9 +21,9 @@ from ggprune.model.names import HEAD, TOKEN_EMBEDDING, Role, roles_of
 class Footprint:
     """Of one model."""
 
-    size_bytes: int  # of the file
+    size_bytes: Annotated[int, "of the file"]
     n_param: int
-    token_bytes: int  # read for every token that is generated, without the KV cache
+    token_bytes: Annotated[int, "read for every token that is generated, without the KV cache"]
 
 
 class Footprints:

@@ -27,11 +27,11 @@ class Strategy(str, Enum):
 class Step:
     """One race: the set that won it, and what it took."""
 
-    what: str
-    drop: Cut
+    what: Annotated[str, "what was compared"]
+    drop: Annotated[Cut, "the set that won"]
     kld: Estimate
-    n_set: int
-    n_pass: int
+    n_set: Annotated[int, "that took part"]
+    n_pass: Annotated[int, "through the model, or what was left of it"]
     time_s: float
 
 
@@ -39,9 +39,9 @@ class Step:
 class Point:
     """A set of layers: what dropping it costs, on all chunks, and what it gives."""
 
-    drop: Cut
+    drop: Annotated[Cut, "the layers"]
     kld: Annotated[Estimate, "nats"]
-    ppl: Estimate
+    ppl: Annotated[Estimate, "perplexity without them"]
     ppl_ratio: Annotated[Estimate, "PPL without / PPL with"]
     footprint: Annotated[Footprint, INLINE]
     speedup: Annotated[

@@ -45,15 +45,15 @@ class LayerScore:
     """The model without one layer. Higher ppl, kld and bi, lower same_top_p: worth more."""
 
     layer: int
-    ppl: Estimate
-    kld: Annotated[Estimate, "KL(base || without the layer), nats"]
-    same_top_p: Estimate
-    rms_delta_p: Annotated[Estimate, "change of the probability of the token that came"]
+    ppl: Annotated[Estimate, "perplexity without the layer"]
+    kld: Annotated[Estimate, "KL divergence of the model without the layer, nats"]
+    same_top_p: Annotated[Estimate, "share of tokens where the same one stays most likely"]
+    rms_delta_p: Annotated[Estimate, "of the probability of the token that came"]
     bi: Annotated[Estimate, "1 - mean cos(x_l, x_{l+1}) (ShortGPT), of the whole model"]
-    relative_magnitude: Annotated[Estimate, "|x_{l+1} - x_l| / |x_{l+1}|, of the whole model"]
+    relative_magnitude: Annotated[Estimate, "norm of change by output, of the whole model"]
     angular: Annotated[Estimate, "arccos(cos(x_l, x_{l+1})) / pi, of the whole model"]
     kld_99: Annotated[float, "99 % of the tokens have less"]
-    magnitude: Annotated[float | None, "summed |W| of its matrices, with --metric magnitude"] = None
+    magnitude: Annotated[float | None, "of its weights, with --metric magnitude"] = None
     activations: Annotated[
         LayerActivations | None, Key(name="imatrix"), "what an importance matrix says of it"
     ] = None
@@ -103,8 +103,12 @@ class Ranking:
     model: ModelInfo
     calibration: CalibrationInfo
     base_ppl: Annotated[Estimate, Key(name="base.ppl")]
-    by: Annotated[OrderBy, Key(name="metric", write=str, read=parse_metric)] = BY_KLD
-    unit: Unit = Unit.LAYER
+    by: Annotated[
+        OrderBy,
+        Key(name="metric", write=str, read=parse_metric),
+        "what the layers are ordered by, as --metric has it",
+    ] = BY_KLD
+    unit: Annotated[Unit, "what was left out of each layer"] = Unit.LAYER
     layers: tuple[LayerScore, ...]
     order: Annotated[tuple[int, ...], "least important first, by the metric"]
     undecided: Annotated[

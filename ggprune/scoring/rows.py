@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +39,11 @@ class Rows:
 class Effort:
     """What measuring took."""
 
-    n_pass: int = 0  # through the model, or what was left of it
-    n_cached: int = 0  # not computed again
-    work: float = 0.0  # passes weighted by the share of graph nodes computed
+    n_pass: Annotated[int, "through the model, or what was left of it"] = 0
+    n_cached: Annotated[int, "not computed again"] = 0
+    work: Annotated[float, "passes weighted by the share of graph nodes computed"] = 0.0
     decode_s: float = 0.0
-    callback_s: float = 0.0  # of it: in our callback, which leaves nodes out and reads the stream
+    callback_s: Annotated[float, "of it, in the callback that leaves nodes out"] = 0.0
     statistics_s: float = 0.0
 
 
