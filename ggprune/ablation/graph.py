@@ -23,7 +23,7 @@ ALIASES = frozenset({"NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})
 PRODUCTS = frozenset({"MUL_MAT", "MUL_MAT_ID"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Graph:
     """Nodes in the order of computation; `reads[i]` are positions of nodes that node i needs.
 
@@ -96,8 +96,13 @@ def graph_of(pointers: Sequence[int]) -> Graph:
         root = _root(pointer)
         if root not in position and ops[-1] not in ALIASES:
             writers.setdefault(root, []).append(i)
-    names = tuple(map(tensor_name, pointers))
-    return Graph(tuple(pointers), names, tuple(ops), tuple(factors), tuple(reads))
+    return Graph(
+        pointers=tuple(pointers),
+        names=tuple(map(tensor_name, pointers)),
+        ops=tuple(ops),
+        factors=tuple(factors),
+        reads=tuple(reads),
+    )
 
 
 def _root(pointer: int) -> int:

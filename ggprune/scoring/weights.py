@@ -34,7 +34,7 @@ STEP_VALUES = 1 << 17  # floats that exist at once per thread: half a MiB stays 
 _SCALED_INPUTS = ".ffn_gate_inp"  # gemma4.cpp:320: its .scale belongs to the norm in front
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Piece:
     """Values of one matrix that are read together: `n_value` of them from byte `offset` on."""
 
@@ -93,7 +93,13 @@ def _pieces(model: Model) -> Iterator[_Piece]:
             for i, factor in enumerate(factors):
                 for first, n in _parts(n_value, step):
                     skipped_bytes = kind.size_bytes((i * n_value + first,))
-                    yield _Piece(layer, tensor, tensor.offset + skipped_bytes, n, float(factor))
+                    yield _Piece(
+                        layer=layer,
+                        tensor=tensor,
+                        offset=tensor.offset + skipped_bytes,
+                        n_value=n,
+                        factor=float(factor),
+                    )
 
 
 def _parts(n: int, step: int) -> Iterator[tuple[int, int]]:
