@@ -24,7 +24,7 @@ from ggprune.metrics.text import read_text
 from ggprune.model import open_model
 from ggprune.pipeline.safe import rank
 from ggprune.report.table import markdown_table
-from ggprune.scoring import Ranking
+from ggprune.scoring import MeasureOptions, Ranking, RankOptions
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 MEAN_KLD = re.compile(r"Mean +KLD: +([0-9.]+)")
@@ -58,7 +58,9 @@ def run(*command: object) -> str:
 
 def ours(model: Path, text: Path, n_ctx: int, n_chunk: int, n_decide: int | None) -> Ranking:
     """In a process of its own, as the command line has it, without a cache."""
-    return rank(open_model(model), read_text(text), n_ctx=n_ctx, n_chunk=n_chunk, n_decide=n_decide)
+    measuring = MeasureOptions(n_ctx=n_ctx, n_chunk=n_chunk)
+    options = RankOptions(measuring=measuring, n_decide=n_decide)
+    return rank(open_model(model), read_text(text), options)
 
 
 def main() -> int:

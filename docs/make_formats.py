@@ -19,6 +19,7 @@ from typing import Annotated, Union, get_args, get_origin
 import numpy as np
 
 from ggprune.files.keys import Entry, entries_of
+from ggprune.model.cut import Cut
 from ggprune.report.table import markdown_table
 
 TARGET = Path(__file__).with_name("formats.md")
@@ -26,6 +27,7 @@ TEMPLATE = Path(__file__).with_name("formats.template.md")
 DIRECTIVE = re.compile(r"^@keys (?P<module>[\w.]+)\.(?P<name>\w+): (?P<title>.+)$", re.MULTILINE)
 PLAIN: Mapping[object, str] = {
     str: "string", int: "whole number", float: "number", bool: "true or false", Path: "string",
+    Cut: "[layer number, ...]",
 }  # fmt: skip
 
 Titles = Mapping[type, str]

@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from ggprune.model.layers import parse_layers
     from ggprune.pipeline.auto import AutoOptions, auto
     from ggprune.pipeline.job import Job, planned, write
-    from ggprune.pipeline.safe import benchmark, evaluate, rank
+    from ggprune.pipeline.safe import benchmark, choose, evaluate, rank
     from ggprune.progress import Progress
     from ggprune.quantize.options import QuantizeOptions
     from ggprune.runtime.session import Compute
-    from ggprune.scoring import Goal, Limits, Target, Wanted
+    from ggprune.scoring import (
+        ChooseOptions,
+        DropRequest,
+        Goal,
+        Limits,
+        MeasureOptions,
+        RankOptions,
+        Target,
+        read_ranking,
+    )  # fmt: skip
     from ggprune.surgery import PrunePlan, Split, load_plan, make_plan
 
 _HOMES = {
@@ -37,20 +46,30 @@ _HOMES = {
     "ggprune.model.layers": ("parse_layers",),
     "ggprune.pipeline.auto": ("AutoOptions", "auto"),
     "ggprune.pipeline.job": ("Job", "planned", "write"),
-    "ggprune.pipeline.safe": ("benchmark", "evaluate", "rank"),
+    "ggprune.pipeline.safe": ("benchmark", "choose", "evaluate", "rank"),
     "ggprune.progress": ("Progress",),
     "ggprune.quantize.options": ("QuantizeOptions",),
     "ggprune.runtime.session": ("Compute",),
-    "ggprune.scoring": ("Goal", "Limits", "Target", "Wanted"),
+    "ggprune.scoring": (
+        "ChooseOptions",
+        "DropRequest",
+        "Goal",
+        "Limits",
+        "MeasureOptions",
+        "RankOptions",
+        "Target",
+        "read_ranking",
+    ),
     "ggprune.surgery": ("PrunePlan", "Split", "load_plan", "make_plan"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "AutoOptions", "Compute", "Cut", "GGPruneError", "Goal", "Job", "Limits", "Model", "Progress",
-    "PrunePlan", "QuantizeOptions", "Split", "Target", "Wanted", "__version__", "auto",
-    "benchmark", "evaluate", "load_plan", "make_plan", "open_model", "parse_layers", "planned",
-    "rank", "read_imatrix", "read_text", "shipped_text", "write",
+    "AutoOptions", "ChooseOptions", "Compute", "Cut", "DropRequest", "GGPruneError", "Goal", "Job",
+    "Limits", "MeasureOptions", "Model", "Progress", "PrunePlan", "QuantizeOptions", "RankOptions",
+    "Split", "Target", "__version__", "auto", "benchmark", "choose", "evaluate", "load_plan",
+    "make_plan", "open_model", "parse_layers", "planned", "rank", "read_imatrix", "read_ranking",
+    "read_text", "shipped_text", "write",
 ]  # fmt: skip
 
 

@@ -40,10 +40,14 @@ def pruned_copy(model: Model, drop: tuple[int, ...], path: Path) -> Model:
 
 
 class Steps(Progress):
-    """A listener that remembers the steps."""
+    """A listener that remembers the steps, and what it is told."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
+        self.told: list[str] = []
 
     def step(self, done: int, total: int) -> None:
         self.seen.append((done, total))
+
+    def say(self, text: str) -> None:
+        self.told.append(text)

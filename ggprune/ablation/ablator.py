@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ggprune.ablation.graph import Graph, Mask, graph_of
 from ggprune.ablation.taps import (
@@ -25,12 +24,11 @@ from ggprune.ablation.taps import (
 )
 from ggprune.arch import StreamNames
 from ggprune.errors import LlamaError
+from ggprune.metrics.estimates import Float32
 from ggprune.model.layers import runs_of
 from ggprune.runtime.callback import Handler
 from ggprune.runtime.session import Logits, Session, Tokens
 from ggprune.runtime.tensor import StreamNode
-
-Rows = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class Stream:
     """
 
     drop: tuple[int, ...]
-    rows: dict[int, Rows]
-    tokens: list[Rows | None]
+    rows: dict[int, Float32]
+    tokens: list[Float32 | None]
 
 
 class Ablator:
@@ -155,20 +153,20 @@ class Ablator:
         handlers = {p: _writer([stream.rows[self._entries[p]]]) for p in reached}
         handlers[stretches[0][1]] = _writer([stream.rows[runs[0][0]]])
         for before, behind in stretches[1:]:
-            kept: list[Rows] = []
+            kept: list[Float32] = []
             handlers[before - 1] = _reader(kept)
             handlers[behind] = _writer(kept)
         return PartOfGraph(graph, live, handlers)
 
 
-def _reader(kept: list[Rows]) -> Handler:
+def _reader(kept: list[Float32]) -> Handler:
     def read(node: StreamNode) -> None:
         kept[:] = [node.read()]
 
     return read
 
 
-def _writer(kept: list[Rows]) -> Handler:
+def _writer(kept: list[Float32]) -> Handler:
     """Behind the last layer only the rows that yield logits are left: the last ones."""
 
     def write(node: StreamNode) -> None:

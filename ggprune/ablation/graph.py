@@ -23,7 +23,7 @@ ALIASES = frozenset({"NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})
 PRODUCTS = frozenset({"MUL_MAT", "MUL_MAT_ID"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Graph:
     """Nodes in the order of computation; `reads[i]` are positions of nodes that node i needs.
 
@@ -38,9 +38,9 @@ class Graph:
 
     def find(self, names: Sequence[str]) -> int:
         """Position of the last node with one of these names. Raises LlamaError if there is none."""
-        wanted = {name.encode() for name in names}
+        encoded = {name.encode() for name in names}
         for i in range(len(self.names) - 1, -1, -1):
-            if self.names[i] in wanted:
+            if self.names[i] in encoded:
                 return i
         raise LlamaError(f"llama.cpp's graph has no node named {' or '.join(names)}")
 
@@ -54,21 +54,21 @@ class Graph:
         returns which of the nodes that can be `supplied` as well are needed.
         """
         ends, can_be_supplied = {last for _, last in dropped}, frozenset(supplied)
-        wanted = np.zeros(len(self.pointers), bool)
-        wanted[dropped[0][1] + 1 :] = True
+        live = np.zeros(len(self.pointers), bool)
+        live[dropped[0][1] + 1 :] = True
         for first, last in dropped:
-            wanted[first : last + 1] = False
-        stack, reached = [int(i) for i in np.flatnonzero(wanted)], set()
+            live[first : last + 1] = False
+        stack, reached = [int(i) for i in np.flatnonzero(live)], set()
         while stack:
             for j in self.reads[stack.pop()]:
-                if wanted[j] or j in ends:
+                if live[j] or j in ends:
                     continue
                 if j in can_be_supplied:
                     reached.add(j)
                     continue
-                wanted[j] = True
+                live[j] = True
                 stack.append(j)
-        return wanted, frozenset(reached)
+        return live, frozenset(reached)
 
 
 def graph_of(pointers: Sequence[int]) -> Graph:
@@ -96,8 +96,13 @@ def graph_of(pointers: Sequence[int]) -> Graph:
         root = _root(pointer)
         if root not in position and ops[-1] not in ALIASES:
             writers.setdefault(root, []).append(i)
-    names = tuple(map(tensor_name, pointers))
-    return Graph(tuple(pointers), names, tuple(ops), tuple(factors), tuple(reads))
+    return Graph(
+        pointers=tuple(pointers),
+        names=tuple(map(tensor_name, pointers)),
+        ops=tuple(ops),
+        factors=tuple(factors),
+        reads=tuple(reads),
+    )
 
 
 def _root(pointer: int) -> int:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ggprune.ablation.graph import Graph, Mask
 from ggprune.arch import StreamNames
 from ggprune.errors import LlamaError
+from ggprune.metrics.estimates import Float32
 from ggprune.model.layers import runs_of
 from ggprune.runtime.callback import Handler, NamedTaps, Taps
 from ggprune.runtime.tensor import StreamNode, set_computed
@@ -77,12 +75,12 @@ def ablation_taps(places: Sequence[StreamNames], drop: Sequence[int]) -> Taps:
         for before, behind in zip(places[first], places[last + 1], strict=True):
             if not before:
                 raise LlamaError(f"the stream in front of layer {first} has no name in the graph")
-            entering: list[NDArray[np.float32]] = []
+            entering: list[Float32] = []
 
-            def save(node: StreamNode, entering: list[NDArray[np.float32]] = entering) -> None:
+            def save(node: StreamNode, entering: list[Float32] = entering) -> None:
                 entering[:] = [node.read()]
 
-            def restore(node: StreamNode, entering: list[NDArray[np.float32]] = entering) -> None:
+            def restore(node: StreamNode, entering: list[Float32] = entering) -> None:
                 n_row = node.shape[0]
                 node.write(entering[0][len(entering[0]) - n_row :])
 
@@ -106,8 +104,8 @@ class StreamRecorder:
     """
 
     def __init__(self, places: Sequence[StreamNames]) -> None:
-        self.rows: dict[int, NDArray[np.float32]] = {}
-        self.stream: list[NDArray[np.float32] | None] = [None] * len(places)
+        self.rows: dict[int, Float32] = {}
+        self.stream: list[Float32 | None] = [None] * len(places)
         self.taps: dict[bytes, Handler] = {}
         for position, place in enumerate(places):
 

@@ -6,35 +6,26 @@ stream that all paths through the layer go through (`ffn_inp` in most architectu
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from ggprune.ablation.graph import Graph, graph_of
 from ggprune.ablation.taps import Tracer
 from ggprune.arch import Architecture, StreamNames
 from ggprune.errors import ArchitectureError, UsageError
+from ggprune.model.cut import Unit
+from ggprune.model.names import MIXER, Role, roles_of
 from ggprune.runtime.session import Session, Tokens
 
-ATTN_WEIGHT = re.compile(rb"\.(attn_|time_mix_|ssm_)")
-FFN_WEIGHT = re.compile(rb"\.(ffn_|channel_mix_)")  # RWKV mixes channels in place of an FFN
-
-
-class Unit(str, Enum):
-    """What is left out and scored."""
-
-    LAYER = "layer"
-    ATTN = "attn"  # the first half of a layer: attention, or what stands in for it
-    FFN = "ffn"  # the second half
+SCORED = (Unit.LAYER, Unit.ATTN, Unit.FFN)  # what can be left out in memory
 
 
 def parse_unit(name: str) -> Unit:
     """Raises UsageError for an unknown name."""
-    try:
-        return Unit(name)
-    except ValueError as e:
-        raise UsageError(f"--unit {name}: one of {', '.join(u.value for u in Unit)}") from e
+    names = {unit.value: unit for unit in SCORED}
+    if name not in names:
+        raise UsageError(f"--unit {name}: one of {', '.join(names)}")
+    return names[name]
 
 
 @dataclass(frozen=True)
@@ -82,15 +73,15 @@ def _divided(places: Sequence[StreamNames], middles: Mapping[int, str], unit: Un
 
 def find_middles(graph: Graph, places: Sequence[StreamNames]) -> dict[int, str]:
     """Name of the node between attention and FFN, by layer; layers without one are left out."""
-    found = {}
+    by_layer = {}
     for layer in range(len(places) - 1):
         if not places[layer][0]:  # the graph has no name for what enters
             continue
         first, last = (graph.find(places[i][0]) for i in (layer, layer + 1))
         middles = [i for i in _cuts(graph, first, last) if _is_middle(graph, first, i, last)]
         if middles:
-            found[layer] = graph.names[middles[-1]].decode()
-    return found
+            by_layer[layer] = graph.names[middles[-1]].decode()
+    return by_layer
 
 
 def _cuts(graph: Graph, first: int, last: int) -> Iterator[int]:
@@ -122,7 +113,11 @@ def _is_middle(graph: Graph, first: int, i: int, last: int) -> bool:
     return (
         graph.ops[i] == "ADD"
         and any(front)
-        and any(map(FFN_WEIGHT.search, behind))
-        and not any(map(FFN_WEIGHT.search, front))
-        and not any(map(ATTN_WEIGHT.search, behind))
+        and _has(behind, Role.FFN)
+        and not _has(front, Role.FFN)
+        and not _has(behind, MIXER)
     )
+
+
+def _has(factors: Sequence[bytes], roles: Role) -> bool:
+    return any(roles_of(name.decode("utf-8", "replace")) & roles for name in factors)

@@ -6,31 +6,24 @@ bytes say how much faster a smaller model can be. Nothing is measured here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated
 
 from ggprune.arch.removal import mtp_blocks
 from ggprune.model.gguf import Tensor
 from ggprune.model.model import Model
-
-# Tables of which a token reads one row.
-_TABLE = re.compile(r"(token_embd|per_layer_token_embd|position_embd|token_types)\.weight$")
-_EXPERTS = re.compile(r"_exps\.")
+from ggprune.model.names import HEAD, TOKEN_EMBEDDING, Role, roles_of
 
 
 @dataclass(frozen=True)
 class Footprint:
     """Of one model."""
 
-    size_bytes: int  # of the file
+    size_bytes: Annotated[int, "of the file"]
     n_param: int
-    token_bytes: int  # read for every token that is generated, without the KV cache
-
-    def to_json(self) -> dict[str, Any]:
-        return vars(self)
+    token_bytes: Annotated[int, "read for every token that is generated, without the KV cache"]
 
 
 class Footprints:
@@ -77,16 +70,16 @@ class Footprints:
 
     def _share_read(self, tensor: Tensor) -> float:
         """The share of a tensor that one token needs."""
-        if _EXPERTS.search(tensor.name):
+        roles = roles_of(tensor.name)
+        if Role.EXPERTS in roles:
             return self._share_of_experts
-        if _TABLE.search(tensor.name) and not self._is_output(tensor):
+        if Role.TABLE in roles and not self._is_output(tensor):
             return 1 / max(tensor.shape[-1], 1)
         return 1.0
 
     def _is_output(self, tensor: Tensor) -> bool:
         """Embeddings are the output matrix as well where the file has no other."""
-        tied = "output.weight" not in self.model.by_name
-        return tensor.name == "token_embd.weight" and tied
+        return tensor.name == TOKEN_EMBEDDING and HEAD not in self.model.by_name
 
     @cached_property
     def _share_of_experts(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ from ggprune.cli.options import (
     compute_options,
     wanted_option,
 )
-from ggprune.cli.progress import StatusLine
+from ggprune.cli.progress import RankProgress
 from ggprune.errors import UsageError
 
 
@@ -89,22 +90,21 @@ def choose_command(
 
     Example: ggprune choose scores.json --target-speedup 1.2 -o chosen.json
     """
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import write_text
     from ggprune.model import open_model
-    from ggprune.pipeline.rank import choose_path
-    from ggprune.report.jsontext import to_json
+    from ggprune.pipeline.safe import choose
     from ggprune.report.plot import check_plot, plot_choice
     from ggprune.report.render import render_choice
-    from ggprune.runtime.isolate import isolated
-    from ggprune.scoring import check_scores, read_scores
+    from ggprune.scoring import ChooseOptions, check_ranking, ranked_text, read_ranking
     from ggprune.scoring.cache import default_folder
 
     if plot is not None:
         check_plot(plot)
-    scores = read_scores(scores_file)
-    model = open_model(model_path or scores.model_path)
-    check_scores(scores, model)
+    ranking = read_ranking(scores_file)
+    model = open_model(model_path or Path(ranking.model.path))
+    check_ranking(scores_file, ranking, model)
     wanted = wanted_option(
         model, drop=drop, drop_percent=drop_percent, target_size=target_size,
         target_params=target_params, target_speedup=target_speedup, max_kld=max_kld,
@@ -113,19 +113,15 @@ def choose_command(
     if wanted is None:
         raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
     check_outputs([out, plot], [*(f.path for f in model.files), scores_file, file], force=force)
-    choice = isolated(
-        choose_path,
-        model.path,
-        scores.text(file),
-        scores,
-        wanted,
+    options = ChooseOptions(
         n_chunk=n_chunk,
         compute=compute_options(threads, n_gpu_layers, flash_attn),
         cache=default_folder() if cache else None,
         confidence=confidence,
-        narrate=StatusLine(),
     )
-    document = to_json({**scores.data, "chosen": choice.to_json()})
+    text = ranked_text(scores_file, ranking, file)
+    choice = choose(model, text, ranking, wanted, options, RankProgress())
+    document = to_text(replace(ranking, chosen=choice))
     if out is not None:
         write_text(out, document, force=force)
     if plot is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ggprune.metrics.text import Text
     from ggprune.model import Model
     from ggprune.runtime.session import Compute
-    from ggprune.scoring import Wanted
+    from ggprune.scoring import DropRequest
 
 
 class FlashAttention(str, Enum):
@@ -201,14 +201,14 @@ def wanted_option(
     max_ppl_ratio: float | None = None,
     strategy: str = "search",
     protect: str | None = None,
-) -> Wanted | None:
+) -> DropRequest | None:
     """The set of layers that is asked for, None if none is.
 
     Raises UsageError if more than one number is given, or one that cannot be.
     """
     from ggprune.arch import n_trunk
     from ggprune.model.layers import parse_layers
-    from ggprune.scoring import Goal, Limits, Target, Wanted
+    from ggprune.scoring import DropRequest, Goal, Limits, Target
     from ggprune.scoring.choice import parse_strategy
     from ggprune.scoring.target import OPTIONS, parse_amount
 
@@ -226,7 +226,7 @@ def wanted_option(
         return None
     if target is not None:
         target.n_drop(model)  # says what is wrong with it
-    return Wanted(target, how, limits, tuple(protected))
+    return DropRequest(target, how, limits, tuple(protected))
 
 
 def text_option(path: Path | None, shipped: str) -> Text:

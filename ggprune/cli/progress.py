@@ -52,6 +52,19 @@ class Bar(Progress):
         )
 
 
+class RankProgress(Progress):
+    """A bar for the steps, a line for what is said."""
+
+    def __init__(self) -> None:
+        self.bar, self.line = Bar("rank"), StatusLine()
+
+    def step(self, done: int, total: int) -> None:
+        self.bar(done, total)
+
+    def say(self, text: str) -> None:
+        self.line(text)
+
+
 class StatusLine:
     """Says on one line of the terminal what is being tried; nothing where stderr is a file."""
 

@@ -195,17 +195,17 @@ def _plan(
 def _scored_layers(path: Path, model: Model, n_drop: int | None) -> tuple[int, ...]:
     """The chosen set, or the least important layers if it has another size."""
     from ggprune.pipeline import choose_first
-    from ggprune.scoring import check_scores, read_scores
+    from ggprune.scoring import check_ranking, read_ranking
 
-    scores = read_scores(path)
-    check_scores(scores, model)
-    chosen = scores.chosen
+    ranking = read_ranking(path)
+    check_ranking(path, ranking, model)
+    chosen = ranking.chosen.drop.whole_layers if ranking.chosen is not None else None
     if n_drop is None and chosen is None:
         raise UsageError(f"{path} has no chosen set of layers: add --drop N, or use ggprune choose")
     if chosen is not None and n_drop in (None, len(chosen)):
         return chosen
     assert n_drop is not None
-    return choose_first(model, scores.order, n_drop)
+    return choose_first(model, ranking.order, n_drop)
 
 
 def _size_bytes(text: str) -> int:

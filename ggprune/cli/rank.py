@@ -33,7 +33,7 @@ from ggprune.cli.options import (
     text_option,
     wanted_option,
 )
-from ggprune.cli.progress import Bar, StatusLine
+from ggprune.cli.progress import RankProgress
 
 
 def rank_command(
@@ -108,16 +108,16 @@ def rank_command(
     Example: ggprune rank model.gguf -f my-domain.txt --chunks 20 -o scores.json
     """
     from ggprune.ablation.units import parse_unit
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import write_text
     from ggprune.metrics.text import CALIBRATION
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline.safe import rank
-    from ggprune.report.jsontext import to_json
     from ggprune.report.plot import check_plot, plot_ranking
     from ggprune.report.render import render_ranking
-    from ggprune.scoring import parse_metric
+    from ggprune.scoring import MeasureOptions, RankOptions, parse_metric
     from ggprune.scoring.cache import default_folder
 
     by, what = parse_metric(metric), parse_unit(unit)
@@ -130,23 +130,22 @@ def rank_command(
         max_ppl_ratio=max_ppl_ratio, strategy=strategy, protect=protect,
     )  # fmt: skip
     check_outputs([out, plot], [*(f.path for f in model.files), file, imatrix], force=force)
-    ranking = rank(
-        model,
-        text_option(file, CALIBRATION),
-        n_ctx=n_ctx,
-        n_chunk=n_chunk,
-        compute=compute_options(threads, n_gpu_layers, flash_attn),
-        progress=Bar("rank"),
+    options = RankOptions(
+        measuring=MeasureOptions(
+            n_ctx=n_ctx,
+            n_chunk=n_chunk,
+            compute=compute_options(threads, n_gpu_layers, flash_attn),
+            unit=what,
+            cache=default_folder() if cache else None,
+        ),
         by=by,
-        unit=what,
         imatrix=read_imatrix(imatrix) if imatrix is not None else None,
         n_decide=None if exhaustive else decide,
         confidence=confidence,
-        cache=default_folder() if cache else None,
-        wanted=wanted,
-        narrate=StatusLine(),
+        request=wanted,
     )
-    document = to_json(ranking.to_json())
+    ranking = rank(model, text_option(file, CALIBRATION), options, RankProgress())
+    document = to_text(ranking)
     if out is not None:
         write_text(out, document, force=force)
     if plot is not None:

@@ -22,6 +22,7 @@ from ggprune.files.pending import PendingFile, disk_errors
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import Text
 from ggprune.model import Model
+from ggprune.model.cut import Cut
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline.job import Job, planned, write, write_into
 from ggprune.pipeline.result import (
@@ -41,7 +42,7 @@ from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.scoring import Goal, Target, Wanted
+from ggprune.scoring import DropRequest, Goal, MeasureOptions, RankOptions, Target
 from ggprune.scoring.target import sizes_to_try
 from ggprune.surgery import PrunePlan, make_plan
 from ggprune.surgery.contents import unchanged_contents
@@ -60,7 +61,7 @@ LADDER = (
 class AutoOptions:
     """What to drop and how to measure it."""
 
-    wanted: Wanted
+    request: DropRequest
     drop_mtp: bool = False  # and all multi-token-prediction blocks
     quantize: QuantizeOptions | None = None
     n_ctx: int = 512
@@ -72,6 +73,13 @@ class AutoOptions:
     cache: Path | None = None  # folder for finished measurements
     measure_front: bool = False  # time a file for every number of layers up to the chosen one
     generate: bool = False  # let the models write, and look at the texts
+
+    @property
+    def ranking(self) -> RankOptions:
+        measuring = MeasureOptions(
+            n_ctx=self.n_ctx, n_chunk=self.n_chunk, compute=self.compute, cache=self.cache
+        )
+        return RankOptions(measuring=measuring, n_decide=N_DECIDE, request=self.request)
 
 
 def auto(
@@ -89,16 +97,12 @@ def auto(
 
     Raises UsageError, OutputError or ArchitectureError before any work if the job is impossible.
     """
-    target = options.wanted.target
+    target = options.request.target
     if options.quantize is not None:
         imatrix = select_entries(imatrix, options.quantize, model)
-    options = replace(options, wanted=_counted(model, options, imatrix))
+    options = replace(options, request=_counted(model, options, imatrix))
     _check(model, out, options, calibration, evaluation, imatrix, force=force)
-    ranking = rank(
-        model, calibration, n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.compute,
-        n_decide=N_DECIDE, wanted=options.wanted, cache=options.cache,
-        progress=progress.part("rank").step, narrate=progress.say,
-    )  # fmt: skip
+    ranking = rank(model, calibration, options.ranking, progress.part("rank"))
     assert ranking.chosen is not None
     plan = _plan(model, ranking.chosen.drop, options)
     job = Job(model=model, out=out, plan=plan, quantize=options.quantize, imatrix=imatrix,
@@ -143,25 +147,25 @@ class _Aside:
         return pending.path
 
 
-def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wanted:
+def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> DropRequest:
     """With a size for a requantized file turned into the number of layers that reaches it."""
-    wanted, quantize = options.wanted, options.quantize
-    target = wanted.target
+    request, quantize = options.request, options.quantize
+    target = request.target
     if target is None or target.goal is not Goal.SIZE or quantize is None:
-        return wanted
+        return request
 
     def is_reached(drop: tuple[int, ...]) -> bool:
-        plan = _plan(model, drop, options)
+        plan = _plan(model, Cut.of(drop), options)
         job = Job(model=model, out=model.path, plan=plan, quantize=quantize, imatrix=imatrix)
         return planned(job).size_bytes <= target.value
 
-    free = [n for n in range(n_trunk(model)) if n not in wanted.protect]
+    free = [n for n in range(n_trunk(model)) if n not in request.protect]
     drops = (first_legal(model, free, n) for n in range(1, min(len(free), n_trunk(model) - 1) + 1))
     legal = [drop for drop in drops if drop is not None]
     first = bisect.bisect_left(legal, True, key=is_reached)
     if first == len(legal):
         raise UsageError(f"{target}: not reached as {quantize.type}, whatever is dropped")
-    return replace(wanted, target=Target(Goal.LAYERS, len(legal[first])))
+    return replace(request, target=Target(Goal.LAYERS, len(legal[first])))
 
 
 def _check(
@@ -180,9 +184,9 @@ def _check(
             "give different texts to -f and --eval-file"
         )
     check_scored(architecture_of(model))
-    free = [n for n in range(n_trunk(model)) if n not in options.wanted.protect]
-    sizes = sizes_to_try(model, options.wanted.target, min(len(free), n_trunk(model) - 1))
-    plan = _plan(model, _any_set(model, free, sizes), options)
+    free = [n for n in range(n_trunk(model)) if n not in options.request.protect]
+    sizes = sizes_to_try(model, options.request.target, min(len(free), n_trunk(model) - 1))
+    plan = _plan(model, Cut.of(_any_set(model, free, sizes)), options)
     check_output(out, [file.path for file in model.files], force=force)
     if options.quantize is not None:
         planned(Job(model=model, out=out, plan=plan, quantize=options.quantize, imatrix=imatrix))
@@ -216,8 +220,8 @@ def choose_first(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, 
     return drop
 
 
-def _plan(model: Model, drop: tuple[int, ...], options: AutoOptions) -> PrunePlan:
-    return make_plan(model, (*drop, *mtp_blocks(model)) if options.drop_mtp else drop)
+def _plan(model: Model, drop: Cut, options: AutoOptions) -> PrunePlan:
+    return make_plan(model, drop | Cut.of(mtp_blocks(model)) if options.drop_mtp else drop)
 
 
 def _rivals(

@@ -29,6 +29,7 @@ def in_child(function: Callable[P, T]) -> Callable[P, T]:
 
 
 rank = in_child(scoring.rank)
+choose = in_child(scoring.choose)
 evaluate = in_child(evaluation.evaluate)
 evaluate_strided = in_child(strided.evaluate_strided)
 score_choices = in_child(choices.score_choices)

@@ -29,7 +29,7 @@ def report_text(report: AutoResult, path: Path) -> str:
     health = report.health
     return "\n\n".join(
         [
-            f"# {Path(report.ranking.model['path']).name} -> {report.out.name}",
+            f"# {Path(report.ranking.model.path).name} -> {report.out.name}",
             render_auto(report),
             "## Ranking",
             render_ranking(report.ranking),

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ggprune.ablation.units import Unit
 from ggprune.errors import DataError, MissingExtraError, UsageError
+from ggprune.model.cut import Unit
 from ggprune.report.table import is_log_scale
 from ggprune.scoring import Choice, Ranking
 
@@ -90,10 +90,11 @@ def _draw_front(axes: Any, choice: Choice) -> None:
             f"-{len(point.drop)}", (point.speedup, point.kld.value),
             xytext=(5, -11), textcoords="offset points", size=8,
         )  # fmt: skip
-    for (strategy, point), marker in zip(choice.others, ("s", "^"), strict=False):
+    for other, marker in zip(choice.others, ("s", "^"), strict=False):
+        point = other.point
         axes.plot(
             point.speedup, point.kld.value, marker, color=ORANGE, fillstyle="none", markersize=10,
-            label=f"{strategy.value} -{len(point.drop)}",
+            label=f"{other.strategy.value} -{len(point.drop)}",
         )  # fmt: skip
     if is_log_scale(losses):
         axes.set_yscale("log")
@@ -115,9 +116,7 @@ def _draw_sensitivity(axes: Any, ranking: Ranking) -> None:
     axes.set_xticks(layers[:: max(1, len(layers) // 40)])
     axes.set_xlabel(LEFT_OUT[ranking.unit])
     axes.set_ylabel("KL divergence (nats per token)")
-    axes.set_title(
-        f"{Path(ranking.model['path']).name} on {ranking.calibration['source']}", size=10
-    )
+    axes.set_title(f"{Path(ranking.model.path).name} on {ranking.calibration.source}", size=10)
     axes.spines[["top", "right"]].set_visible(False)
 
 

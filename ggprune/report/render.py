@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ggprune.ablation.units import Unit
 from ggprune.bench import Speed
 from ggprune.evaluation import Evaluation
 from ggprune.metrics.divergence import Distribution, Divergence
+from ggprune.model.cut import Unit
 from ggprune.model.layers import format_layers
 from ggprune.pipeline import AutoResult
 from ggprune.pipeline.result import FrontRow, Row
@@ -17,7 +17,7 @@ from ggprune.report.table import bars, is_log_scale, markdown_table
 from ggprune.report.units import count, estimate, number, percent, size
 from ggprune.scoring import Choice, Goal, LayerScore, Metric, Ranking
 from ggprune.scoring.activations import LayerActivations
-from ggprune.scoring.ranking import BY_KLD
+from ggprune.scoring.metric import BY_KLD
 
 UNITS = {Unit.LAYER: "layer", Unit.ATTN: "attention of", Unit.FFN: "FFN of"}
 
@@ -46,9 +46,9 @@ def render_ranking(ranking: Ranking) -> str:
     scale = "importance (log)" if is_log_scale(values) else "importance"
     about = ranking.calibration
     head = (
-        f"{ranking.model['path']}: {ranking.model['n_layer']} layers of {ranking.model['arch']}, "
-        f"PPL {estimate(ranking.base_ppl)} on {about['source']} "
-        f"({about['n_chunk']} chunks of {about['n_ctx']}, {about['n_token']} tokens scored)"
+        f"{ranking.model.path}: {ranking.model.n_layer} layers of {ranking.model.arch}, "
+        f"PPL {estimate(ranking.base_ppl)} on {about.source} "
+        f"({about.n_chunk} chunks of {about.n_ctx}, {about.n_token} tokens scored)"
     )
     headers = (
         UNITS[ranking.unit], "KLD without it", "99 % of tokens", "PPL without it", "same top p",
@@ -100,15 +100,16 @@ def _decision(choice: Choice) -> list[str]:
     """The set, and what simpler strategies would have chosen, on the calibration text."""
     best = choice.best
     lines = [
-        f"chosen by {choice.strategy.value}: {format_layers(best.drop)} "
+        f"chosen by {choice.strategy.value}: {format_layers(best.drop.layers)} "
         f"(KLD {estimate(best.kld)}, {estimate(best.ppl_ratio)} times the PPL; "
         f"{choice.n_set} sets measured)"
     ]
-    for strategy, point in choice.others:
+    for other in choice.others:
+        strategy, point = other.strategy, other.point
         ratio = f", {point.kld.value / best.kld.value:.2f}x" if best.kld.value > 0 else ""
         lines.append(
-            f"{strategy.value} would be {format_layers(point.drop)} (KLD {estimate(point.kld)}"
-            f"{ratio})"
+            f"{strategy.value} would be {format_layers(point.drop.layers)} "
+            f"(KLD {estimate(point.kld)}{ratio})"
         )
     return lines
 
@@ -121,7 +122,7 @@ def render_steps(choice: Choice) -> str:
             str(step.n_set),
             str(step.n_pass),
             f"{step.time_s:.1f}",
-            format_layers(step.drop),
+            format_layers(step.drop.layers),
             estimate(step.kld),
             str(step.kld.n),
         )
@@ -137,7 +138,7 @@ def render_front(front: Sequence[FrontRow]) -> str:
     rows = [
         (
             str(len(row.point.drop)),
-            format_layers(row.point.drop) or "-",
+            format_layers(row.point.drop.layers) or "-",
             estimate(row.point.kld),
             estimate(row.point.ppl_ratio),
             size(row.point.footprint.size_bytes),

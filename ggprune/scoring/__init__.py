@@ -1,34 +1,50 @@
-"""Calibration text to chunks, metrics, per-layer scores."""
+"""Which layers a model can do without: scores of single layers, and sets that go together.
 
-from ggprune.scoring.choice import Choice, Point, Strategy
-from ggprune.scoring.choose import Wanted, choose_set
-from ggprune.scoring.rank import rank
-from ggprune.scoring.ranking import (
-    LayerScore,
-    Metric,
-    OrderBy,
-    Ranking,
-    parse_metric,
-)
-from ggprune.scoring.scores import Scores, check_scores, read_scores
-from ggprune.scoring.target import Goal, Limits, Target
+activations, weights   what an importance matrix, and the weights alone, say of a layer
+rows, measure          what a model does without a cut, token by token; computing it
+cache, remember        the same, measured once
+race, survivors        which cuts are the lowest, by as few chunks as that takes
+rank                   scores of all layers -> ranking (the data), metric (its order), read
+target                 how many layers are to go
+search, choose         the best set of them -> choice (the data)
+"""
+
+from ggprune.scoring.choice import Alternative, Choice, Point, Step, Strategy, parse_strategy
+from ggprune.scoring.choose import ChooseOptions, choose, choose_set
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.metric import Metric, OrderBy, parse_metric
+from ggprune.scoring.rank import RankOptions, rank
+from ggprune.scoring.ranking import CalibrationInfo, LayerScore, ModelInfo, Ranking
+from ggprune.scoring.read import check_ranking, ranked_text, read_ranking
+from ggprune.scoring.remember import open_rows
+from ggprune.scoring.target import DropRequest, Goal, Limits, Target
 
 __all__ = [
+    "Alternative",
+    "CalibrationInfo",
     "Choice",
+    "ChooseOptions",
+    "DropRequest",
     "Goal",
     "LayerScore",
     "Limits",
+    "MeasureOptions",
     "Metric",
+    "ModelInfo",
     "OrderBy",
     "Point",
+    "RankOptions",
     "Ranking",
-    "Scores",
+    "Step",
     "Strategy",
     "Target",
-    "Wanted",
-    "check_scores",
+    "check_ranking",
+    "choose",
     "choose_set",
+    "open_rows",
     "parse_metric",
+    "parse_strategy",
     "rank",
-    "read_scores",
+    "ranked_text",
+    "read_ranking",
 ]

@@ -51,8 +51,8 @@ def activation_statistics(imatrix: Imatrix, model: Model) -> tuple[LayerActivati
     """
     _check_layers(imatrix, model)
     trunk = model.layers[: n_trunk(model)]
-    found = ((tensor.name, _entry(imatrix, tensor)) for layer in trunk for tensor in layer)
-    entries = {name: entry for name, entry in found if entry is not None}
+    held = ((tensor.name, _entry(imatrix, tensor)) for layer in trunk for tensor in layer)
+    entries = {name: entry for name, entry in held if entry is not None}
     if not entries:
         raise DataError(f"{imatrix.path}: no entry is of a matrix in the layers of {model.path}")
     return tuple(_layer(imatrix, n, tensors, entries) for n, tensors in enumerate(trunk))

@@ -22,7 +22,8 @@ from ggprune.errors import OutputError
 FORMAT = 1
 WAIT_S = 30.0  # for another process that writes
 
-Arrays = Mapping[str, NDArray[Any]]
+AnyArray = NDArray[Any]
+Arrays = Mapping[str, AnyArray]
 
 
 def default_folder() -> Path:
@@ -34,7 +35,7 @@ def default_folder() -> Path:
 class ScoreCache:
     """Arrays by chunk and name. `settings` is all that the numbers depend on."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
         """Raises OutputError if the folder cannot be written."""
         key = hashlib.sha256(json.dumps({"format": FORMAT, **settings}, sort_keys=True).encode())
         self.path = folder / f"scores-{key.hexdigest()[:32]}.sqlite"
@@ -51,7 +52,7 @@ class ScoreCache:
     def close(self) -> None:
         self.connection.close()
 
-    def get(self, chunk: int, name: str) -> dict[str, NDArray[Any]] | None:
+    def get(self, chunk: int, name: str) -> dict[str, AnyArray] | None:
         """What was put, None if nothing was."""
         row = self.connection.execute(
             "SELECT data FROM entry WHERE chunk = ? AND name = ?", (chunk, name)
@@ -76,7 +77,7 @@ def _pack(arrays: Arrays) -> bytes:
     return len(head).to_bytes(4, "little") + head + body
 
 
-def _unpack(raw: bytes) -> dict[str, NDArray[Any]]:
+def _unpack(raw: bytes) -> dict[str, AnyArray]:
     start = 4 + int.from_bytes(raw[:4], "little")
     arrays = {}
     for name, (dtype, shape) in json.loads(raw[4:start]).items():

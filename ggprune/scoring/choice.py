@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Annotated
 
 from ggprune.arch.footprint import Footprint
 from ggprune.errors import UsageError
-from ggprune.files.documents import encode
+from ggprune.files.documents import INLINE, Key, written
 from ggprune.metrics.estimates import Estimate
-from ggprune.scoring.measure import Layers
+from ggprune.model.cut import Cut
 
 
 class Strategy(str, Enum):
@@ -23,75 +23,69 @@ class Strategy(str, Enum):
     EXHAUSTIVE = "exhaustive"  # every set
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One race: the set that won it, and what it took."""
 
-    what: str
-    drop: Layers
+    what: Annotated[str, "what was compared"]
+    drop: Annotated[Cut, "the set that won"]
     kld: Estimate
-    n_set: int
-    n_pass: int
+    n_set: Annotated[int, "that took part"]
+    n_pass: Annotated[int, "through the model, or what was left of it"]
     time_s: float
 
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "drop": list(self.drop), "kld": encode(self.kld)}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A set of layers: what dropping it costs, on all chunks, and what it gives."""
 
-    drop: Layers
-    kld: Estimate  # nats
-    ppl: Estimate
-    ppl_ratio: Estimate  # PPL without / PPL with
-    footprint: Footprint
-    speedup: float  # of generating, predicted from the bytes read per token
+    drop: Annotated[Cut, "the layers"]
+    kld: Annotated[Estimate, "nats"]
+    ppl: Annotated[Estimate, "perplexity without them"]
+    ppl_ratio: Annotated[Estimate, "PPL without / PPL with"]
+    footprint: Annotated[Footprint, INLINE]
+    speedup: Annotated[
+        float,
+        Key(name="predicted_speedup"),
+        "of generating, predicted from the bytes read per token",
+    ]
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "n_drop": len(self.drop),
-            "drop": list(self.drop),
-            "kld": encode(self.kld),
-            "ppl": encode(self.ppl),
-            "ppl_ratio": encode(self.ppl_ratio),
-            **self.footprint.to_json(),
-            "predicted_speedup": self.speedup,
-        }
+    @property
+    @written(before="drop")
+    def n_drop(self) -> int:
+        return len(self.drop)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The set that was chosen, how it was found, and what stands beside it.
-
-    `front` has the best set found for every number of layers up to it, where the way went through
-    them, the whole model first. `others` is what simpler strategies choose.
-    """
+class Alternative:
+    """What another strategy chooses."""
 
     strategy: Strategy
-    best: Point
-    front: tuple[Point, ...]
-    others: tuple[tuple[Strategy, Point], ...]
-    steps: tuple[Step, ...]
+    point: Annotated[Point, INLINE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The set that was chosen, how it was found, and what stands beside it."""
+
+    strategy: Strategy
+    best: Annotated[Point, INLINE]
+    front: Annotated[
+        tuple[Point, ...],
+        "the best set found for every number of layers up to it, where the way went through them; "
+        "the whole model first",
+    ]
+    others: Annotated[tuple[Alternative, ...], "what simpler strategies choose"]
+    steps: Annotated[tuple[Step, ...], "the races"]
 
     @property
-    def drop(self) -> Layers:
+    def drop(self) -> Cut:
         return self.best.drop
 
     @property
-    def n_set(self) -> int:
+    @written(before="front")
+    def n_set(self) -> Annotated[int, "that were measured"]:
         return sum(step.n_set for step in self.steps)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "strategy": self.strategy.value,
-            **self.best.to_json(),
-            "n_set": self.n_set,
-            "front": [point.to_json() for point in self.front],
-            "others": [{"strategy": s.value, **point.to_json()} for s, point in self.others],
-            "steps": [step.to_json() for step in self.steps],
-        }
 
 
 def parse_strategy(name: str) -> Strategy:

@@ -6,91 +6,132 @@ A set is searched for size by size; what was found on the way is kept beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from ggprune.arch import first_legal
-from ggprune.arch.footprint import Footprints, footprints_of
+from ggprune.arch import n_trunk
+from ggprune.arch.footprint import footprints_of
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.metrics.estimates import Estimate, Float64, mean_estimate, ppl_estimate
+from ggprune.metrics.text import Text
+from ggprune.model import Model
+from ggprune.model.cut import Cut
 from ggprune.model.layers import format_layers
-from ggprune.scoring.choice import Choice, Point, Strategy
-from ggprune.scoring.measure import Layers, Measurer, Rows
-from ggprune.scoring.search import Progress, Search
-from ggprune.scoring.target import NO_LIMITS, Limits, Target, sizes_to_try
+from ggprune.progress import SILENT, Progress
+from ggprune.runtime.session import Compute
+from ggprune.scoring.choice import Alternative, Choice, Point, Strategy
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.ranking import Ranking
+from ggprune.scoring.remember import RememberedRows, open_rows
+from ggprune.scoring.rows import NOTHING, Rows
+from ggprune.scoring.search import Search, SearchOptions
+from ggprune.scoring.target import DropRequest, Target, sizes_to_try
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The set that is looked for: how many layers, how, and what must not happen."""
+@dataclass(frozen=True, kw_only=True)
+class ChooseOptions:
+    """How sets of layers are measured on top of a ranking."""
 
-    target: Target | None
-    strategy: Strategy = Strategy.SEARCH
-    limits: Limits = NO_LIMITS
-    protect: tuple[int, ...] = ()  # layers that stay
+    n_chunk: int | None = None  # None: on the chunks that the ranking had
+    compute: Compute | None = None
+    cache: Path | None = None  # folder for finished measurements
+    confidence: float = 0.95
+
+
+def choose(
+    model: Model,
+    text: Text,
+    ranking: Ranking,
+    request: DropRequest,
+    options: ChooseOptions | None = None,
+    progress: Progress = SILENT,
+) -> Choice:
+    """A set of layers on top of a finished ranking of the model on this text, as `choose_set`.
+
+    What the ranking protected stays.
+    """
+    options = options or ChooseOptions()
+    calibration = ranking.calibration
+    measuring = MeasureOptions(
+        n_ctx=calibration.n_ctx,
+        n_chunk=options.n_chunk or calibration.n_chunk_limit,
+        compute=options.compute,
+        cache=options.cache,
+    )
+    search = search_options(model, ranking, options.confidence)
+    with open_rows(model, text, measuring) as source:
+        return choose_set(model, source, request, search, progress)
+
+
+def search_options(model: Model, ranking: Ranking, confidence: float) -> SearchOptions:
+    """What a ranking says before a search begins."""
+    return SearchOptions(
+        protect=frozenset(ranking.by.protected(n_trunk(model))),
+        confidence=confidence,
+        order=ranking.order,
+        windows=ranking.run_distances,
+    )
 
 
 def choose_set(
-    measurer: Measurer,
-    wanted: Wanted,
-    *,
-    confidence: float = 0.95,
-    order: Sequence[int] | None = None,
-    windows: Float64 | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
+    model: Model,
+    source: RememberedRows,
+    request: DropRequest,
+    options: SearchOptions | None = None,
+    progress: Progress = SILENT,
 ) -> Choice:
     """The set of layers that reaches the target and costs the least KL divergence; without a
     target the largest one that the limits allow.
-
-    `order` (least important first) replaces the race of single layers for `oneshot`, `windows` (as
-    `Ranking.windows`) that of runs for `window`. `seed` draws the exchanges of a large search.
 
     Raises ArchitectureError if no such set can be removed exactly, UsageError if the target cannot
     be reached or an exhaustive search would have more than MAX_SETS sets, DataError if the set
     exceeds the limits.
     """
-    target, limits = wanted.target, wanted.limits
-    if target is None and not limits:
-        raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
-    footprints = footprints_of(measurer.model)
-    whole = footprints.without(())
-
-    def is_enough(drop: Layers) -> bool:
-        return target is None or target.is_reached(whole, footprints.without(drop))
-
-    search = Search(
-        measurer, protect=frozenset(wanted.protect), confidence=confidence, is_enough=is_enough,
-        order=order, windows=windows, seed=seed, progress=progress,
-    )  # fmt: skip
-    chooser = _Chooser(search, wanted.strategy, footprints)
-    best = chooser.within(limits) if target is None else chooser.reaching(target, limits)
+    options = options or SearchOptions()
+    options = replace(options, protect=options.protect.union(request.protect))
+    chooser = _Chooser(model, source, request, options, progress)
+    target = request.target
+    best = chooser.within() if target is None else chooser.reaching(target)
     choice = chooser.beside(best)
-    search.progress("")
+    progress.say("")
     return choice
 
 
 class _Chooser:
     """Goes through the sizes of sets, and measures what was found on all chunks."""
 
-    def __init__(self, search: Search, strategy: Strategy, footprints: Footprints) -> None:
-        self.search, self.strategy, self.footprints = search, strategy, footprints
-        self.measurer, self.model = search.measurer, search.measurer.model
+    def __init__(
+        self,
+        model: Model,
+        source: RememberedRows,
+        request: DropRequest,
+        options: SearchOptions,
+        progress: Progress,
+    ) -> None:
+        self.model, self.source, self.request, self.progress = model, source, request, progress
+        self.footprints = footprints_of(model)
+        self.search = Search(model, source, options, self.is_enough, progress)
 
-    def reaching(self, target: Target, limits: Limits) -> Point:
+    def is_enough(self, drop: Cut) -> bool:
+        target, without = self.request.target, self.footprints.without
+        return target is None or target.is_reached(without(()), without(drop.whole_layers))
+
+    def reaching(self, target: Target) -> Point:
         """The set with the fewest layers that reaches the target."""
         for n in sizes_to_try(self.model, target, self.search.most):
             drop = self.find(n, is_only=target.n_drop(self.model) is not None)
-            if drop is not None and self.search.is_enough(drop):
+            if drop is not None and self.is_enough(drop):
                 (point,) = self.points([drop])
-                exceeded = limits.exceeded(point.kld, point.ppl_ratio)
+                exceeded = self.exceeded(point)
                 if exceeded is not None:
-                    raise DataError(f"{target}: without layers {format_layers(drop)}: {exceeded}")
+                    raise DataError(f"{target}: {exceeded}")
                 return point
         raise UsageError(f"{target}: no set of layers that can be removed reaches it")
 
-    def within(self, limits: Limits) -> Point:
+    def within(self) -> Point:
         """The largest set that the limits allow; the first size beyond them ends it."""
         best, reason = None, "no layer can be removed"
         for n in sizes_to_try(self.model, None, self.search.most):
@@ -98,19 +139,25 @@ class _Chooser:
             if drop is None:
                 continue
             (point,) = self.points([drop])
-            exceeded = limits.exceeded(point.kld, point.ppl_ratio)
+            exceeded = self.exceeded(point)
             if exceeded is not None:
-                reason = f"without layers {format_layers(drop)}: {exceeded}"
+                reason = exceeded
                 break
             best = point
         if best is None:
             raise DataError(f"{self.model.path}: {reason}")
         return best
 
-    def find(self, n: int, *, is_only: bool = False) -> Layers | None:
+    def exceeded(self, point: Point) -> str | None:
+        """Which limit the set exceeds, in words; None if none."""
+        exceeded = self.request.limits.exceeded(point.kld, point.ppl_ratio)
+        layers = format_layers(point.drop.whole_layers)
+        return f"without layers {layers}: {exceeded}" if exceeded is not None else None
+
+    def find(self, n: int, *, is_only: bool = False) -> Cut | None:
         """None if no set of that size can be removed; an error if no other size will do."""
         try:
-            return self.search.find(self.strategy, n)
+            return self.search.find(self.request.strategy, n)
         except ArchitectureError:
             if is_only:
                 raise
@@ -118,52 +165,66 @@ class _Chooser:
 
     def beside(self, best: Point) -> Choice:
         """With smaller sets that were found on the way, and those of simpler strategies."""
-        n_drop, found = len(best.drop), self.search.found
-        smaller = [found[n] for n in sorted(found) if n < n_drop]
-        others = self.simpler(n_drop)
-        points = self.points([*smaller, *others.values()])
-        front = (self.whole(), *points[: len(smaller)], best)
-        beside = tuple(zip(others, points[len(smaller) :], strict=True))
-        return Choice(self.strategy, best, front, beside, tuple(self.search.steps))
+        n_drop, by_size = len(best.drop), self.search.by_size
+        smaller = [by_size[n] for n in sorted(by_size) if n < n_drop]
+        simpler = self.simpler(n_drop)
+        points = self.points([*smaller, *simpler.values()])
+        others = zip(simpler, points[len(smaller) :], strict=True)
+        return Choice(
+            strategy=self.request.strategy,
+            best=best,
+            front=(self.whole(), *points[: len(smaller)], best),
+            others=tuple(Alternative(strategy, point) for strategy, point in others),
+            steps=tuple(self.search.steps),
+        )
 
-    def simpler(self, n: int) -> dict[Strategy, Layers]:
+    def simpler(self, n: int) -> dict[Strategy, Cut]:
         """The sets of simpler strategies, which cost nothing to find by now."""
-        search, sets = self.search, dict[Strategy, Layers | None]()
-        if self.strategy in (Strategy.GREEDY, Strategy.SEARCH):
-            order = search.order or sorted(search.single, key=search.single.__getitem__)
-            free = [layer for layer in order if layer in search.layers]
-            sets[Strategy.ONESHOT] = first_legal(self.model, free, n)
-        if self.strategy is Strategy.SEARCH:
-            sets[Strategy.GREEDY] = next((s for s in search.grown if len(s) == n), None)
-        return {s: drop for s, drop in sets.items() if drop is not None and search.is_enough(drop)}
+        search, strategy = self.search, self.request.strategy
+        sets: dict[Strategy, Cut | None] = {}
+        if strategy in (Strategy.GREEDY, Strategy.SEARCH):
+            order = search.options.order or sorted(search.single, key=search.single.__getitem__)
+            sets[Strategy.ONESHOT] = search.first_of(order, n)
+        if strategy is Strategy.SEARCH:
+            sets[Strategy.GREEDY] = next((cut for cut in search.grown if len(cut) == n), None)
+        return {s: drop for s, drop in sets.items() if drop is not None and self.is_enough(drop)}
 
-    def points(self, sets: Sequence[Layers]) -> list[Point]:
+    def points(self, sets: Sequence[Cut]) -> list[Point]:
         """Measured on all chunks."""
         rows: list[list[Rows]] = [[] for _ in sets]
-        n_chunk = self.measurer.n_chunk if sets else 0
+        n_chunk = self.source.n_chunk if sets else 0
         for i in range(n_chunk):
-            self.search.progress(f"measuring {len(sets)} sets, chunk {i + 1} of {n_chunk}")
-            for found, row in zip(rows, self.measurer.measure(i, sets), strict=True):
-                found.append(row)
+            self.progress.say(f"measuring {len(sets)} sets, chunk {i + 1} of {n_chunk}")
+            for kept, row in zip(rows, self.source.rows(i, sets), strict=True):
+                kept.append(row)
         return [self.point(drop, r) for drop, r in zip(sets, rows, strict=True)]
 
-    def point(self, drop: Layers, rows: Sequence[Rows]) -> Point:
+    def point(self, drop: Cut, rows: Sequence[Rows]) -> Point:
         nll = np.concatenate([row.nll for row in rows])
+        layers = drop.whole_layers
         return Point(
-            drop,
-            mean_estimate(np.concatenate([row.kld for row in rows])),
-            ppl_estimate(nll),
-            ppl_estimate(nll - self.base_nll()),  # paired: the same tokens
-            self.footprints.without(drop),
-            self.footprints.speedup(drop),
+            drop=drop,
+            kld=mean_estimate(np.concatenate([row.kld for row in rows])),
+            ppl=ppl_estimate(nll),
+            ppl_ratio=ppl_estimate(nll - self.base_nll),  # paired: the same tokens
+            footprint=self.footprints.without(layers),
+            speedup=self.footprints.speedup(layers),
         )
 
     def whole(self) -> Point:
-        nll = self.base_nll()
-        nothing, one = Estimate(0.0, 0.0, len(nll)), Estimate(1.0, 0.0, len(nll))
-        return Point((), nothing, ppl_estimate(nll), one, self.footprints.without(()), 1.0)
+        n_token = len(self.base_nll)
+        return Point(
+            drop=NOTHING,
+            kld=Estimate(0.0, 0.0, n_token),
+            ppl=ppl_estimate(self.base_nll),
+            ppl_ratio=Estimate(1.0, 0.0, n_token),
+            footprint=self.footprints.without(()),
+            speedup=1.0,
+        )
 
+    @cached_property
     def base_nll(self) -> Float64:
-        rows = [self.measurer.base_nll(i) for i in range(self.measurer.n_chunk)]
+        """The whole model's on all chunks."""
+        rows = [self.source.base_nll(i) for i in range(self.source.n_chunk)]
         nll: Float64 = np.concatenate(rows)
         return nll

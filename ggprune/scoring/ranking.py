@@ -2,90 +2,80 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, cast
 
 import numpy as np
 
-from ggprune.ablation.units import Unit
-from ggprune.errors import DataError, UsageError
-from ggprune.files.documents import encode
+from ggprune.errors import DataError
+from ggprune.files.documents import Key, decode_fields, written
+from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate, Float64
+from ggprune.model import Model
+from ggprune.model.cut import Unit
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.choice import Choice
-from ggprune.scoring.measure import Effort
+from ggprune.scoring.metric import BY_KLD, Metric, OrderBy, parse_metric
+from ggprune.scoring.rows import Effort
+
+WINDOW_DIGITS = 6  # of the angular distances in a document
 
 
-class Metric(str, Enum):
-    """What a layer is ranked by; lower is less important, except for same_top_p.
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Which model was ranked."""
 
-    The first four are measured without the layer, the others say something of the whole model.
-    """
-
-    KLD = "kld"
-    PPL = "ppl"
-    SAME_TOP_P = "same_top_p"
-    RMS_DELTA_P = "rms_delta_p"
-    BI = "bi"
-    ANGULAR = "angular"
-    RELATIVE_MAGNITUDE = "relative_magnitude"
-    MAGNITUDE = "magnitude"  # of the weights
-    IMATRIX = "imatrix"  # energy of what enters the weights
+    path: str
+    fingerprint: str
+    arch: str
+    n_layer: int
+    size_bytes: int
 
 
-# Shortened LLaMA (Kim et al. 2024): the "+" variants leave the first four and last two layers.
-PLUS_FIRST, PLUS_LAST = 4, 2
+@dataclass(frozen=True, kw_only=True)
+class CalibrationInfo(TextInfo):
+    """Which text a model was ranked on."""
+
+    n_chunk_limit: Annotated[int, "chunks that could be read; a race may end before"]
 
 
-@dataclass(frozen=True)
-class OrderBy:
-    """What the order of a ranking follows."""
-
-    metric: Metric = Metric.KLD
-    plus: bool = False  # the first and the last layers come last
-
-    def __str__(self) -> str:
-        return self.metric.value + "+" * self.plus
-
-    def protected(self, n_layer: int) -> tuple[int, ...]:
-        """Of `n_layer` layers that compute: MTP blocks behind them do not count."""
-        if not self.plus:
-            return ()
-        return tuple(n for n in range(n_layer) if n < PLUS_FIRST or n >= n_layer - PLUS_LAST)
-
-
-BY_KLD = OrderBy()
-
-
-def parse_metric(name: str) -> OrderBy:
-    """`kld`, or `kld+` with the first and the last layers protected.
-
-    Raises UsageError for an unknown name.
-    """
-    try:
-        return OrderBy(Metric(name.removesuffix("+")), name.endswith("+"))
-    except ValueError as e:
-        names = ", ".join(m.value for m in Metric)
-        raise UsageError(f"--metric {name}: one of {names}, or one of them with a +") from e
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerScore:
     """The model without one layer. Higher ppl, kld and bi, lower same_top_p: worth more."""
 
     layer: int
-    ppl: Estimate
-    kld: Estimate  # nats, KL(base || without the layer)
-    kld_99: float  # 99 % of the tokens have less
-    same_top_p: Estimate
-    rms_delta_p: Estimate  # change of the probability of the token that came
-    bi: Estimate  # Block Influence, 1 - mean cos(x_l, x_{l+1}) (ShortGPT), of the whole model
-    relative_magnitude: Estimate  # |x_{l+1} - x_l| / |x_{l+1}|, of the whole model
-    angular: Estimate  # arccos(cos(x_l, x_{l+1})) / pi, of the whole model, over the chunks
-    removable: bool = True  # can a file without this layer alone be written?
-    magnitude: float | None = None  # summed |W| of its matrices, if it was asked for
-    activations: LayerActivations | None = None  # if there is an importance matrix
+    ppl: Annotated[Estimate, "perplexity without the layer"]
+    kld: Annotated[Estimate, "KL divergence of the model without the layer, nats"]
+    same_top_p: Annotated[Estimate, "share of tokens where the same one stays most likely"]
+    rms_delta_p: Annotated[Estimate, "of the probability of the token that came"]
+    bi: Annotated[Estimate, "1 - mean cos(x_l, x_{l+1}) (ShortGPT), of the whole model"]
+    relative_magnitude: Annotated[Estimate, "norm of change by output, of the whole model"]
+    angular: Annotated[Estimate, "arccos(cos(x_l, x_{l+1})) / pi, of the whole model"]
+    kld_99: Annotated[float, "99 % of the tokens have less"]
+    magnitude: Annotated[float | None, "of its weights, with --metric magnitude"] = None
+    activations: Annotated[
+        LayerActivations | None, Key(name="imatrix"), "what an importance matrix says of it"
+    ] = None
+    removable: Annotated[bool, "can a file without this layer alone be written?"] = True
+
+    @property
+    @written("n_token", before="removable")
+    def n_token(self) -> Annotated[int, "that the scores without it rest on"]:
+        return self.kld.n
+
+    @classmethod
+    def from_json(cls, document: object) -> LayerScore:
+        """With the number of tokens where the layer was left out: no estimate tells it itself."""
+        score = decode_fields(cls, document)
+        n = cast("dict[str, int]", document)["n_token"]
+        return replace(
+            score,
+            ppl=replace(score.ppl, n=n),
+            kld=replace(score.kld, n=n),
+            same_top_p=replace(score.same_top_p, n=n),
+            rms_delta_p=replace(score.rms_delta_p, n=n),
+        )
 
     def value(self, metric: Metric) -> float:
         """The importance by a metric: higher is worth more. Raises DataError if it is missing."""
@@ -93,66 +83,65 @@ class LayerScore:
             return self.magnitude
         if metric is Metric.IMATRIX and self.activations is not None:
             return self.activations.energy
-        found: Estimate | None = getattr(self, metric.value, None)
-        if not isinstance(found, Estimate):
+        measured: object = getattr(self, metric.value, None)
+        if not isinstance(measured, Estimate):
             raise DataError(f"--metric {metric.value}: not measured in this ranking")
-        return -found.value if metric is Metric.SAME_TOP_P else found.value
-
-    def to_json(self) -> dict[str, Any]:
-        names = ("ppl", "kld", "same_top_p", "rms_delta_p", "bi", "relative_magnitude", "angular")
-        estimates = {name: encode(getattr(self, name)) for name in names}
-        return {
-            "layer": self.layer,
-            **estimates,
-            "kld_99": self.kld_99,
-            "magnitude": self.magnitude,
-            "imatrix": vars(self.activations) if self.activations is not None else None,
-            "n_token": self.kld.n,
-            "removable": self.removable,
-        }
+        return -measured.value if metric is Metric.SAME_TOP_P else measured.value
 
 
-@dataclass(frozen=True)
+def _rounded(windows: Float64) -> list[list[float]]:
+    return [[round(float(x), WINDOW_DIGITS) for x in row] for row in windows]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ranking:
     """Scores of all layers of one model on one text, and all that is needed to repeat them.
 
     With a `unit` other than layers, of their attention or FFN; `layers` has those that have one.
     """
 
-    model: dict[str, Any]
-    calibration: dict[str, Any]
-    base_ppl: Estimate
+    model: ModelInfo
+    calibration: CalibrationInfo
+    base_ppl: Annotated[Estimate, Key(name="base.ppl")]
+    by: Annotated[
+        OrderBy,
+        Key(name="metric", write=str, read=parse_metric),
+        "what the layers are ordered by, as --metric has it",
+    ] = BY_KLD
+    unit: Annotated[Unit, "what was left out of each layer"] = Unit.LAYER
     layers: tuple[LayerScore, ...]
-    versions: dict[str, str]
-    by: OrderBy = BY_KLD
-    unit: Unit = Unit.LAYER
-    protected: tuple[int, ...] = ()  # layers that come last, whatever their score
-    undecided: tuple[tuple[int, int], ...] = ()  # at the border, not told apart by the text
-    windows: Float64 = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
+    order: Annotated[tuple[int, ...], "least important first, by the metric"]
+    undecided: Annotated[
+        tuple[tuple[int, int], ...],
+        "pairs of layers that the text does not tell apart at the border of --decide",
+    ] = ()
+    windows: Annotated[
+        Float64, Key(write=_rounded), "row l, column m: angular distance over layers l to m-1"
+    ] = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
     effort: Effort = field(default_factory=Effort, compare=False)
-    chosen: Choice | None = None  # a set of layers, where one was asked for
+    chosen: Annotated[Choice | None, "a set of layers, where one was asked for"] = None
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
-    def order(self) -> tuple[int, ...]:
-        """Layers by the metric, least important first; protected ones come last."""
-        last = set(self.protected)
-        metric = self.by.metric
-        by_metric = sorted(self.layers, key=lambda s: (s.layer in last, s.value(metric), s.layer))
-        return tuple(s.layer for s in by_metric)
+    def run_distances(self) -> Float64 | None:
+        """The windows, if they are what the ranking follows."""
+        return self.windows if self.by.metric is Metric.ANGULAR else None
 
-    def to_json(self) -> dict[str, Any]:
-        """The document of docs/formats.md."""
-        return {
-            "model": self.model,
-            "calibration": self.calibration,
-            "base": {"ppl": encode(self.base_ppl)},
-            "metric": str(self.by),
-            "unit": self.unit.value,
-            "layers": [score.to_json() for score in self.layers],
-            "order": list(self.order),
-            "undecided": [list(pair) for pair in self.undecided],
-            "windows": encode([[round(float(x), 6) for x in row] for row in self.windows]),
-            "effort": vars(self.effort),
-            "chosen": self.chosen.to_json() if self.chosen is not None else None,
-            "versions": self.versions,
-        }
+
+def order_of(
+    scores: Iterable[LayerScore], metric: Metric, protected: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Layers by the metric, least important first; protected ones come last."""
+    last = set(protected)
+    by_metric = sorted(scores, key=lambda s: (s.layer in last, s.value(metric), s.layer))
+    return tuple(score.layer for score in by_metric)
+
+
+def describe_model(model: Model) -> ModelInfo:
+    return ModelInfo(
+        path=str(model.path),
+        fingerprint=model.fingerprint,
+        arch=model.arch,
+        n_layer=model.n_layer,
+        size_bytes=model.size_bytes,
+    )

@@ -12,6 +12,7 @@ from ggprune.arch.footprint import Footprint, footprints_of
 from ggprune.errors import UsageError
 from ggprune.metrics.estimates import Estimate
 from ggprune.model import Model
+from ggprune.scoring.choice import Strategy
 
 _NUMBER = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>|[KMGTB]|[KMGT]B|[KMGT]iB)", re.IGNORECASE)
 _POWERS = {"k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
@@ -93,6 +94,20 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class DropRequest:
+    """The set of layers that is asked for: how many, how it is found, what must not happen."""
+
+    target: Target | None
+    strategy: Strategy = Strategy.SEARCH
+    limits: Limits = NO_LIMITS
+    protect: tuple[int, ...] = ()  # layers that stay
+
+    def __post_init__(self) -> None:
+        if self.target is None and not self.limits:
+            raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
 
 
 def sizes_to_try(model: Model, target: Target | None, free: int) -> range:

@@ -9,8 +9,7 @@ says that a layer's weights are small, not that the layer does little.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,24 +22,19 @@ from ggprune.arch import n_trunk
 from ggprune.errors import DataError
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.model import Model, Tensor
+from ggprune.model.names import Role, block_of, roles_of
 from ggprune.model.types import TensorType
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.dequantize import Dequantizer
 from ggprune.runtime.library import default_threads
 
 PIECE_BYTES = 16 << 20  # what one thread is given at a time
 STEP_VALUES = 1 << 17  # floats that exist at once per thread: half a MiB stays in the cache
 
-# Weights that may have two dimensions and are no linear map: norms, kernels of convolutions, biases
-# by position, tables. LLM_TENSOR_INFOS in src/llama-arch.cpp has no GGML_OP_MUL_MAT for them.
-_NO_MATRIX = re.compile(
-    r".*norm.*|.*conv1d.*|shortconv\.conv|.*_conv_base|.*_ape|.*rel_b|.*tid2eid|.*res_score"
-    r"|.*_lerp_.*|time_mix_(first|decay|w0|a0|v0|k_k|k_a|r_k)|hc_.*_(base|scale)|altup_.*_scale"
-)
-_WEIGHT = re.compile(r"(?:enc\.|dec\.|)blk\.\d+\.(?P<part>.+)\.weight")
 _SCALED_INPUTS = ".ffn_gate_inp"  # gemma4.cpp:320: its .scale belongs to the norm in front
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Piece:
     """Values of one matrix that are read together: `n_value` of them from byte `offset` on."""
 
@@ -59,7 +53,7 @@ def magnitudes(
     model: Model,
     *,
     n_threads: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress = SILENT,
 ) -> Float64:
     """Sum of |W| per trunk layer, (n_trunk,), in float64; higher is worth more.
 
@@ -75,19 +69,19 @@ def magnitudes(
     total_bytes = sum(piece.size_bytes for piece in pieces)
     sums, done_bytes = np.zeros(n_trunk(model)), 0
     with ThreadPoolExecutor(n_threads or default_threads()) as pool:
-        found = pool.map(_magnitude, pieces, (dequantizers[p.tensor.type] for p in pieces))
-        for piece, value in zip(pieces, found, strict=True):
+        parts = pool.map(_magnitude, pieces, (dequantizers[p.tensor.type] for p in pieces))
+        for piece, value in zip(pieces, parts, strict=True):
             sums[piece.layer] += value
             done_bytes += piece.size_bytes
-            if progress is not None:
-                progress(done_bytes, total_bytes)
+            progress.step(done_bytes, total_bytes)
     return sums
 
 
 def is_matrix(tensor: Tensor) -> bool:
     """Is it a matrix (or several) that a layer multiplies its inputs by?"""
-    match = _WEIGHT.fullmatch(tensor.name)
-    return match is not None and len(tensor.shape) > 1 and not _NO_MATRIX.fullmatch(match["part"])
+    name = tensor.name
+    is_weight = name.endswith(".weight") and block_of(name) is not None
+    return is_weight and len(tensor.shape) > 1 and Role.POINTWISE not in roles_of(name)
 
 
 def _pieces(model: Model) -> Iterator[_Piece]:
@@ -99,7 +93,13 @@ def _pieces(model: Model) -> Iterator[_Piece]:
             for i, factor in enumerate(factors):
                 for first, n in _parts(n_value, step):
                     skipped_bytes = kind.size_bytes((i * n_value + first,))
-                    yield _Piece(layer, tensor, tensor.offset + skipped_bytes, n, float(factor))
+                    yield _Piece(
+                        layer=layer,
+                        tensor=tensor,
+                        offset=tensor.offset + skipped_bytes,
+                        n_value=n,
+                        factor=float(factor),
+                    )
 
 
 def _parts(n: int, step: int) -> Iterator[tuple[int, int]]:
@@ -129,14 +129,14 @@ def _factors(model: Model, tensor: Tensor) -> Float32:
 
 def _dequantizers(pieces: Sequence[_Piece]) -> dict[TensorType, Dequantizer]:
     """One per type, made before anything is read: a type that cannot be converted costs nothing."""
-    found: dict[TensorType, Dequantizer] = {}
+    by_type: dict[TensorType, Dequantizer] = {}
     for tensor in (piece.tensor for piece in pieces):
-        if tensor.type not in found:
+        if tensor.type not in by_type:
             try:
-                found[tensor.type] = Dequantizer(tensor.type)
+                by_type[tensor.type] = Dequantizer(tensor.type)
             except DataError as e:
                 raise DataError(f"{tensor.path}: {tensor.name}: {e}") from e
-    return found
+    return by_type
 
 
 def _magnitude(piece: _Piece, dequantize: Dequantizer) -> float:

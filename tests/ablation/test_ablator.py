@@ -109,8 +109,9 @@ def test_a_graph_that_changed_is_noticed(tiny: Model) -> None:
 def test_what_is_needed_is_what_is_reached() -> None:
     #         0  1   2   3     4  5: 5 reads 4 and 1, 4 reads 3, 3 reads 2, 2 reads 0
     graph = Graph(
-        tuple(range(6)), (b"",) * 6, ("ADD",) * 6, (b"",) * 6, ((), (), (0,), (2,), (3,), (4, 1))
-    )
+        pointers=tuple(range(6)), names=(b"",) * 6, ops=("ADD",) * 6, factors=(b"",) * 6,
+        reads=((), (), (0,), (2,), (3,), (4, 1)),
+    )  # fmt: skip
     mask, reached = graph.live([(2, 3)])
     assert mask.tolist() == [False, True, False, False, True, True]
     assert reached == frozenset()

@@ -9,10 +9,11 @@ import pytest
 
 from ggprune.ablation.ablator import Ablator
 from ggprune.ablation.taps import ablation_taps
-from ggprune.ablation.units import Parts, Unit, parse_unit, parts_of
+from ggprune.ablation.units import Parts, parse_unit, parts_of
 from ggprune.arch import architecture_of
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.model import Model
+from ggprune.model.cut import Unit
 from ggprune.runtime.session import LlamaModel, Session
 from tests.arch.families import FAMILIES
 from tests.helpers import ONE_GRAPH, logits_of, random_tokens
@@ -109,3 +110,5 @@ def test_units_have_names() -> None:
     assert parse_unit("attn") is Unit.ATTN
     with pytest.raises(UsageError, match="one of layer, attn, ffn"):
         parse_unit("head")
+    with pytest.raises(UsageError, match="one of layer, attn, ffn"):
+        parse_unit("experts")

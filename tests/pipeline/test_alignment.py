@@ -12,7 +12,7 @@ from ggprune.model import Model, open_model
 from ggprune.model.gguf import read_gguf
 from ggprune.pipeline import AutoOptions, Job, auto, write
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.scoring import Goal, Target, Wanted
+from ggprune.scoring import DropRequest, Goal, Target
 from ggprune.surgery import make_plan
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import FakeTensor, build, kv, kv_u32
@@ -45,8 +45,8 @@ def test_another_alignment_is_pruned_but_not_quantized(wide: Model, tmp_path: Pa
 
 
 def test_auto_leaves_the_rivals_out(wide: Model, tmp_path: Path) -> None:
-    wanted = Wanted(Target(Goal.LAYERS, 1))
-    options = AutoOptions(wanted=wanted, n_ctx=128, n_chunk=2, n_prompt=8, n_gen=2, n_repeat=1)
+    request = DropRequest(Target(Goal.LAYERS, 1))
+    options = AutoOptions(request=request, n_ctx=128, n_chunk=2, n_prompt=8, n_gen=2, n_repeat=1)
     report = auto(
         wide,
         tmp_path / "out.gguf",

@@ -39,9 +39,9 @@ from ggprune.pipeline.synth.write import WITH_IMATRIX
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
 from ggprune.runtime.session import LlamaModel
-from ggprune.scoring import rank
 from tests.conftest import CALIBRATION
 from tests.helpers import ONE_GRAPH, logits_of, random_tokens
+from tests.scoring.ranked import ranked
 
 # As the model cards and the headers of the published safetensors files count them.
 PUBLISHED = {
@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_the_tensor(name: str) -> None:
 
 def test_layers_matter_most_at_both_ends(tmp_path: Path) -> None:
     model = write(small("llama", 9), "Q8_0", tmp_path / "out.gguf")
-    scores = rank(model, read_text(CALIBRATION), n_ctx=64, n_chunk=4, compute=ONE_GRAPH)
+    scores = ranked(model, read_text(CALIBRATION), n_ctx=64, n_chunk=4, compute=ONE_GRAPH)
     klds = [score.kld.value for score in scores.layers]
     assert scores.order[-1] == 0
     assert 3 <= scores.order[0] <= 6

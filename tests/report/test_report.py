@@ -13,8 +13,8 @@ from ggprune.report.jsontext import to_json
 from ggprune.report.plot import plot_ranking
 from ggprune.report.table import bars, markdown_table
 from ggprune.report.units import count, estimate, number, size
-from ggprune.scoring import rank
 from tests.conftest import CALIBRATION
+from tests.scoring.ranked import ranked
 
 
 def test_tables_are_markdown() -> None:
@@ -57,7 +57,7 @@ def test_json_has_no_infinity() -> None:
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_plots(tiny: Model, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"plot.{suffix}"
-    plot_ranking(rank(tiny, read_text(CALIBRATION), n_ctx=32, n_chunk=2), path)
+    plot_ranking(ranked(tiny, read_text(CALIBRATION), n_ctx=32, n_chunk=2), path)
     magic = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
     assert path.read_bytes().startswith(magic[suffix])
 

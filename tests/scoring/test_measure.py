@@ -14,22 +14,24 @@ import numpy as np
 import pytest
 
 from ggprune.errors import OutputError
+from ggprune.files.documents import to_text
+from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import read_text
 from ggprune.model import Model
-from ggprune.report.jsontext import to_json
-from ggprune.scoring import rank
+from ggprune.model.cut import Cut
+from ggprune.scoring import MeasureOptions, open_rows
 from ggprune.scoring.cache import ScoreCache, default_folder
-from ggprune.scoring.measure import Measurer
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION, EVALUATION, TINY
+from tests.scoring.ranked import ranked
 
 N_CTX, N_CHUNK = 128, 4
 
 
 def test_half_of_the_work(tiny: Model) -> None:
-    ranking = rank(tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=N_CHUNK)
-    plain = rank(tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=N_CHUNK, share_prefix=False)
+    ranking = ranked(tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=N_CHUNK)
+    plain = ranked(tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=N_CHUNK, share_prefix=False)
     assert ranking.layers == plain.layers
     assert ranking.effort.n_pass == plain.effort.n_pass == N_CHUNK * 10
     # llama-perplexity would compute 1 + 9 whole models; the base pass here is one of them.
@@ -38,15 +40,15 @@ def test_half_of_the_work(tiny: Model) -> None:
 
 def test_what_is_cached_is_not_computed_again(tiny: Model, tmp_path: Path) -> None:
     text = read_text(CALIBRATION)
-    first = rank(tiny, text, n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
-    again = rank(tiny, text, n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
+    first = ranked(tiny, text, n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
+    again = ranked(tiny, text, n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
     assert again.layers == first.layers
     assert np.array_equal(again.windows, first.windows)
     assert (again.effort.n_pass, again.effort.n_cached) == (0, 20)
-    more = rank(tiny, text, n_ctx=N_CTX, n_chunk=N_CHUNK, cache=tmp_path)
+    more = ranked(tiny, text, n_ctx=N_CTX, n_chunk=N_CHUNK, cache=tmp_path)
     assert (more.effort.n_pass, more.effort.n_cached) == (20, 20)
-    assert more.layers == rank(tiny, text, n_ctx=N_CTX, n_chunk=N_CHUNK).layers
-    other = rank(tiny, read_text(EVALUATION), n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
+    assert more.layers == ranked(tiny, text, n_ctx=N_CTX, n_chunk=N_CHUNK).layers
+    other = ranked(tiny, read_text(EVALUATION), n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
     assert other.effort.n_cached == 0
 
 
@@ -64,8 +66,8 @@ def test_a_killed_run_continues(tiny: Model, tmp_path: Path) -> None:
     n_kept = _n_entry(folder)
     assert 0 < n_kept < 600
     text = read_text(CALIBRATION)
-    resumed = rank(tiny, text, n_ctx=N_CTX, n_chunk=60, cache=folder)
-    whole = rank(tiny, text, n_ctx=N_CTX, n_chunk=60)
+    resumed = ranked(tiny, text, n_ctx=N_CTX, n_chunk=60, cache=folder)
+    whole = ranked(tiny, text, n_ctx=N_CTX, n_chunk=60)
     assert resumed.effort.n_cached + resumed.effort.n_pass >= 600
     assert resumed.effort.n_cached > 0
     assert resumed.layers == whole.layers
@@ -85,18 +87,42 @@ def _n_entry(folder: Path) -> int:
 
 
 def test_sets_on_top_of_sets(tiny: Model) -> None:
-    with Measurer(tiny, read_text(CALIBRATION), n_ctx=N_CTX, n_chunk=2) as measurer:
-        (direct,) = measurer.measure(1, [(2, 4, 6)])
-        (behind,) = measurer.measure(1, [(2, 4, 6)], within=(2, 4))
+    text, options = read_text(CALIBRATION), MeasureOptions(n_ctx=N_CTX, n_chunk=2)
+    with open_rows(tiny, text, options) as source:
+        (direct,) = source.rows(1, [Cut.of((2, 4, 6))])
+        (behind,) = source.rows(1, [Cut.of((2, 4, 6))], within=Cut.of((2, 4)))
         assert np.array_equal(direct.kld, behind.kld)
-        (same,) = measurer.measure(1, [(2, 4)], within=(2, 4))
-        assert np.array_equal(same.kld, measurer.measure(1, [(4, 2)])[0].kld)
+        (same,) = source.rows(1, [Cut.of((2, 4))], within=Cut.of((2, 4)))
+        (again,) = source.rows(1, [Cut.of((4, 2))])
+        assert np.array_equal(same.kld, again.kld)
+
+
+def test_what_is_measured_is_remembered(tiny: Model, tmp_path: Path) -> None:
+    """Of two cuts one is known: the other one and the whole model are computed, once."""
+    text, options = read_text(CALIBRATION), MeasureOptions(n_ctx=N_CTX, n_chunk=2, cache=tmp_path)
+    one, two = Cut.of((2,)), Cut.of((2, 4))
+    with open_rows(tiny, text, options) as source:
+        (known,) = source.rows(1, [one])
+        assert (source.effort.n_pass, source.effort.n_cached) == (2, 0)
+        base = source.base_nll(1)
+        assert source.effort.n_cached == 0
+    with open_rows(tiny, text, options) as source:
+        both = list(source.rows(1, [two, one]))
+        assert (source.effort.n_pass, source.effort.n_cached) == (2, 1)
+        assert np.array_equal(both[1].kld, known.kld)
+        assert not np.array_equal(both[0].kld, known.kld)
+    with open_rows(tiny, text, options) as source:
+        again = list(source.rows(1, [two, one]))
+        assert all(np.array_equal(a.kld, b.kld) for a, b in zip(again, both, strict=True))
+        assert np.array_equal(source.base_nll(1), base)
+        assert np.array_equal(source.base_nll(1), base)
+        assert (source.effort.n_pass, source.effort.n_cached) == (0, 3)
 
 
 def test_a_race_costs_less_and_decides_the_same(tiny: Model) -> None:
     text = read_text(CALIBRATION)
-    exhaustive = rank(tiny, text, n_ctx=N_CTX)
-    race = rank(tiny, text, n_ctx=N_CTX, n_decide=4)
+    exhaustive = ranked(tiny, text, n_ctx=N_CTX)
+    race = ranked(tiny, text, n_ctx=N_CTX, n_decide=4)
     assert set(race.order[:4]) == set(exhaustive.order[:4])
     assert race.effort.n_pass < exhaustive.effort.n_pass / 2
     assert min(s.kld.n for s in race.layers) < max(s.kld.n for s in exhaustive.layers) / 3
@@ -142,12 +168,12 @@ def test_a_layer_whose_input_has_no_name_is_left_out_of_the_scores(
 ) -> None:
     """RWKV normalizes the embeddings within layer 0: the graph has no name for what follows."""
     model = next(f for f in FAMILIES if f.name == "rwkv7").make(tmp_path)
-    tokens = np.array([[i * 37 % 128 for i in range(64)]] * 2, np.int32)
-    monkeypatch.setattr("ggprune.scoring.measure.make_chunks", lambda *_: tokens)
-    ranking = rank(model, read_text(CALIBRATION), n_ctx=64)
+    chunks = Chunks(np.array([[i * 37 % 128 for i in range(64)]] * 2, np.int32))
+    monkeypatch.setattr("ggprune.scoring.measure.make_chunks", lambda *_: chunks)
+    ranking = ranked(model, read_text(CALIBRATION), n_ctx=64)
     n_layer = model.n_layer
     assert sorted(ranking.order) == list(range(1, n_layer))
     assert all(np.isfinite(score.bi.value) for score in ranking.layers)
-    document = json.loads(to_json(ranking.to_json()))
+    document = json.loads(to_text(ranking))
     assert document["windows"][0][1] is None
     assert document["windows"][1][2] > 0

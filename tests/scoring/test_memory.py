@@ -20,7 +20,8 @@ import sys
 from pathlib import Path
 from ggprune.model import open_model
 from ggprune.runtime.session import LlamaModel
-from ggprune.scoring import Goal, Target, Wanted, rank, read_text
+from ggprune.metrics.text import read_text
+from ggprune.scoring import DropRequest, Goal, MeasureOptions, RankOptions, Target, rank
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -29,8 +30,10 @@ def status(key):
 path, text = map(Path, sys.argv[1:])
 with LlamaModel(path):
     loaded = status("VmRSS")
-wanted = Wanted(Target(Goal.LAYERS, 2))
-ranking = rank(open_model(path), read_text(text), n_ctx=512, n_chunk=4, wanted=wanted)
+request = DropRequest(Target(Goal.LAYERS, 2))
+measuring = MeasureOptions(n_ctx=512, n_chunk=4)
+options = RankOptions(measuring=measuring, request=request)
+ranking = rank(open_model(path), read_text(text), options)
 assert ranking.chosen is not None
 print(loaded, status("VmHWM"))
 """

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pytest
 
 from ggprune.metrics.text import read_text
 from ggprune.model import Model
-from ggprune.scoring.measure import Measurer
-from ggprune.scoring.race import is_worse, ranked, survivors, undecided_pairs
+from ggprune.model.cut import Cut, Unit
+from ggprune.scoring import MeasureOptions, open_rows
+from ggprune.scoring.race import Race, RaceRules
+from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows
+from ggprune.scoring.survivors import is_worse, ranked, survivors, undecided_pairs
 from tests.conftest import CALIBRATION
 
 
@@ -77,9 +82,10 @@ def test_a_wrong_decision_is_rare(seed: int) -> None:
 @pytest.fixture(scope="module")
 def measured(tiny: Model) -> dict[int, list[np.ndarray]]:
     """KL divergences of all tokens of the text, by layer and chunk."""
-    with Measurer(tiny, read_text(CALIBRATION), n_ctx=512) as measurer:
-        layers = measurer.layers
-        rows = [measurer.measure(i, [(n,) for n in layers]) for i in range(measurer.n_chunk)]
+    with open_rows(tiny, read_text(CALIBRATION), MeasureOptions(n_ctx=512)) as source:
+        layers = list(source.parts)
+        cuts = [Cut.of((n,)) for n in layers]
+        rows = [list(source.rows(i, cuts)) for i in range(source.n_chunk)]
     return {n: [chunk[j].kld for chunk in rows] for j, n in enumerate(layers)}
 
 
@@ -103,12 +109,59 @@ def test_races_of_the_trained_model(measured: dict[int, list[np.ndarray]], k: in
 def race(data: dict[int, list[np.ndarray]], k: int) -> tuple[set[int], float]:
     """The lowest k, and the share of the tokens that they took."""
     n_chunk = len(data[0])
-    seen: dict[int, list[np.ndarray]] = {n: [] for n in data}
-    active = list(data)
-    for i in range(n_chunk):
-        for n in active:
-            seen[n] = data[n][: i + 1]
-        active = survivors(seen, k, 0.95, n_chunk)
-        if not active:
-            break
-    return set(ranked(seen)[:k]), sum(map(len, seen.values())) / (n_chunk * len(data))
+    race = run({Cut.of((n,)): chunks for n, chunks in data.items()}, RaceRules(n_lowest=k))
+    lowest = {cut.layers[0] for cut in ranked(race.seen)[:k]}
+    return lowest, sum(map(len, race.seen.values())) / (n_chunk * len(data))
+
+
+def run(data: dict[Cut, list[np.ndarray]], rules: RaceRules) -> Race:
+    race = Race(Known(data), list(data), rules)
+    for lap in race.laps():
+        race.lap(lap)
+    return race
+
+
+class Known:
+    """A row source without a model, that writes down what it is asked for."""
+
+    def __init__(self, data: dict[Cut, list[np.ndarray]]) -> None:
+        self.data, self.n_chunk = data, len(next(iter(data.values())))
+        self.parts, self.effort = dict[int, int](), Effort()
+        self.asked: list[tuple[int, list[Cut], Cut]] = []
+
+    def base(self, number: int) -> BaseRows:
+        raise NotImplementedError
+
+    def rows(self, number: int, cuts: Sequence[Cut], within: Cut = NOTHING) -> Iterator[Rows]:
+        self.asked.append((number, list(cuts), within))
+        for cut in cuts:
+            kld = self.data[cut][number]
+            yield Rows(kld, 2 * kld, 3 * kld, kld > 1)
+
+
+A, B, C = (Cut.of((n,)) for n in range(3))
+
+
+def test_a_source_is_asked_for_all_cuts_of_a_chunk_at_once() -> None:
+    source, within = Known({cut: chunks(1, 3) for cut in (A, B)}), Cut.of((7,), Unit.ATTN)
+    race = Race(source, [A, B], RaceRules(n_lowest=None, by=lambda rows: rows.nll, within=within))
+    taken: list[tuple[Cut, float]] = []
+    assert list(race.laps()) == [0, 1, 2]  # without a decision nobody leaves
+    for lap in race.laps():
+        race.lap(lap, lambda cut, rows: taken.append((cut, float(rows.kld.mean()))))
+    assert source.asked == [(n, [A, B], within) for n in range(3)]
+    assert taken == [(cut, 1.0) for _ in range(3) for cut in (A, B)]
+    assert [float(np.mean(race.seen[cut])) for cut in (A, B)] == [2, 2]
+
+
+def test_one_that_comes_back_catches_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    stay = iter([[A, B], [A], [C, A], []])
+    monkeypatch.setattr("ggprune.scoring.race.survivors", lambda *_: next(stay))
+    source = Known({cut: chunks(1, 9) for cut in (A, B, C)})
+    race = Race(source, [A, B, C], RaceRules(n_lowest=1))
+    for lap in race.laps():
+        race.lap(lap)
+    asked = [(number, cuts) for number, cuts, _ in source.asked]
+    assert asked[:3] == [(0, [A, B, C]), (1, [A, B]), (2, [A])]
+    assert asked[3:] == [(1, [C]), (2, [C]), (3, [C, A])]
+    assert {cut: len(seen) for cut, seen in race.seen.items()} == {A: 4, B: 2, C: 4}

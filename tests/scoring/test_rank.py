@@ -6,39 +6,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggprune.ablation.units import Unit
 from ggprune.arch import n_trunk
 from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.files.documents import encode_fields, to_text
+from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
+from ggprune.model.cut import Unit
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline import Job, write
-from ggprune.report.jsontext import to_json
 from ggprune.report.render import render_ranking
 from ggprune.scoring import (
+    DropRequest,
     Goal,
     Ranking,
     Target,
-    Wanted,
-    check_scores,
+    check_ranking,
     parse_metric,
-    rank,
-    read_scores,
+    ranked_text,
+    read_ranking,
 )
 from ggprune.surgery import make_plan
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import build, kv_str, kv_u32, layer_tensors
-from tests.helpers import logits_of, random_tokens
+from tests.helpers import Steps, logits_of, random_tokens
+from tests.scoring.ranked import ranked
 
 
 @pytest.fixture(scope="module")
 def ranking(tiny: Model) -> Ranking:
-    return rank(tiny, read_text(CALIBRATION), n_chunk=6)
+    return ranked(tiny, read_text(CALIBRATION), n_chunk=6)
 
 
 def test_the_dead_layer_is_worth_nothing(dead: Model, tmp_path: Path) -> None:
-    scores = rank(dead, read_text(CALIBRATION), n_ctx=256, n_chunk=4)
+    scores = ranked(dead, read_text(CALIBRATION), n_ctx=256, n_chunk=4)
     assert scores.order[0] == 4
     worst = scores.layers[4]
     assert worst.kld.value < 1e-6
@@ -80,7 +82,7 @@ def test_scores_are_those_of_the_written_files(
 
 
 def test_the_document_has_the_documented_shape(ranking: Ranking, tiny: Model) -> None:
-    document = json.loads(to_json(ranking.to_json()))
+    document = json.loads(to_text(ranking))
     assert set(document) == {
         "model", "calibration", "base", "metric", "layers", "order", "undecided", "windows",
         "effort", "chosen", "unit", "versions",
@@ -104,17 +106,32 @@ def test_a_ranking_can_be_used_again(
     ranking: Ranking, tiny: Model, dead: Model, tmp_path: Path
 ) -> None:
     path = tmp_path / "scores.json"
-    path.write_text(to_json(ranking.to_json()))
-    scores = read_scores(path)
-    assert scores.order == ranking.order
-    assert scores.chosen is None
-    assert scores.model_path == tiny.path
-    assert scores.text().sha256 == read_text(CALIBRATION).sha256
-    check_scores(scores, tiny)
+    path.write_text(to_text(ranking))
+    read = read_ranking(path)
+    assert read.order == ranking.order
+    assert read.chosen is None
+    assert Path(read.model.path) == tiny.path
+    assert ranked_text(path, read).sha256 == read_text(CALIBRATION).sha256
+    check_ranking(path, read, tiny)
     with pytest.raises(DataError, match="another model"):
-        check_scores(scores, dead)
+        check_ranking(path, read, dead)
     with pytest.raises(DataError, match="not the text"):
-        scores.text(EVALUATION)
+        ranked_text(path, read, EVALUATION)
+
+
+def test_a_ranking_that_was_read_is_the_one_that_was_written(
+    ranking: Ranking, tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(to_text(ranking))
+    read = read_ranking(path)
+    assert to_text(read) == to_text(ranking)
+    assert [s.kld for s in read.layers] == [s.kld for s in ranking.layers]
+    assert read.layers[0].ppl.n == ranking.layers[0].ppl.n == 6 * 255
+    assert read.windows == pytest.approx(ranking.windows, abs=1e-6)
+    without = {k: v for k, v in encode_fields(ranking).items() if k not in ("unit", "undecided")}
+    path.write_text(to_text(without))  # as of a version that did not know them
+    assert read_ranking(path).order == ranking.order
 
 
 @pytest.mark.parametrize(
@@ -126,29 +143,28 @@ def test_what_is_no_ranking_is_refused(
     ranking: Ranking, tmp_path: Path, change: dict[str, object]
 ) -> None:
     path = tmp_path / "scores.json"
-    path.write_text(to_json({**ranking.to_json(), **change}))
+    path.write_text(to_text({**encode_fields(ranking), **change}))
     with pytest.raises((DataError, UsageError), match=r"not a ranking|--metric best"):
-        read_scores(path)
+        read_ranking(path)
 
 
 def test_scores_of_other_things_are_refused(ranking: Ranking, tiny: Model, tmp_path: Path) -> None:
     path = tmp_path / "scores.json"
     path.write_text("{}")
     with pytest.raises(DataError, match="not a ranking"):
-        read_scores(path)
-    path.write_text(to_json({**ranking.to_json(), "order": [99]}))
+        read_ranking(path)
+    path.write_text(to_text({**encode_fields(ranking), "order": [99]}))
     with pytest.raises(DataError, match="does not have"):
-        check_scores(read_scores(path), tiny)
-    path.write_text(to_json({**ranking.to_json(), "unit": "ffn"}))
+        check_ranking(path, read_ranking(path), tiny)
+    path.write_text(to_text({**encode_fields(ranking), "unit": "ffn"}))
     with pytest.raises(DataError, match="scores ffn modules"):
-        read_scores(path)
+        read_ranking(path)
 
 
 def test_progress_is_told_to_the_end(tiny: Model) -> None:
-    seen: list[tuple[int, int]] = []
-    text = read_text(EVALUATION)
-    rank(tiny, text, n_ctx=64, n_chunk=2, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i + 1, 20) for i in range(20)]
+    listener = Steps()
+    ranked(tiny, read_text(EVALUATION), n_ctx=64, n_chunk=2, progress=listener)
+    assert listener.seen == [(i + 1, 20) for i in range(20)]
 
 
 def test_what_cannot_be_pruned_is_not_ranked(tmp_path: Path) -> None:
@@ -156,39 +172,39 @@ def test_what_cannot_be_pruned_is_not_ranked(tmp_path: Path) -> None:
     kvs = [kv_str("general.architecture", "kimi-k3"), kv_u32("kimi-k3.block_count", 2)]
     path.write_bytes(build(kvs, layer_tensors(2)))
     with pytest.raises(ArchitectureError):
-        rank(open_model(path), read_text(CALIBRATION))
+        ranked(open_model(path), read_text(CALIBRATION))
 
 
 def test_modules_are_scored_on_their_own(tiny: Model) -> None:
     text = read_text(CALIBRATION)
-    found = {u: rank(tiny, text, n_ctx=128, n_chunk=3, unit=u) for u in (Unit.ATTN, Unit.FFN)}
-    whole = rank(tiny, text, n_ctx=128, n_chunk=3)
+    found = {u: ranked(tiny, text, n_ctx=128, n_chunk=3, unit=u) for u in (Unit.ATTN, Unit.FFN)}
+    whole = ranked(tiny, text, n_ctx=128, n_chunk=3)
     for unit, of_modules in found.items():
         assert of_modules.base_ppl == whole.base_ppl
         assert len(of_modules.layers) == 9
         assert not any(score.removable for score in of_modules.layers)
-        assert of_modules.to_json()["unit"] == unit.value
+        assert encode_fields(of_modules)["unit"] == unit.value
         assert of_modules.windows.size == 0
     assert found[Unit.ATTN].layers[4].kld != found[Unit.FFN].layers[4].kld
     with pytest.raises(UsageError, match="only whole layers are dropped"):
-        rank(tiny, text, unit=Unit.FFN, wanted=Wanted(Target(Goal.LAYERS, 1)))
+        ranked(tiny, text, unit=Unit.FFN, request=DropRequest(Target(Goal.LAYERS, 1)))
     with pytest.raises(UsageError, match="of whole layers only"):
-        rank(tiny, text, unit=Unit.FFN, by=parse_metric("magnitude"))
+        ranked(tiny, text, unit=Unit.FFN, by=parse_metric("magnitude"))
 
 
 def test_metrics_order_the_layers(tiny: Model, dead: Model) -> None:
     text = read_text(CALIBRATION)
     for name in ("ppl", "same_top_p", "rms_delta_p", "bi", "relative_magnitude"):
-        dead_first = rank(dead, text, n_ctx=128, n_chunk=4, n_decide=1, by=parse_metric(name))
+        dead_first = ranked(dead, text, n_ctx=128, n_chunk=4, n_decide=1, by=parse_metric(name))
         assert dead_first.by.metric.value == name
         if name != "ppl":  # another layer may do harm: less than nothing
             assert dead_first.order[0] == 4, name
-    by_weights = rank(tiny, text, n_ctx=128, n_chunk=2, by=parse_metric("magnitude+"))
+    by_weights = ranked(tiny, text, n_ctx=128, n_chunk=2, by=parse_metric("magnitude+"))
     sums = {s.layer: s.magnitude or 0.0 for s in by_weights.layers}
     assert by_weights.order[:3] == tuple(sorted((4, 5, 6), key=sums.__getitem__))
-    assert by_weights.to_json()["metric"] == "magnitude+"
+    assert encode_fields(by_weights)["metric"] == "magnitude+"
     with pytest.raises(UsageError, match="needs an importance matrix"):
-        rank(tiny, text, by=parse_metric("imatrix"))
+        ranked(tiny, text, by=parse_metric("imatrix"))
     with pytest.raises(UsageError, match="one of kld, ppl"):
         parse_metric("best")
 
@@ -200,12 +216,12 @@ def test_an_importance_matrix_orders_the_layers(tiny: Model) -> None:
         for n, tensors in enumerate(tiny.layers) for t in tensors if len(t.shape) == 2
     }  # fmt: skip
     imatrix = Imatrix(Path("made.gguf"), entries, "a text", 1)
-    ranking = rank(
+    ranking = ranked(
         tiny, read_text(CALIBRATION), n_ctx=128, n_chunk=2, by=parse_metric("imatrix"),
         imatrix=imatrix,
     )  # fmt: skip
     assert ranking.order == tuple(reversed(range(9)))
-    document = ranking.to_json()["layers"]
+    document = json.loads(to_text(ranking))["layers"]
     assert document[0]["imatrix"]["cosine"] is None
     assert document[1]["imatrix"]["cosine"] == pytest.approx(1)
     assert "imatrix energy" in render_ranking(ranking)
@@ -215,9 +231,9 @@ def test_mtp_blocks_do_not_count_as_the_last_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = next(f for f in FAMILIES if f.name == "qwen35moe with MTP").make(tmp_path)
-    tokens = np.array([[i * 37 % 128 for i in range(64)]] * 2, np.int32)
-    monkeypatch.setattr("ggprune.scoring.measure.make_chunks", lambda *_: tokens)
-    ranking = rank(model, read_text(CALIBRATION), n_ctx=64, by=parse_metric("kld+"))
+    chunks = Chunks(np.array([[i * 37 % 128 for i in range(64)]] * 2, np.int32))
+    monkeypatch.setattr("ggprune.scoring.measure.make_chunks", lambda *_: chunks)
+    ranking = ranked(model, read_text(CALIBRATION), n_ctx=64, by=parse_metric("kld+"))
     assert n_trunk(model) == 11 < model.n_layer
-    assert ranking.protected == (0, 1, 2, 3, 9, 10)
+    assert ranking.by.protected(n_trunk(model)) == (0, 1, 2, 3, 9, 10)
     assert set(ranking.order[:5]) == {4, 5, 6, 7, 8}

@@ -15,6 +15,7 @@ from ggprune.model import Model, Tensor, open_model
 from ggprune.scoring import weights
 from ggprune.scoring.weights import is_matrix, magnitudes
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, llama_kvs
+from tests.helpers import Steps
 
 F64 = 28
 MATRIX = np.array([[1, -2, 3], [-4, 5, -6]], np.float32)  # |.| sums to 21
@@ -138,8 +139,9 @@ def test_how_the_work_is_cut_does_not_matter(
 
 
 def test_progress_ends_with_all_bytes(tiny: Model) -> None:
-    seen: list[tuple[int, int]] = []
-    magnitudes(tiny, progress=lambda done, total: seen.append((done, total)))
+    listener = Steps()
+    magnitudes(tiny, progress=listener)
+    seen = listener.seen
     total = sum(t.size_bytes for layer in tiny.layers for t in layer if is_matrix(t))
     assert seen == sorted(seen)
     assert seen[-1] == (total, total)

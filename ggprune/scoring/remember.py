@@ -1,0 +1,118 @@
+"""Rows that are measured once: what is in the cache, and what has to be asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from ggprune.metrics.estimates import Float64
+from ggprune.metrics.text import Text
+from ggprune.model import Model
+from ggprune.model.cut import Cut, Unit
+from ggprune.runtime.library import versions
+from ggprune.runtime.session import Compute
+from ggprune.scoring.cache import ScoreCache
+from ggprune.scoring.measure import MeasureOptions, Measurer
+from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows, RowSource
+
+BASE = "base"  # the whole model's name in the cache
+
+
+class RememberedRows:
+    """A row source around another one, which is asked for nothing twice where there is a cache."""
+
+    def __init__(self, source: RowSource, cache: ScoreCache | None, unit: Unit) -> None:
+        """`unit` is what all cuts consist of."""
+        self.source, self.cache, self.unit = source, cache, unit
+        self._n_cached = 0
+        self._base_nll: dict[int, Float64] = {}
+
+    @property
+    def n_chunk(self) -> int:
+        return self.source.n_chunk
+
+    @property
+    def parts(self) -> Mapping[int, int]:
+        return self.source.parts
+
+    @property
+    def effort(self) -> Effort:
+        return replace(self.source.effort, n_cached=self._n_cached)
+
+    def base(self, number: int) -> BaseRows:
+        """The whole model on a chunk."""
+        arrays = self.cache.get(number, BASE) if self.cache is not None else None
+        if arrays is None:
+            return self._measured_base(number)
+        self._n_cached += 1
+        return BaseRows(**arrays)
+
+    def base_nll(self, number: int) -> Float64:
+        """Of the whole model's scored tokens, (n_token,) nats; kept once it is known."""
+        if number not in self._base_nll:
+            self._base_nll[number] = self.base(number).nll
+        return self._base_nll[number]
+
+    def rows(self, number: int, cuts: Sequence[Cut], within: Cut = NOTHING) -> Iterator[Rows]:
+        """The chunk without each of the cuts, which all contain `within`, in their order."""
+        kept = {cut: self._kept(number, cut) for cut in cuts}
+        missing = [cut for cut, rows in kept.items() if rows is None]
+        if missing and number not in self._base_nll:
+            self._measured_base(number)  # what comes is compared with it
+        measured = self.source.rows(number, missing, within)
+        for cut in cuts:
+            rows = kept[cut]
+            if rows is None:
+                rows = kept[cut] = next(measured)
+                self._keep(number, self._name(cut), rows)
+            yield rows
+
+    def _measured_base(self, number: int) -> BaseRows:
+        rows = self.source.base(number)
+        self._base_nll[number] = rows.nll
+        self._keep(number, BASE, rows)
+        return rows
+
+    def _kept(self, number: int, cut: Cut) -> Rows | None:
+        arrays = self.cache.get(number, self._name(cut)) if self.cache is not None else None
+        if arrays is None:
+            return None
+        self._n_cached += 1
+        return Rows(**arrays)
+
+    def _keep(self, number: int, name: str, rows: Rows | BaseRows) -> None:
+        if self.cache is not None:
+            self.cache.put(number, name, vars(rows))
+
+    def _name(self, cut: Cut) -> str:
+        """A cut's name in the cache, whose key has the unit: `2,3`."""
+        return ",".join(str(p.layer if p.unit is self.unit else p) for p in cut)
+
+
+@contextlib.contextmanager
+def open_rows(model: Model, text: Text, options: MeasureOptions) -> Iterator[RememberedRows]:
+    """The rows of a model on a text, those in the folder `options.cache` and new ones.
+
+    Raises what `Measurer` raises, OutputError if the folder cannot be written.
+    """
+    with Measurer(model, text, options) as measurer, contextlib.ExitStack() as stack:
+        cache = None
+        if options.cache is not None:
+            cache = ScoreCache(options.cache, _settings(model, text, options))
+            stack.callback(cache.close)
+        yield RememberedRows(measurer, cache, options.unit)
+
+
+def _settings(model: Model, text: Text, options: MeasureOptions) -> dict[str, object]:
+    """All that the numbers depend on."""
+    compute = options.compute or Compute()
+    return {
+        "fingerprint": model.fingerprint,
+        "text": text.sha256,
+        "n_ctx": options.n_ctx,
+        "unit": options.unit.value,
+        "flash_attn": compute.flash_attn,
+        "n_gpu_layers": compute.n_gpu_layers,
+        "versions": versions(),
+    }
