@@ -129,16 +129,18 @@ def auto_command(
 
     Example: ggprune auto model-f16.gguf small.gguf --drop 2 --type Q4_K_M
     """
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import write_text
     from ggprune.metrics.text import CALIBRATION, EVALUATION
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline import AutoOptions, auto
-    from ggprune.report.document import check_report, report_text
-    from ggprune.report.jsontext import to_json
-    from ggprune.report.plot import check_plot, plot_ranking
-    from ggprune.report.render import render_auto
+    from ggprune.report.auto import blocks
+    from ggprune.report.auto import report as report_blocks
+    from ggprune.report.plot import check_plot, ranking_figure, write_figure
+    from ggprune.report.reportfile import check_report, report_text
+    from ggprune.report.terminal import terminal
     from ggprune.scoring.cache import default_folder
 
     if report is not None:
@@ -187,8 +189,8 @@ def auto_command(
         bars=Bar,
         narrate=StatusLine(),
     )
-    print(to_json(result.to_json()) if as_json else render_auto(result) + "\n", end="")
+    print(to_text(result) if as_json else terminal(blocks(result)), end="")
     if report is not None:
-        write_text(report, report_text(result, report), force=force)
+        write_text(report, report_text(result, report_blocks(result), report), force=force)
     if plot is not None:
-        plot_ranking(result.ranking, plot)
+        write_figure(ranking_figure(result.ranking), plot, force=force)

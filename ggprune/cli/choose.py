@@ -89,13 +89,14 @@ def choose_command(
 
     Example: ggprune choose scores.json --target-speedup 1.2 -o chosen.json
     """
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import write_text
     from ggprune.model import open_model
     from ggprune.pipeline.rank import choose_path
-    from ggprune.report.jsontext import to_json
-    from ggprune.report.plot import check_plot, plot_choice
-    from ggprune.report.render import render_choice
+    from ggprune.report.chosen import blocks
+    from ggprune.report.plot import check_plot, choice_figure, write_figure
+    from ggprune.report.terminal import terminal
     from ggprune.runtime.isolate import isolated
     from ggprune.scoring import check_scores, read_scores
     from ggprune.scoring.cache import default_folder
@@ -125,9 +126,9 @@ def choose_command(
         confidence=confidence,
         narrate=StatusLine(),
     )
-    document = to_json({**scores.data, "chosen": choice.to_json()})
+    document = to_text({**scores.data, "chosen": choice.to_json()})
     if out is not None:
         write_text(out, document, force=force)
     if plot is not None:
-        plot_choice(choice, plot)
-    print(document if as_json else render_choice(choice) + "\n", end="")
+        write_figure(choice_figure(choice), plot, force=force)
+    print(document if as_json else terminal(blocks(choice)), end="")

@@ -108,15 +108,16 @@ def rank_command(
     Example: ggprune rank model.gguf -f my-domain.txt --chunks 20 -o scores.json
     """
     from ggprune.ablation.units import parse_unit
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import write_text
     from ggprune.metrics.text import CALIBRATION
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline.rank import rank_path
-    from ggprune.report.jsontext import to_json
-    from ggprune.report.plot import check_plot, plot_ranking
-    from ggprune.report.render import render_ranking
+    from ggprune.report.plot import check_plot, ranking_figure, write_figure
+    from ggprune.report.ranking import blocks
+    from ggprune.report.terminal import terminal
     from ggprune.runtime.isolate import isolated
     from ggprune.scoring import parse_metric
     from ggprune.scoring.cache import default_folder
@@ -148,9 +149,9 @@ def rank_command(
         wanted=wanted,
         narrate=StatusLine(),
     )
-    document = to_json(ranking.to_json())
+    document = to_text(ranking)
     if out is not None:
         write_text(out, document, force=force)
     if plot is not None:
-        plot_ranking(ranking, plot)
-    print(document if as_json else render_ranking(ranking) + "\n", end="")
+        write_figure(ranking_figure(ranking), plot, force=force)
+    print(document if as_json else terminal(blocks(ranking)), end="")
