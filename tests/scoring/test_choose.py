@@ -10,10 +10,10 @@ import pytest
 
 from ggprune.arch import legal_drop
 from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.files.documents import to_text as to_json
 from ggprune.metrics.text import read_text
 from ggprune.model import Model
 from ggprune.pipeline.rank import choose_path
-from ggprune.report.jsontext import to_json
 from ggprune.scoring import (
     Choice,
     Goal,

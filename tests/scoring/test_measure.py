@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from ggprune.errors import OutputError
+from ggprune.files.documents import to_text as to_json
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import read_text
 from ggprune.model import Model
-from ggprune.report.jsontext import to_json
 from ggprune.scoring import rank
 from ggprune.scoring.cache import ScoreCache, default_folder
 from ggprune.scoring.measure import Measurer

@@ -9,12 +9,13 @@ import pytest
 from ggprune.ablation.units import Unit
 from ggprune.arch import n_trunk
 from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.files.documents import to_text as to_json
 from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline import prune
-from ggprune.report.jsontext import to_json
-from ggprune.report.render import render_ranking
+from ggprune.report.ranking import blocks
+from ggprune.report.terminal import terminal
 from ggprune.scoring import (
     Goal,
     Ranking,
@@ -208,7 +209,7 @@ def test_an_importance_matrix_orders_the_layers(tiny: Model) -> None:
     document = ranking.to_json()["layers"]
     assert document[0]["imatrix"]["cosine"] is None
     assert document[1]["imatrix"]["cosine"] == pytest.approx(1)
-    assert "imatrix energy" in render_ranking(ranking)
+    assert "imatrix energy" in terminal(blocks(ranking))
 
 
 def test_mtp_blocks_do_not_count_as_the_last_layers(
