@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ggprune.files.keys import INLINE
+from ggprune.files.keys import INLINE, Key
 from ggprune.model import Model
 from ggprune.model.layers import format_layers
 from ggprune.pipeline import OutputFiles
@@ -17,13 +17,11 @@ from ggprune.surgery import PrunePlan
 from ggprune.surgery.remap import Remapped
 
 Notes = Annotated[tuple[str, ...], "what a user must know about the result"]
-Paths = Annotated[tuple[Path, ...], "one, or the shards"]
-IsWritten = Annotated[bool, "false with --dry-run"]
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The model that it was made of."""
+    """The model that another one was made of."""
 
     path: Path
     size_bytes: int
@@ -40,24 +38,15 @@ class PlanSummary:
     keep: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class PrunedFiles:
-    """The files of a pruned model."""
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """The files of a model."""
 
-    paths: Paths
-    arch: str
+    path: Annotated[Path | None, Key(optional=True), "the first, of a quantized model"] = None
+    paths: Annotated[tuple[Path, ...], "one, or the shards"]
+    arch: Annotated[str | None, Key(optional=True), "of a pruned model"] = None
     size_bytes: int
-    written: IsWritten
-
-
-@dataclass(frozen=True)
-class QuantizedFiles:
-    """The files of a quantized model."""
-
-    path: Annotated[Path, "the first"]
-    paths: Paths
-    size_bytes: int
-    written: IsWritten
+    written: Annotated[bool, "false with --dry-run"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ class PrunedModel:
 
     source: SourceFile
     plan: PlanSummary
-    out: PrunedFiles
+    out: ModelFiles
     notes: Notes
 
 
@@ -76,7 +65,7 @@ class QuantizedModel:
 
     source: SourceFile
     type: str
-    out: QuantizedFiles
+    out: ModelFiles
     notes: Notes
 
 
@@ -98,32 +87,34 @@ def pruned_model(
         drop=plan.drop,
         keep=plan.keep,
     )
-    out = PrunedFiles(files.paths, plan.out_arch, files.size_bytes, written)
-    return PrunedModel(_source(model), summary, out, (*plan.notes, *files.notes))
+    out = ModelFiles(
+        paths=files.paths, arch=plan.out_arch, size_bytes=files.size_bytes, written=written
+    )
+    source = SourceFile(model.path, model.size_bytes)
+    return PrunedModel(source, summary, out, (*plan.notes, *files.notes))
 
 
 def quantized_model(
     model: Model, type_name: str, files: OutputFiles, *, written: bool
 ) -> QuantizedModel:
-    out = QuantizedFiles(files.paths[0], files.paths, files.size_bytes, written)
-    return QuantizedModel(_source(model), type_name, out, files.notes)
-
-
-def _source(model: Model) -> SourceFile:
-    return SourceFile(model.path, model.size_bytes)
+    out = ModelFiles(
+        path=files.paths[0], paths=files.paths, size_bytes=files.size_bytes, written=written
+    )
+    return QuantizedModel(SourceFile(model.path, model.size_bytes), type_name, out, files.notes)
 
 
 def blocks(result: PrunedModel | QuantizedModel | Companion) -> tuple[Block, ...]:
     match result:
         case PrunedModel():
-            return (_pruned(result),)
+            lines = _pruned(result)
         case QuantizedModel():
-            return (_quantized(result),)
+            lines = _quantized(result)
         case Companion():
-            return (_companion(result),)
+            lines = _companion(result)
+    return (Text(lines),)
 
 
-def _pruned(pruned: PrunedModel) -> Text:
+def _pruned(pruned: PrunedModel) -> tuple[str, ...]:
     plan, out, before = pruned.plan, pruned.out, pruned.source.size_bytes
     change = 100 * (out.size_bytes / before - 1)
     lines = (
@@ -133,28 +124,28 @@ def _pruned(pruned: PrunedModel) -> Text:
         f"size     {size(before)} -> {size(out.size_bytes)} ({change:+.1f} %)",
         f"bytes    {out.size_bytes}",
     )
-    return Text((*lines, *_noted(pruned.notes), *_named(out)))
+    return (*lines, *_noted(pruned.notes), *_named(out))
 
 
-def _quantized(quantized: QuantizedModel) -> Text:
+def _quantized(quantized: QuantizedModel) -> tuple[str, ...]:
     out = quantized.out
     lines = (
         f"type     {quantized.type}",
         f"size     {size(quantized.source.size_bytes)} -> {size(out.size_bytes)}",
         f"bytes    {out.size_bytes}",
     )
-    return Text((*lines, *_noted(quantized.notes), *_named(out)))
+    return (*lines, *_noted(quantized.notes), *_named(out))
 
 
-def _companion(companion: Companion) -> Text:
+def _companion(companion: Companion) -> tuple[str, ...]:
     done = companion.remapped
     kept = f"{done.n_after} of {done.n_before} tensors belong to layers that stay"
-    return Text((f"{done.kind}: {kept}", *_noted(done.notes), f"written  {companion.out}"))
+    return (f"{done.kind}: {kept}", *_noted(done.notes), f"written  {companion.out}")
 
 
 def _noted(notes: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"note     {note}" for note in notes)
 
 
-def _named(out: PrunedFiles | QuantizedFiles) -> tuple[str, ...]:
+def _named(out: ModelFiles) -> tuple[str, ...]:
     return tuple(f"{'written ' if out.written else 'would be'} {path}" for path in out.paths)
