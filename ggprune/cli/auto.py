@@ -34,7 +34,7 @@ from ggprune.cli.options import (
     text_option,
     wanted_option,
 )
-from ggprune.cli.progress import Terminal
+from ggprune.cli.progress import Bar, StatusLine
 from ggprune.cli.quantize_options import (
     BumpInterface,
     ExcludeWeights,
@@ -129,16 +129,18 @@ def auto_command(
 
     Example: ggprune auto model-f16.gguf small.gguf --drop 2 --type Q4_K_M
     """
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import write_text
     from ggprune.metrics.text import CALIBRATION, EVALUATION
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
     from ggprune.pipeline import AutoOptions, auto
-    from ggprune.report.document import check_report, report_text
-    from ggprune.report.jsontext import to_json
-    from ggprune.report.plot import check_plot, plot_ranking
-    from ggprune.report.render import render_auto
+    from ggprune.report.auto import blocks
+    from ggprune.report.auto import report as report_blocks
+    from ggprune.report.plot import check_plot, ranking_figure, write_figure
+    from ggprune.report.reportfile import check_report, report_text
+    from ggprune.report.terminal import terminal
     from ggprune.scoring.cache import default_folder
 
     if report is not None:
@@ -161,18 +163,18 @@ def auto_command(
     if wanted is None:
         raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
     options = AutoOptions(
-        wanted=wanted,
-        drop_mtp=drop_mtp,
-        quantize=quantize,
-        n_ctx=n_ctx,
-        n_chunk=n_chunk,
-        n_prompt=n_prompt,
-        n_gen=n_gen,
-        n_repeat=n_repeat,
-        compute=compute_options(threads, n_gpu_layers, flash_attn),
-        cache=default_folder() if cache else None,
-        measure_front=measure_front,
-        generate=generate,
+        wanted,
+        drop_mtp,
+        quantize,
+        n_ctx,
+        n_chunk,
+        n_prompt,
+        n_gen,
+        n_repeat,
+        compute_options(threads, n_gpu_layers, flash_attn),
+        default_folder() if cache else None,
+        measure_front,
+        generate,
     )
     inputs = [*(f.path for f in model.files), file, eval_file, imatrix, tensor_type_file]
     check_outputs([out, report, plot], inputs, force=force)
@@ -184,10 +186,11 @@ def auto_command(
         evaluation=text_option(eval_file, EVALUATION),
         imatrix=read_imatrix(imatrix) if imatrix is not None else None,
         force=force,
-        progress=Terminal(),
+        bars=Bar,
+        narrate=StatusLine(),
     )
-    print(to_json(result) if as_json else render_auto(result) + "\n", end="")
+    print(to_text(result) if as_json else terminal(blocks(result)), end="")
     if report is not None:
-        write_text(report, report_text(result, report), force=force)
+        write_text(report, report_text(result, report_blocks(result), report), force=force)
     if plot is not None:
-        plot_ranking(result.ranking, plot)
+        write_figure(ranking_figure(result.ranking), plot, force=force)

@@ -163,11 +163,12 @@ def bench_command(
     Example: ggprune bench original.gguf pruned.gguf -p 512 -n 128 --memory --roofline
     """
     from ggprune.bench.latency import Requests
+    from ggprune.bench.suite import run_suite
+    from ggprune.files.documents import to_text
     from ggprune.model import open_model
-    from ggprune.pipeline.bench import run_suite
-    from ggprune.report.bench import render_suite
-    from ggprune.report.jsontext import to_json
+    from ggprune.report.bench import blocks
     from ggprune.report.llamabench import render_rows
+    from ggprune.report.terminal import terminal
 
     grid = _grid(
         n_prompt=n_prompt,
@@ -209,7 +210,7 @@ def bench_command(
     if output is not None:
         print(render_rows(suite.speed, output.value), end="")
     else:
-        print(to_json(suite) if as_json else render_suite(suite) + "\n", end="")
+        print(to_text(suite) if as_json else terminal(blocks(suite)), end="")
 
 
 def _grid(**values: list[str] | None) -> Grid:
@@ -245,8 +246,9 @@ def _check_formats(output: Output | None, *, as_json: bool, more: bool) -> None:
 
 def _latency(paths: list[Path], requests: Requests, grid: Grid, *, as_json: bool) -> str:
     from ggprune.bench.latency import measure_latency
-    from ggprune.report.bench import render_latency
-    from ggprune.report.jsontext import to_json
+    from ggprune.files.documents import to_text
+    from ggprune.report.latency import blocks
+    from ggprune.report.terminal import terminal
     from ggprune.runtime.isolate import isolated
 
     computes = grid.computes()
@@ -255,4 +257,4 @@ def _latency(paths: list[Path], requests: Requests, grid: Grid, *, as_json: bool
     requests.pairs()  # says what is wrong with them before anything is loaded
     bar = Bar("latency")
     report = isolated(measure_latency, paths, requests, compute=computes[0], progress=bar)
-    return to_json(report) if as_json else render_latency(report) + "\n"
+    return to_text(report) if as_json else terminal(blocks(report))

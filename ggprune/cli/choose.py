@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +27,7 @@ from ggprune.cli.options import (
     compute_options,
     wanted_option,
 )
-from ggprune.cli.progress import RankProgress
+from ggprune.cli.progress import StatusLine
 from ggprune.errors import UsageError
 
 
@@ -94,17 +93,19 @@ def choose_command(
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import write_text
     from ggprune.model import open_model
-    from ggprune.pipeline.safe import choose
-    from ggprune.report.plot import check_plot, plot_choice
-    from ggprune.report.render import render_choice
-    from ggprune.scoring import ChooseOptions, check_ranking, ranked_text, read_ranking
+    from ggprune.pipeline.rank import choose_path
+    from ggprune.report.chosen import blocks
+    from ggprune.report.plot import check_plot, choice_figure, write_figure
+    from ggprune.report.terminal import terminal
+    from ggprune.runtime.isolate import isolated
+    from ggprune.scoring import check_scores, read_scores
     from ggprune.scoring.cache import default_folder
 
     if plot is not None:
         check_plot(plot)
-    ranking = read_ranking(scores_file)
-    model = open_model(model_path or Path(ranking.model.path))
-    check_ranking(scores_file, ranking, model)
+    scores = read_scores(scores_file)
+    model = open_model(model_path or scores.model_path)
+    check_scores(scores, model)
     wanted = wanted_option(
         model, drop=drop, drop_percent=drop_percent, target_size=target_size,
         target_params=target_params, target_speedup=target_speedup, max_kld=max_kld,
@@ -113,17 +114,21 @@ def choose_command(
     if wanted is None:
         raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
     check_outputs([out, plot], [*(f.path for f in model.files), scores_file, file], force=force)
-    options = ChooseOptions(
+    choice = isolated(
+        choose_path,
+        model.path,
+        scores.text(file),
+        scores,
+        wanted,
         n_chunk=n_chunk,
         compute=compute_options(threads, n_gpu_layers, flash_attn),
         cache=default_folder() if cache else None,
         confidence=confidence,
+        narrate=StatusLine(),
     )
-    text = ranked_text(scores_file, ranking, file)
-    choice = choose(model, text, ranking, wanted, options, RankProgress())
-    document = to_text(replace(ranking, chosen=choice))
+    document = to_text({**scores.data, "chosen": choice.to_json()})
     if out is not None:
         write_text(out, document, force=force)
     if plot is not None:
-        plot_choice(choice, plot)
-    print(document if as_json else render_choice(choice) + "\n", end="")
+        write_figure(choice_figure(choice), plot, force=force)
+    print(document if as_json else terminal(blocks(choice)), end="")

@@ -26,6 +26,7 @@ from ggprune.cli.progress import Bar
 from ggprune.errors import UsageError
 
 if TYPE_CHECKING:
+    from ggprune.report.blocks import Block
     from ggprune.runtime.session import Compute
 
 CTX, TASKS_CTX = 512, 2048
@@ -134,12 +135,15 @@ def evaluate_command(
 
     Example: ggprune eval pruned.gguf --base original.gguf -f wiki.test.raw
     """
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import write_text
     from ggprune.model import open_model
-    from ggprune.report.document import check_report, evaluation_document, evaluation_text
-    from ggprune.report.health import render_health
-    from ggprune.report.jsontext import to_json
+    from ggprune.report.evaluation import document
+    from ggprune.report.evaluation import report as report_blocks
+    from ggprune.report.health import blocks as health_blocks
+    from ggprune.report.reportfile import check_report, report_text
+    from ggprune.report.terminal import terminal
 
     _check_together(
         {"--hellaswag": hellaswag, "--winogrande": winogrande, "--tasks": tasks,
@@ -167,30 +171,31 @@ def evaluate_command(
     chosen = [(name, path, n) for name, path, n in given if path is not None]
     results: Sequence[Any]
     if tasks is not None:
-        results, text = _tasks(_with_base(paths, base_path), tasks, limit, n_ctx, compute)
+        results, shown = _tasks(_with_base(paths, base_path), tasks, limit, n_ctx, compute)
     elif generate:
-        results, text = _health(paths, base_path, prompts, n_predict, compute)
+        results, shown = _health(paths, base_path, prompts, n_predict, compute)
     elif chosen:
         ((name, choice, n_task),) = chosen
         models = _with_base(paths, base_path)
-        results, text = _choices(models, name, choice, n_task, n_ctx, compute)
+        results, shown = _choices(models, name, choice, n_task, n_ctx, compute)
     elif stride is not None:
         if base_path is not None:
             raise UsageError("--ppl-stride or --base, not both")
-        results, text = _strided(paths, file, stride, n_ctx, n_chunk, compute)
+        results, shown = _strided(paths, file, stride, n_ctx, n_chunk, compute)
     else:
         if save_logits is not None and (len(paths) > 1 or base_path is not None):
             raise UsageError("--save-logits writes the logits of one model, without --base")
         if base_logits is not None and (file is not None or base_path is not None):
             raise UsageError("--kl-divergence-base has its own text and base: no -f, no --base")
-        results, text = _perplexity(
+        results, shown = _perplexity(
             paths, file, base_path, base_logits, save_logits, force, n_ctx, n_chunk, compute
         )
-    print(to_json(evaluation_document(results)) if as_json else text + "\n", end="")
+    print(to_text(document(results)) if as_json else terminal(shown), end="")
     if report is not None:
-        whole = render_health(results, whole=True) if generate else text
+        whole = health_blocks(results, whole=True) if generate else shown
         title = ", ".join(path.name for path in paths)
-        write_text(report, evaluation_text(results, title, whole, report), force=force)
+        body = report_blocks(results, title, whole)
+        write_text(report, report_text(document(results), body, report), force=force)
 
 
 def _check_together(options: dict[str, object]) -> None:
@@ -219,11 +224,11 @@ def _perplexity(
     n_ctx: int | None,
     n_chunk: int | None,
     compute: Compute,
-) -> tuple[Sequence[Any], str]:
+) -> tuple[Sequence[Any], tuple[Block, ...]]:
     from ggprune.evaluation import SaveLogits, evaluate
     from ggprune.files.outputs import check_outputs
     from ggprune.metrics.text import EVALUATION
-    from ggprune.report.evaluations import render_evaluations
+    from ggprune.report.evaluation import blocks
     from ggprune.runtime.isolate import isolated
 
     check_outputs([save_logits], [*paths, file], force=force)
@@ -239,7 +244,7 @@ def _perplexity(
         compute=compute,
         progress=Bar("evaluate"),
     )
-    return results, render_evaluations(results)
+    return results, blocks(results)
 
 
 def _strided(
@@ -249,17 +254,17 @@ def _strided(
     n_ctx: int | None,
     n_chunk: int | None,
     compute: Compute,
-) -> tuple[Sequence[Any], str]:
+) -> tuple[Sequence[Any], tuple[Block, ...]]:
     from ggprune.evaluation.strided import evaluate_strided
     from ggprune.metrics.text import EVALUATION
-    from ggprune.report.evaluations import render_evaluations
+    from ggprune.report.evaluation import blocks
     from ggprune.runtime.isolate import isolated
 
     results = isolated(
         evaluate_strided, paths, text_option(file, EVALUATION), stride, n_ctx=n_ctx or CTX,
         n_chunk=n_chunk, compute=compute, progress=Bar("evaluate"),
     )  # fmt: skip
-    return results, render_evaluations(results)
+    return results, blocks(results)
 
 
 def _choices(
@@ -269,23 +274,23 @@ def _choices(
     n_task: int | None,
     n_ctx: int | None,
     compute: Compute,
-) -> tuple[Sequence[Any], str]:
+) -> tuple[Sequence[Any], tuple[Block, ...]]:
     from ggprune.evaluation.choices import ChoiceKind, score_choices
-    from ggprune.report.evaluations import render_choices
+    from ggprune.report.choices import blocks
     from ggprune.runtime.isolate import isolated
 
     results = isolated(
         score_choices, paths, ChoiceKind(name), file, n_task=n_task, n_ctx=n_ctx or CTX,
         compute=compute, progress=Bar(name),
     )  # fmt: skip
-    return results, render_choices(results)
+    return results, blocks(results)
 
 
 def _tasks(
     paths: Sequence[Path], names: str, limit: int | None, n_ctx: int | None, compute: Compute
-) -> tuple[Sequence[Any], str]:
+) -> tuple[Sequence[Any], tuple[Block, ...]]:
     from ggprune.evaluation.tasks import check_tasks, run_tasks
-    from ggprune.report.evaluations import render_tasks
+    from ggprune.report.tasks import blocks
     from ggprune.runtime.isolate import isolated
 
     check_tasks()
@@ -293,7 +298,7 @@ def _tasks(
         run_tasks, paths, [name.strip() for name in names.split(",") if name.strip()],
         limit=limit, n_ctx=n_ctx or TASKS_CTX, compute=compute, progress=Bar("tasks"),
     )  # fmt: skip
-    return results, render_tasks(results)
+    return results, blocks(results)
 
 
 def _health(
@@ -302,13 +307,13 @@ def _health(
     prompts: Path | None,
     n_predict: int,
     compute: Compute,
-) -> tuple[Sequence[Any], str]:
+) -> tuple[Sequence[Any], tuple[Block, ...]]:
     from ggprune.evaluation.health import check_health, read_prompts
-    from ggprune.report.health import render_health
+    from ggprune.report.health import blocks
     from ggprune.runtime.isolate import isolated
 
     results = isolated(
         check_health, paths, read_prompts(prompts), base=base, n_predict=n_predict,
         compute=compute, progress=Bar("write"),
     )  # fmt: skip
-    return results, render_health(results)
+    return results, blocks(results)

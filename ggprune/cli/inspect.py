@@ -12,9 +12,10 @@ def inspect_command(source: ModelPath, as_json: AsJson = False) -> None:
 
     Example: ggprune inspect model.gguf
     """
+    from ggprune.files.documents import to_text
     from ggprune.model import open_model
-    from ggprune.report.describe import model_document, render_model
-    from ggprune.report.jsontext import to_json
+    from ggprune.report.model import blocks, describe
+    from ggprune.report.terminal import terminal
 
-    model = open_model(source)
-    print(to_json(model_document(model)) if as_json else render_model(model) + "\n", end="")
+    model = describe(open_model(source))
+    print(to_text(model) if as_json else terminal(blocks(model)), end="")

@@ -19,7 +19,7 @@ from ggprune.cli.options import (
     Trust,
     Verify,
 )
-from ggprune.cli.progress import Terminal
+from ggprune.cli.progress import Bar
 from ggprune.cli.quantize_options import (
     BumpInterface,
     ExcludeWeights,
@@ -38,7 +38,6 @@ from ggprune.errors import UsageError
 
 if TYPE_CHECKING:
     from ggprune.model import Model
-    from ggprune.pipeline.files import OutputFiles
     from ggprune.surgery import PrunePlan
 
 
@@ -119,11 +118,14 @@ def prune_command(
 
     Example: ggprune prune --prune-layers 20-22 model.gguf model-29.gguf
     """
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import write_text
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
-    from ggprune.pipeline import AS_INPUT, Job, planned, write
+    from ggprune.pipeline.prune import planned, prune
+    from ggprune.report.terminal import terminal
+    from ggprune.report.written import blocks, pruned_model
     from ggprune.surgery.layout import Split
 
     split = None
@@ -146,14 +148,17 @@ def prune_command(
     inputs = [*(file.path for file in model.files), plan_file, scores, imatrix, tensor_type_file]
     check_outputs([out, save_plan], inputs, force=force)
     matrix = read_imatrix(imatrix) if imatrix is not None else None
-    job = Job(
-        model=model, out=out, plan=plan, quantize=options, imatrix=matrix,
-        split=AS_INPUT if keep_split else split, force=force, check_load=verify,
-    )  # fmt: skip
-    result = planned(job) if dry_run else write(job, Terminal())
+    how: dict[str, Any] = {
+        "options": options, "imatrix": matrix, "split": split, "keep_split": keep_split,
+    }  # fmt: skip
+    if dry_run:
+        result = planned(model, plan, out, **how)
+    else:
+        result = prune(model, plan, out, **how, force=force, check_load=verify, bars=Bar)
     if save_plan is not None:
         write_text(save_plan, plan.to_json(), force=force)
-    _show(model, plan, result, written=not dry_run, as_json=as_json)
+    done = pruned_model(model, plan, result, written=not dry_run)
+    print(to_text(done) if as_json else terminal(blocks(done)), end="")
 
 
 def _plan(
@@ -194,18 +199,18 @@ def _plan(
 
 def _scored_layers(path: Path, model: Model, n_drop: int | None) -> tuple[int, ...]:
     """The chosen set, or the least important layers if it has another size."""
-    from ggprune.pipeline import choose_first
-    from ggprune.scoring import check_ranking, read_ranking
+    from ggprune.pipeline import choose
+    from ggprune.scoring import check_scores, read_scores
 
-    ranking = read_ranking(path)
-    check_ranking(path, ranking, model)
-    chosen = ranking.chosen.drop.whole_layers if ranking.chosen is not None else None
+    scores = read_scores(path)
+    check_scores(scores, model)
+    chosen = scores.chosen
     if n_drop is None and chosen is None:
         raise UsageError(f"{path} has no chosen set of layers: add --drop N, or use ggprune choose")
     if chosen is not None and n_drop in (None, len(chosen)):
         return chosen
     assert n_drop is not None
-    return choose_first(model, ranking.order, n_drop)
+    return choose(model, scores.order, n_drop)
 
 
 def _size_bytes(text: str) -> int:
@@ -215,33 +220,3 @@ def _size_bytes(text: str) -> int:
     if unit not in units or not number.isdecimal() or int(number) == 0:
         raise UsageError(f"--split-max-size {text}: write a size like 512M or 2G")
     return int(number) * units[unit]
-
-
-def _show(
-    model: Model, plan: PrunePlan, result: OutputFiles, *, written: bool, as_json: bool
-) -> None:
-    from ggprune.model.layers import format_layers
-    from ggprune.report.jsontext import to_json
-    from ggprune.report.units import size
-
-    if as_json:
-        document: dict[str, Any] = {
-            "source": {"path": str(model.path), "size_bytes": model.size_bytes},
-            "plan": {"fingerprint": plan.fingerprint, "arch": plan.arch, "n_layer": plan.n_layer,
-                     "drop": list(plan.drop), "keep": list(plan.keep)},
-            "out": {"paths": [str(path) for path in result.paths], "arch": plan.out_arch,
-                    "size_bytes": result.size_bytes, "written": written},
-            "notes": [*plan.notes, *result.notes],
-        }  # fmt: skip
-        print(to_json(document), end="")
-        return
-    print(f"drop     {format_layers(plan.drop) or '(nothing)'}")
-    print(f"keep     {format_layers(plan.keep)}  (renumbered to 0-{len(plan.keep) - 1})")
-    print(f"layers   {plan.n_layer} -> {len(plan.keep)}")
-    change = 100 * (result.size_bytes / model.size_bytes - 1)
-    print(f"size     {size(model.size_bytes)} -> {size(result.size_bytes)} ({change:+.1f} %)")
-    print(f"bytes    {result.size_bytes}")
-    for note in (*plan.notes, *result.notes):
-        print(f"note     {note}")
-    for path in result.paths:
-        print(f"{'written ' if written else 'would be'} {path}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from ggprune.cli.options import (
     Threads,
     Verify,
 )
-from ggprune.cli.progress import Terminal
+from ggprune.cli.progress import Bar
 from ggprune.cli.quantize_options import (
     ExcludeWeights,
     IncludeWeights,
@@ -30,10 +30,6 @@ from ggprune.cli.quantize_options import (
     TokenEmbeddingType,
     quantize_options,
 )
-
-if TYPE_CHECKING:
-    from ggprune.model import Model
-    from ggprune.pipeline import OutputFiles
 
 
 def quantize_command(
@@ -75,10 +71,14 @@ def quantize_command(
 
     Example: ggprune quantize model-f16.gguf model-q4.gguf Q4_K_M
     """
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
-    from ggprune.pipeline import AS_INPUT, Job, planned, write
+    from ggprune.pipeline import requantize
+    from ggprune.pipeline.prune import planned_requantized
+    from ggprune.report.terminal import terminal
+    from ggprune.report.written import blocks, quantized_model
 
     options = quantize_options(
         type_name, threads=threads, imatrix=imatrix, tensor_types=tensor_types,
@@ -92,34 +92,12 @@ def quantize_command(
     inputs = [*(f.path for f in model.files), imatrix, tensor_type_file]
     check_outputs([out], inputs, force=force)
     matrix = read_imatrix(imatrix) if imatrix is not None else None
-    job = Job(
-        model=model, out=out, quantize=options, imatrix=matrix,
-        split=AS_INPUT if keep_split else None, force=force, check_load=verify,
-    )  # fmt: skip
-    result = planned(job) if dry_run else write(job, Terminal())
-    _show(model, options.type, result, written=not dry_run, as_json=as_json)
-
-
-def _show(
-    model: Model, type_name: str, result: OutputFiles, *, written: bool, as_json: bool
-) -> None:
-    from ggprune.report.jsontext import to_json
-    from ggprune.report.units import size
-
-    if as_json:
-        document = {
-            "source": {"path": str(model.path), "size_bytes": model.size_bytes},
-            "type": type_name,
-            "out": {"path": str(result.paths[0]), "paths": [str(path) for path in result.paths],
-                    "size_bytes": result.size_bytes, "written": written},
-            "notes": list(result.notes),
-        }  # fmt: skip
-        print(to_json(document), end="")
-        return
-    print(f"type     {type_name}")
-    print(f"size     {size(model.size_bytes)} -> {size(result.size_bytes)}")
-    print(f"bytes    {result.size_bytes}")
-    for note in result.notes:
-        print(f"note     {note}")
-    for path in result.paths:
-        print(f"{'written ' if written else 'would be'} {path}")
+    if dry_run:
+        result = planned_requantized(model, out, options, imatrix=matrix, keep_split=keep_split)
+    else:
+        result = requantize(
+            model, out, options, imatrix=matrix, keep_split=keep_split, force=force,
+            check_load=verify, bars=Bar,
+        )  # fmt: skip
+    done = quantized_model(model, options.type, result, written=not dry_run)
+    print(to_text(done) if as_json else terminal(blocks(done)), end="")

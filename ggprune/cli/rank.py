@@ -33,7 +33,7 @@ from ggprune.cli.options import (
     text_option,
     wanted_option,
 )
-from ggprune.cli.progress import RankProgress
+from ggprune.cli.progress import Bar, StatusLine
 
 
 def rank_command(
@@ -114,10 +114,12 @@ def rank_command(
     from ggprune.metrics.text import CALIBRATION
     from ggprune.model import open_model
     from ggprune.model.imatrix import read_imatrix
-    from ggprune.pipeline.safe import rank
-    from ggprune.report.plot import check_plot, plot_ranking
-    from ggprune.report.render import render_ranking
-    from ggprune.scoring import MeasureOptions, RankOptions, parse_metric
+    from ggprune.pipeline.rank import rank_path
+    from ggprune.report.plot import check_plot, ranking_figure, write_figure
+    from ggprune.report.ranking import blocks
+    from ggprune.report.terminal import terminal
+    from ggprune.runtime.isolate import isolated
+    from ggprune.scoring import parse_metric
     from ggprune.scoring.cache import default_folder
 
     by, what = parse_metric(metric), parse_unit(unit)
@@ -130,24 +132,26 @@ def rank_command(
         max_ppl_ratio=max_ppl_ratio, strategy=strategy, protect=protect,
     )  # fmt: skip
     check_outputs([out, plot], [*(f.path for f in model.files), file, imatrix], force=force)
-    options = RankOptions(
-        measuring=MeasureOptions(
-            n_ctx=n_ctx,
-            n_chunk=n_chunk,
-            compute=compute_options(threads, n_gpu_layers, flash_attn),
-            unit=what,
-            cache=default_folder() if cache else None,
-        ),
+    ranking = isolated(
+        rank_path,
+        model.path,
+        text_option(file, CALIBRATION),
+        n_ctx=n_ctx,
+        n_chunk=n_chunk,
+        compute=compute_options(threads, n_gpu_layers, flash_attn),
+        bar=Bar("rank"),
         by=by,
+        unit=what,
         imatrix=read_imatrix(imatrix) if imatrix is not None else None,
         n_decide=None if exhaustive else decide,
         confidence=confidence,
-        request=wanted,
+        cache=default_folder() if cache else None,
+        wanted=wanted,
+        narrate=StatusLine(),
     )
-    ranking = rank(model, text_option(file, CALIBRATION), options, RankProgress())
     document = to_text(ranking)
     if out is not None:
         write_text(out, document, force=force)
     if plot is not None:
-        plot_ranking(ranking, plot)
-    print(document if as_json else render_ranking(ranking) + "\n", end="")
+        write_figure(ranking_figure(ranking), plot, force=force)
+    print(document if as_json else terminal(blocks(ranking)), end="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -36,19 +35,15 @@ def remap_command(
 
     Example: ggprune remap plan.json imatrix.gguf imatrix-pruned.gguf
     """
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_outputs
     from ggprune.files.pending import disk_errors
-    from ggprune.report.jsontext import to_json
+    from ggprune.report.terminal import terminal
+    from ggprune.report.written import Companion, blocks
     from ggprune.surgery.plan import read_plan
     from ggprune.surgery.remap import remap
 
     check_outputs([out], [plan_file, source], force=force)
     with disk_errors(out):
-        done = remap(read_plan(plan_file), source, out, force=force)
-    if as_json:
-        print(to_json({**asdict(done), "out": str(out)}), end="")
-        return
-    print(f"{done.kind}: {done.n_after} of {done.n_before} tensors belong to layers that stay")
-    for note in done.notes:
-        print(f"note     {note}")
-    print(f"written  {out}")
+        companion = Companion(remap(read_plan(plan_file), source, out, force=force), out)
+    print(to_text(companion) if as_json else terminal(blocks(companion)), end="")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ggprune.cli.options import AsJson, Force
-from ggprune.cli.progress import Terminal
+from ggprune.cli.progress import Bar
 from ggprune.errors import UsageError
 
 
@@ -31,7 +31,7 @@ def synth_command(
         typer.Option("--layers", metavar="N", show_default="the model's", help="Another depth."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the numbers.")] = 0,
-    list_shapes: Annotated[bool, typer.Option("--list", help="Print the known shapes.")] = False,
+    show_shapes: Annotated[bool, typer.Option("--list", help="Print the known shapes.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the exact size; write nothing.")
     ] = False,
@@ -49,18 +49,15 @@ def synth_command(
 
     Example: ggprune synth --shape llama-3.2-1b --type Q4_K_M random.gguf
     """
+    from ggprune.files.documents import to_text
     from ggprune.files.outputs import check_output
     from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
-    from ggprune.report.jsontext import to_json
-    from ggprune.report.synth import (
-        blueprint_document,
-        render_blueprint,
-        render_shapes,
-        shapes_document,
-    )
+    from ggprune.report.synth import blocks, describe, list_shapes
+    from ggprune.report.terminal import terminal
 
-    if list_shapes:
-        print(to_json(shapes_document()) if as_json else render_shapes() + "\n", end="")
+    if show_shapes:
+        shapes = list_shapes()
+        print(to_text(shapes) if as_json else terminal(blocks(shapes)), end="")
         return
     if shape_name is None:
         raise UsageError("which shape? --shape NAME; --list prints those that are known")
@@ -71,8 +68,6 @@ def synth_command(
         check_output(out, (), force=force)
     blueprint = make_blueprint(shape, type_name, seed=seed)
     if out is not None and not dry_run:
-        synthesize(blueprint, out, force=force, check_load=verify, progress=Terminal())
-    if as_json:
-        print(to_json(blueprint_document(blueprint, out, written=not dry_run)), end="")
-    else:
-        print(render_blueprint(blueprint, out, written=not dry_run))
+        synthesize(blueprint, out, force=force, check_load=verify, bars=Bar)
+    model = describe(blueprint, out, written=not dry_run)
+    print(to_text(model) if as_json else terminal(blocks(model)), end="")

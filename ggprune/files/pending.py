@@ -106,11 +106,16 @@ def _umask() -> int:
 
 def write_text(target: Path, text: str, *, force: bool) -> None:
     """Write a small file the same way. Raises OutputError if it cannot be written."""
+    write_bytes(target, text.encode("utf-8"), force=force)
+
+
+def write_bytes(target: Path, data: bytes, *, force: bool) -> None:
+    """Raises OutputError if the file cannot be written."""
     check_output(target, (), force=force)
     try:
         with PendingFile(target) as pending:
-            with os.fdopen(os.dup(pending.fd), "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(os.dup(pending.fd), "wb") as file:
+                file.write(data)
             pending.commit(force=force)
     except OSError as e:
         raise OutputError(f"{target}: cannot be written: {e.strerror}") from e

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from ggprune.bench import Benchmark, ModelSpeed, Speed
 from ggprune.errors import UsageError
@@ -30,6 +29,9 @@ TYPES = {
     "repack": "BOOLEAN", "fit_target": "INTEGER", "fit_min_ctx": "INTEGER",
     "n_prompt": "INTEGER", "n_gen": "INTEGER", "n_depth": "INTEGER", "test_time": "TEXT",
     "avg_ns": "INTEGER", "stddev_ns": "INTEGER", "avg_ts": "REAL", "stddev_ts": "REAL",
+}  # fmt: skip
+CONVERT: dict[str, Callable[[str], object]] = {
+    "TEXT": str, "INTEGER": int, "REAL": float, "BOOLEAN": lambda text: text != "0",
 }  # fmt: skip
 
 # What llama-bench has options for and ggprune leaves at llama.cpp's defaults. The build number is
@@ -64,13 +66,13 @@ def render_rows(result: Benchmark, format_name: str) -> str:
 
 def rows_of(result: Benchmark) -> list[tuple[Row, Speed]]:
     """One row for each model and test, all values as text, in llama-bench's order of columns."""
-    about = {**FIXED, **_machine(result)}
-    found = []
+    fixed = {**FIXED, **_machine(result)}
+    rows = []
     for model in result.models:
         for speed in model.speeds:
-            values = {**about, **_model(model), **_test(speed)}
-            found.append(({name: values[name] for name in TYPES}, speed))
-    return found
+            values = {**fixed, **_model(model), **_test(speed)}
+            rows.append(({name: values[name] for name in TYPES}, speed))
+    return rows
 
 
 def _machine(result: Benchmark) -> Row:
@@ -131,7 +133,7 @@ def render_jsonl(result: Benchmark) -> str:
     return "".join(json.dumps(d, ensure_ascii=False) + "\n" for d in _documents(result))
 
 
-def _documents(result: Benchmark) -> list[dict[str, Any]]:
+def _documents(result: Benchmark) -> list[dict[str, object]]:
     return [
         {
             **{name: _typed(name, value) for name, value in row.items()},
@@ -142,14 +144,8 @@ def _documents(result: Benchmark) -> list[dict[str, Any]]:
     ]
 
 
-def _typed(name: str, value: str) -> Any:
-    convert: dict[str, Callable[[str], Any]] = {
-        "TEXT": str,
-        "INTEGER": int,
-        "REAL": float,
-        "BOOLEAN": lambda text: text != "0",
-    }
-    return convert[TYPES[name]](value)
+def _typed(name: str, value: str) -> object:
+    return CONVERT[TYPES[name]](value)
 
 
 def render_markdown(result: Benchmark) -> str:

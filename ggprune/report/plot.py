@@ -1,19 +1,27 @@
 """Sensitivity of layers, similarity of runs, loss against speed, as pictures.
 
-Needs matplotlib: `pip install ggprune[plot]`.
+Needs matplotlib: `pip install ggprune[plot]`. It is loaded when a picture is written.
 """
 
 from __future__ import annotations
 
+import io
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggprune.errors import DataError, MissingExtraError, UsageError
+from ggprune.errors import MissingExtraError, UsageError
+from ggprune.files.pending import write_bytes
 from ggprune.model.cut import Unit
+from ggprune.report.blocks import Figure, Panel
 from ggprune.report.table import is_log_scale
 from ggprune.scoring import Choice, Ranking
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe-Ito: distinct in all kinds of colour blindness.
@@ -30,53 +38,53 @@ def check_plot(path: Path) -> None:
     """Raises UsageError or MissingExtraError if a plot could not be written in the end."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: a plot is written as {', '.join(SUFFIXES)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as e:
-        raise MissingExtraError("plots need matplotlib: pip install 'ggprune[plot]'") from e
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("plots need matplotlib: pip install 'ggprune[plot]'")
 
 
-def plot_ranking(ranking: Ranking, path: Path) -> None:
-    """KL divergence without each layer, with standard errors, the similarity of all windows, and
-    what each number of layers costs and gives if a set was chosen.
+def write_figure(figure: Figure, path: Path, *, force: bool = False) -> None:
+    """Draw into a file of the format that the suffix names; it appears when it is complete.
 
-    The format follows the suffix. Raises MissingExtraError without matplotlib, DataError if the
-    file cannot be written.
+    Raises OutputError if it cannot be written, and what `check_plot` raises.
     """
     check_plot(path)
-    from matplotlib.figure import Figure
+    write_bytes(path, draw(figure, path.suffix.lower()[1:]), force=force)
 
-    is_chosen, has_windows = ranking.chosen is not None, ranking.windows.size > 4
-    ratios = (3.2, *((5,) * has_windows), *((3.6,) * is_chosen))
-    width = max(6.0, 0.28 * len(ranking.layers))
-    figure = Figure(figsize=(width, sum(ratios)), layout="constrained")
-    axes = list(figure.subplots(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0])
-    _draw_sensitivity(axes.pop(0), ranking)
-    if has_windows:
-        _draw_windows(axes.pop(0), ranking)
+
+def draw(figure: Figure, format_name: str) -> bytes:
+    """The picture as `png`, `svg` or `pdf`."""
+    from matplotlib.figure import Figure as Canvas
+
+    heights = [panel.height for panel in figure.panels]
+    canvas = Canvas(figsize=(figure.width, sum(heights)), layout="constrained")
+    axes = canvas.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for panel, place in zip(figure.panels, axes, strict=True):
+        panel.draw(place)
+    picture = io.BytesIO()
+    canvas.savefig(picture, format=format_name, dpi=150)
+    return picture.getvalue()
+
+
+def ranking_figure(ranking: Ranking) -> Figure:
+    """KL divergence without each layer, with standard errors, the similarity of all windows, and
+    what each number of layers costs and gives if a set was chosen.
+    """
+    panels = [Panel(partial(_draw_sensitivity, ranking=ranking), 3.2)]
+    if ranking.windows.size > 4:
+        panels.append(Panel(partial(_draw_windows, ranking=ranking), 5))
     if ranking.chosen is not None:
-        _draw_front(axes.pop(0), ranking.chosen)
-    _save(figure, path)
+        panels.append(Panel(partial(_draw_front, choice=ranking.chosen), 3.6))
+    width = max(6.0, 0.28 * len(ranking.layers))
+    return Figure("What the model loses without each layer", width, tuple(panels))
 
 
-def plot_choice(choice: Choice, path: Path) -> None:
-    """What each number of layers costs and gives. Errors as `plot_ranking`."""
-    check_plot(path)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
-    _draw_front(figure.subplots(), choice)
-    _save(figure, path)
+def choice_figure(choice: Choice) -> Figure:
+    """What each number of layers costs and gives."""
+    panel = Panel(partial(_draw_front, choice=choice), 3.8)
+    return Figure("What each number of layers costs and gives", 6.0, (panel,))
 
 
-def _save(figure: Any, path: Path) -> None:
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as e:
-        raise DataError(f"{path}: cannot be written: {e.strerror}") from e
-
-
-def _draw_front(axes: Any, choice: Choice) -> None:
+def _draw_front(axes: Axes, choice: Choice) -> None:
     """Loss against predicted speed, a point for every number of layers; simpler choices beside."""
     points = choice.front[1:]  # the whole model loses nothing: not on a logarithmic scale
     speeds, losses = [p.speedup for p in points], [p.kld.value for p in points]
@@ -105,7 +113,7 @@ def _draw_front(axes: Any, choice: Choice) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_sensitivity(axes: Any, ranking: Ranking) -> None:
+def _draw_sensitivity(axes: Axes, ranking: Ranking) -> None:
     layers = [score.layer for score in ranking.layers]
     values = [score.kld.value for score in ranking.layers]
     errors = [score.kld.se for score in ranking.layers]
@@ -120,7 +128,7 @@ def _draw_sensitivity(axes: Any, ranking: Ranking) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_windows(axes: Any, ranking: Ranking) -> None:
+def _draw_windows(axes: Axes, ranking: Ranking) -> None:
     """Angular distance across runs of layers; dark is similar: that run does little.
 
     Row n: runs of n layers; column: where they begin (as in Gromov et al., figure 4).

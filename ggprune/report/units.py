@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ggprune.bench import Speed
     from ggprune.metrics.estimates import Estimate
 
 
@@ -42,3 +43,8 @@ def number(value: float, digits: int = 4) -> str:
     if value != 0 and (abs(value) < 10.0**-digits or abs(value) >= 1e6):
         return f"{value:.2e}"
     return f"{value:.{digits}f}"
+
+
+def speed_cell(speed: Speed | None) -> str:
+    """`12.34 ± 0.56`."""
+    return f"{speed.mean:.2f} ± {speed.stdev:.2f}" if speed else "-"

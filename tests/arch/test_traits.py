@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ggprune.arch import layer_traits
-from ggprune.report.describe import model_document, render_model
+from ggprune.report.model import blocks, describe
+from ggprune.report.terminal import terminal
 from tests.arch.families import FAMILIES
 
 EXPECTED = {
@@ -30,9 +31,10 @@ def test_layers_are_what_llama_cpp_makes_of_them(name: str, tmp_path: Path) -> N
 
 def test_inspect_says_what_goes_together(tmp_path: Path) -> None:
     model = next(f for f in FAMILIES if f.name == "llama4").make(tmp_path)
-    shown = render_model(model)
+    description = describe(model)
+    shown = terminal(blocks(description))
     assert "alone: 11; only with others: 0-10" in shown
     assert "attention + MoE, NoPE" in shown
-    layers = model_document(model)["layers"]
-    assert layers[0]["removable_with"] == [0, 1, 2, 3]
-    assert [layer["removable"] for layer in layers] == [False] * 11 + [True]
+    layers = description.layers
+    assert layers[0].removable_with == (0, 1, 2, 3)
+    assert [layer.removable for layer in layers] == [False] * 11 + [True]

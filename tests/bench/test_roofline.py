@@ -7,7 +7,8 @@ from ggprune.bench.bandwidth import measure_bandwidth
 from ggprune.bench.roofline import make_roofline
 from ggprune.bench.speed import Machine, compared
 from ggprune.files.documents import encode_fields
-from ggprune.report.bench import render_roofline
+from ggprune.report.bench import roofline_blocks
+from ggprune.report.terminal import terminal
 from ggprune.runtime.buffers import Cache
 
 MACHINE = Machine("CPU", (), 2, "abc")
@@ -47,10 +48,10 @@ def test_a_speedup_far_below_the_promise_is_flagged() -> None:
     roofline = make_roofline(made_up(1.0, 1.69, 1.71), (9990, 4990, 4990), None)
     assert [roof.is_short for roof in roofline.roofs] == [False, True, False]
     assert [roof.predicted for roof in roofline.roofs] == [None] * 3
-    text = render_roofline(roofline)
+    text = terminal(roofline_blocks(roofline))
     assert "roof t/s" in text
     assert text.count(" !") == 1
-    assert text.endswith("! less than 85 % of the predicted speed-up")
+    assert text.endswith("! less than 85 % of the predicted speed-up\n")
     assert encode_fields(roofline.roofs[1])["short"] is True
 
 

@@ -8,7 +8,8 @@ import pytest
 from ggprune.bench import Case, Grid, Speed, benchmark, benchmark_cases
 from ggprune.bench.runner import Runner
 from ggprune.files.documents import encode_fields
-from ggprune.report.bench import render_benchmark
+from ggprune.report.bench import speed_table
+from ggprune.report.terminal import terminal
 from ggprune.runtime.session import Compute
 from tests.conftest import TINY
 from tests.helpers import Steps
@@ -33,7 +34,7 @@ def test_models_are_measured_side_by_side() -> None:
         assert model.description.startswith("llama")
     assert steps.seen[-1] == (16, 16)
     assert result.hardware.descriptions
-    table = render_benchmark(result).splitlines()
+    table = terminal([speed_table(result)]).splitlines()
     assert len(table) == 2 + 4
     assert "| pp40 |" in table[2].replace("  ", " ")
     ours, theirs = (model.speeds[1].samples_tok_per_s for model in result.models)

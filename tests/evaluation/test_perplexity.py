@@ -15,7 +15,8 @@ from ggprune.metrics.divergence import distribution, divergence
 from ggprune.metrics.text import Text, read_text
 from ggprune.model import Model
 from ggprune.pipeline import Job, write
-from ggprune.report.render import render_evaluation
+from ggprune.report.evaluation import blocks
+from ggprune.report.terminal import terminal
 from ggprune.surgery import make_plan
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.random_models import make_random_model
@@ -53,7 +54,7 @@ def test_perplexity_is_llama_perplexitys() -> None:
 
 def test_divergence_is_llama_perplexitys(compared: Evaluation) -> None:
     lines = dict(
-        re.findall(r"^(.*?\S)\s*: +(-?[0-9.]+)", render_evaluation(compared), re.MULTILINE)
+        re.findall(r"^(.*?\S)\s*: +(-?[0-9.]+)", terminal(blocks([compared])), re.MULTILINE)
     )
     for name, value in LLAMA_KLD.items():
         assert float(lines[name]) == pytest.approx(value, rel=5e-4), name
@@ -133,7 +134,7 @@ def test_every_printed_line_is_the_peers(
     )  # fmt: skip
     pattern = re.compile(r"^(.*?\S)\s*: +(-?[0-9.]+)", re.MULTILINE)
     theirs = dict(pattern.findall(done.stdout[done.stdout.index("=====") :]))
-    ours = dict(pattern.findall(render_evaluation(compared)))
+    ours = dict(pattern.findall(terminal(blocks([compared]))))
     assert len(theirs) > 30
     for name, value in theirs.items():
         assert float(ours[name]) == pytest.approx(float(value), rel=2e-3, abs=2e-3), name

@@ -15,7 +15,8 @@ from ggprune.model import Model, open_model
 from ggprune.model.cut import Unit
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline import Job, write
-from ggprune.report.render import render_ranking
+from ggprune.report.ranking import blocks
+from ggprune.report.terminal import terminal
 from ggprune.scoring import (
     DropRequest,
     Goal,
@@ -224,7 +225,7 @@ def test_an_importance_matrix_orders_the_layers(tiny: Model) -> None:
     document = json.loads(to_text(ranking))["layers"]
     assert document[0]["imatrix"]["cosine"] is None
     assert document[1]["imatrix"]["cosine"] == pytest.approx(1)
-    assert "imatrix energy" in render_ranking(ranking)
+    assert "imatrix energy" in terminal(blocks(ranking))
 
 
 def test_mtp_blocks_do_not_count_as_the_last_layers(

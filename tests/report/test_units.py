@@ -1,20 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from ggprune.errors import UsageError
 from ggprune.metrics.estimates import Estimate
-from ggprune.metrics.text import read_text
-from ggprune.model import Model
-from ggprune.report.document import check_report
-from ggprune.report.jsontext import to_json
-from ggprune.report.plot import plot_ranking
 from ggprune.report.table import bars, markdown_table
 from ggprune.report.units import count, estimate, number, size
-from tests.conftest import CALIBRATION
-from tests.scoring.ranked import ranked
 
 
 def test_tables_are_markdown() -> None:
@@ -47,21 +37,3 @@ def test_bars() -> None:
 )
 def test_numbers_for_people(shown: str, expected: str) -> None:
     assert shown == expected
-
-
-def test_json_has_no_infinity() -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        to_json({"a": float("nan")})
-
-
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_plots(tiny: Model, tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"plot.{suffix}"
-    plot_ranking(ranked(tiny, read_text(CALIBRATION), n_ctx=32, n_chunk=2), path)
-    magic = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-    assert path.read_bytes().startswith(magic[suffix])
-
-
-def test_reports_of_a_kind_we_do_not_write() -> None:
-    with pytest.raises(UsageError, match=r"\.json or \.md"):
-        check_report(Path("report.html"))
