@@ -1,7 +1,8 @@
 """The command line as a whole: its commands, and the one place where errors become lines.
 
-`ggprune --prune-layers 20,21 in.gguf out.gguf` works without naming a command, as llama-quantize's
-option of the same name does.
+A command's module is imported when the command is asked for, so that the help and `inspect` load
+nothing that is slow. `ggprune --prune-layers 20,21 in.gguf out.gguf` works without naming a
+command, as llama-quantize's option of the same name does.
 """
 
 from __future__ import annotations
@@ -9,39 +10,53 @@ from __future__ import annotations
 import io
 import signal
 import sys
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
-from ggprune.cli import (
-    auto,
-    bench,
-    choose,
-    evaluate,
-    inspect,
-    prune,
-    quantize,
-    rank,
-    remap,
-    synth,
-)
+from ggprune.cli.flatten import flattened
 from ggprune.errors import GGPruneError
 from ggprune.version import __version__
 
+# name -> how the help of `command` in the module of that name begins
+COMMANDS = {
+    "prune": "Drop layers from a GGUF file, renumber the rest, keep everything else byte for byte.",
+    "rank": "Score every layer by what the model is like without it; the least important comes "
+    "first.",
+    "choose": "Choose the layers to drop together, on top of a finished ranking.",
+    "auto": "Rank the layers, drop the least important ones, requantize, verify, evaluate, "
+    "benchmark.",
+    "inspect": "Show a model: architecture, quantization mix, size, and one line per layer.",
+    "quantize": "Quantize a model with llama.cpp's own quantizer; the tensors are those of "
+    "llama-quantize.",
+    "eval": "Perplexity as llama-perplexity computes it; with --base also its KL divergence "
+    "statistics.",
+    "bench": "Prompt (pp) and generation (tg) speed as llama-bench measures it, models taking "
+    "turns.",
+    "remap": "Carry an imatrix, a LoRA or a control vector over to the layer numbers of a pruned "
+    "model.",
+    "synth": "Write a model with random weights and the exact shapes of a well-known one.",
+}
 REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan", "--scores", "--drop-mtp")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class Group(TyperGroup):
-    """A group with a default command and a single error boundary."""
+    """A group with a default command, commands that come when called, and one error boundary."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         names = [arg.split("=", 1)[0] for arg in args]
         if args and args[0] not in self.commands and any(n in REMOVAL_OPTIONS for n in names):
             args = ["prune", *args]
         return list(super().parse_args(ctx, args))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name is not None else None, rest
 
     def main(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         try:
@@ -62,6 +77,13 @@ class Group(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def load(name: str) -> Any:
+    """A command as typer makes it, from its module."""
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(flattened(import_module(f"ggprune.cli.{name}").command))
+    return get_command(alone)
+
+
 def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
     print(f"ggprune: error: {line}", file=sys.stderr)
@@ -78,16 +100,6 @@ app = typer.Typer(
     "Layers are 0-based numbers of the original model everywhere.",
     epilog="ggprune --prune-layers 20,21 in.gguf out.gguf is short for ggprune prune ...",
 )
-app.command("prune")(prune.prune_command)
-app.command("rank")(rank.rank_command)
-app.command("choose")(choose.choose_command)
-app.command("auto")(auto.auto_command)
-app.command("inspect")(inspect.inspect_command)
-app.command("quantize")(quantize.quantize_command)
-app.command("eval")(evaluate.evaluate_command)
-app.command("bench")(bench.bench_command)
-app.command("remap")(remap.remap_command)
-app.command("synth")(synth.synth_command)
 
 
 def _version(show: bool) -> None:
@@ -103,6 +115,14 @@ def options(
     ] = False,
 ) -> None:
     pass
+
+
+def _announced() -> None:
+    """Stands for a command in the help, until it is called."""
+
+
+for name, summary in COMMANDS.items():
+    app.command(name, help=summary)(_announced)
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:

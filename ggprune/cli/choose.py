@@ -2,85 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from ggprune.cli.options import (
-    AsJson,
-    Confidence,
-    DropPercent,
-    Flash,
-    FlashAttention,
-    Force,
-    GpuLayers,
-    MaxKld,
-    MaxPplRatio,
-    Protect,
-    StrategyName,
-    TargetParams,
-    TargetSize,
-    TargetSpeedup,
-    Threads,
-    UseCache,
-    compute_options,
-    wanted_option,
-)
-from ggprune.cli.progress import StatusLine
-from ggprune.errors import UsageError
+from ggprune.cli.goal import Search, Targets
+from ggprune.cli.measuring import Computing, cache_folder
+from ggprune.cli.options import AsJson, Confidence, Force, UseCache
+from ggprune.cli.output import show
+from ggprune.cli.progress import TerminalProgress
+from ggprune.files.documents import to_text
+from ggprune.files.outputs import check_outputs
+from ggprune.files.pending import write_text
+from ggprune.model import open_model
+from ggprune.pipeline.safe import choose
+from ggprune.report.chosen import blocks
+from ggprune.report.plot import check_plot, choice_figure, write_figure
+from ggprune.scoring import ChooseOptions, check_ranking, ranked_text, read_ranking
 
 
-def choose_command(
-    scores_file: Annotated[
-        Path,
-        typer.Argument(metavar="SCORES.json", show_default=False, help="From ggprune rank -o."),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A finished ranking, where its model and its text are now, and what is chosen from it."""
+
+    scores_file: Annotated[Path, Argument(metavar="SCORES.json", help="From ggprune rank -o.")]
     model_path: Annotated[
         Path | None,
-        typer.Option("--model", "-m", show_default="the ranked one", help="The model's new place."),
-    ] = None,
+        Option("--model", "-m", show_default="the ranked one", help="The model's new place."),
+    ] = None
     file: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "-f", "--file", show_default="the ranking's", help="The calibration text's new place."
         ),
-    ] = None,
-    drop: Annotated[
-        int | None, typer.Option(min=1, show_default=False, help="Drop so many layers ...")
-    ] = None,
-    drop_percent: DropPercent = None,
-    target_size: TargetSize = None,
-    target_params: TargetParams = None,
-    target_speedup: TargetSpeedup = None,
-    max_kld: MaxKld = None,
-    max_ppl_ratio: MaxPplRatio = None,
-    strategy: StrategyName = "search",
-    protect: Protect = None,
+    ] = None
+    targets: Targets
+    search: Search
     n_chunk: Annotated[
         int | None,
-        typer.Option(
+        Option(
             "--chunks", min=1, show_default="the ranking's", help="Measure on the first N chunks."
         ),
-    ] = None,
-    confidence: Confidence = 0.95,
+    ] = None
+    confidence: Confidence = 0.95
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", show_default=False, help="Write the scores with the choice as JSON."
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(show_default=False, help="Draw loss against speed (.png, .svg, .pdf)."),
-    ] = None,
-    cache: UseCache = True,
-    force: Force = False,
-    threads: Threads = None,
-    n_gpu_layers: GpuLayers = -1,
-    flash_attn: Flash = FlashAttention.AUTO,
-    as_json: AsJson = False,
-) -> None:
+        Path | None, Option("-o", "--output", help="Write the scores with the choice as JSON.")
+    ] = None
+    plot: Annotated[Path | None, Option(help="Draw loss against speed (.png, .svg, .pdf).")] = None
+    cache: UseCache = True
+    force: Force = False
+    computing: Computing
+    as_json: AsJson = False
+
+
+def command(options: Options) -> None:
     """Choose the layers to drop together, on top of a finished ranking.
 
     Sets of layers are measured on the ranking's text; what the ranking has measured is taken from
@@ -89,46 +66,23 @@ def choose_command(
 
     Example: ggprune choose scores.json --target-speedup 1.2 -o chosen.json
     """
-    from ggprune.files.documents import to_text
-    from ggprune.files.outputs import check_outputs
-    from ggprune.files.pending import write_text
-    from ggprune.model import open_model
-    from ggprune.pipeline.rank import choose_path
-    from ggprune.report.chosen import blocks
-    from ggprune.report.plot import check_plot, choice_figure, write_figure
-    from ggprune.report.terminal import terminal
-    from ggprune.runtime.isolate import isolated
-    from ggprune.scoring import check_scores, read_scores
-    from ggprune.scoring.cache import default_folder
-
-    if plot is not None:
-        check_plot(plot)
-    scores = read_scores(scores_file)
-    model = open_model(model_path or scores.model_path)
-    check_scores(scores, model)
-    wanted = wanted_option(
-        model, drop=drop, drop_percent=drop_percent, target_size=target_size,
-        target_params=target_params, target_speedup=target_speedup, max_kld=max_kld,
-        max_ppl_ratio=max_ppl_ratio, strategy=strategy, protect=protect,
+    if options.plot is not None:
+        check_plot(options.plot)
+    ranking = read_ranking(options.scores_file)
+    model = open_model(options.model_path or Path(ranking.model.path))
+    check_ranking(options.scores_file, ranking, model)
+    request = options.targets.required(model, options.search)
+    inputs = [*(file.path for file in model.files), options.scores_file, options.file]
+    check_outputs([options.out, options.plot], inputs, force=options.force)
+    text = ranked_text(options.scores_file, ranking, options.file)
+    measuring = ChooseOptions(
+        n_chunk=options.n_chunk, compute=options.computing.compute(),
+        cache=cache_folder(options.cache), confidence=options.confidence,
     )  # fmt: skip
-    if wanted is None:
-        raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
-    check_outputs([out, plot], [*(f.path for f in model.files), scores_file, file], force=force)
-    choice = isolated(
-        choose_path,
-        model.path,
-        scores.text(file),
-        scores,
-        wanted,
-        n_chunk=n_chunk,
-        compute=compute_options(threads, n_gpu_layers, flash_attn),
-        cache=default_folder() if cache else None,
-        confidence=confidence,
-        narrate=StatusLine(),
-    )
-    document = to_text({**scores.data, "chosen": choice.to_json()})
-    if out is not None:
-        write_text(out, document, force=force)
-    if plot is not None:
-        write_figure(choice_figure(choice), plot, force=force)
-    print(document if as_json else terminal(blocks(choice)), end="")
+    choice = choose(model, text, ranking, request, measuring, TerminalProgress())
+    document = replace(ranking, chosen=choice)
+    if options.out is not None:
+        write_text(options.out, to_text(document), force=options.force)
+    if options.plot is not None:
+        write_figure(choice_figure(choice), options.plot, force=options.force)
+    show(document, lambda _: blocks(choice), as_json=options.as_json)

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any
+
+from tqdm import tqdm
 
 from ggprune.progress import Progress
 
-BYTE_STEPS = ("copy", "generate")
+BYTES = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+UNITS = {"copy": BYTES, "generate": BYTES}  # of all other parts: steps
 
 
-class Terminal(Progress):
-    """Bars for the parts of a job, and one line that says what is being tried."""
+class TerminalProgress(Progress):
+    """A bar for each part of a job, from its first step to its last, and a line for what is said.
 
-    def part(self, label: str) -> Progress:
-        return Bar(label)
-
-    def say(self, text: str) -> None:
-        StatusLine()(text)
-
-
-class Bar(Progress):
-    """A progress bar that appears at its first step and closes at its last one.
-
-    Until then it is a plain value, so that it can be sent to a child process.
+    Nothing of it appears where stderr is no terminal. A copy in another process has its own bar.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str = "") -> None:
         self.label = label
-        self.bar: Any = None
+        self.bar: tqdm | None = None
+
+    def __reduce__(self) -> tuple[type[TerminalProgress], tuple[str]]:
+        return TerminalProgress, (self.label,)
+
+    def part(self, label: str) -> TerminalProgress:
+        return TerminalProgress(label)
 
     def step(self, done: int, total: int) -> None:
         if self.bar is None:
@@ -38,36 +36,13 @@ class Bar(Progress):
         if done >= total:
             self.bar.close()
 
-    __call__ = step
+    def say(self, text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
-    def _start(self, total: int) -> Any:
-        from tqdm import tqdm
-
+    def _start(self, total: int) -> tqdm:
         tqdm.set_lock(threading.RLock())  # its default lock is for several processes
-        units: dict[str, Any] = {"unit": "step"}
-        if self.label in BYTE_STEPS:
-            units = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+        units = UNITS.get(self.label, {"unit": "step"})
         return tqdm(
             total=total, desc=self.label, file=sys.stderr, disable=None, leave=False, **units
         )
-
-
-class RankProgress(Progress):
-    """A bar for the steps, a line for what is said."""
-
-    def __init__(self) -> None:
-        self.bar, self.line = Bar("rank"), StatusLine()
-
-    def step(self, done: int, total: int) -> None:
-        self.bar(done, total)
-
-    def say(self, text: str) -> None:
-        self.line(text)
-
-
-class StatusLine:
-    """Says on one line of the terminal what is being tried; nothing where stderr is a file."""
-
-    def __call__(self, text: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -2,65 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from ggprune.cli.options import (
-    AllowRequantize,
-    AsJson,
-    Force,
-    ImatrixFile,
-    ModelPath,
-    OutPath,
-    Threads,
-    Verify,
-)
-from ggprune.cli.progress import Bar
-from ggprune.cli.quantize_options import (
-    ExcludeWeights,
-    IncludeWeights,
-    LeaveOutputTensor,
-    MaxBufferSize,
-    OutputTensorType,
-    OverrideKv,
-    Pure,
-    TensorTypeFile,
-    TensorTypes,
-    TokenEmbeddingType,
-    quantize_options,
-)
+from ggprune.cli.options import KeepSplit, ModelPath, OutPath, Threads
+from ggprune.cli.output import show
+from ggprune.cli.progress import TerminalProgress
+from ggprune.cli.quantizing import Quantizing
+from ggprune.cli.writing import Writing
+from ggprune.files.outputs import check_outputs
+from ggprune.model import open_model
+from ggprune.pipeline import Job, planned, write
+from ggprune.pipeline.job import AS_INPUT
+from ggprune.quantize.options import QuantizeOptions
+from ggprune.report.written import blocks, quantized_model
 
 
-def quantize_command(
+@dataclass(frozen=True, kw_only=True)
+class WholeQuantizing(Quantizing):
+    """How to quantize a model that keeps its layers."""
+
+    new_numbers: bool = False  # there are none
+    bump_interface: str | None = None  # nothing is cut
+    override_kv: Annotated[
+        list[str] | None,
+        Option(
+            "--override-kv",
+            metavar="KEY=TYPE:VALUE",
+            help="Set a metadata value; TYPE is int, float, bool or str. Repeatable.",
+        ),
+    ] = None
+    keep_split: KeepSplit = False
+    max_buffer_size: Annotated[
+        int | None,
+        Option(
+            "--max-buffer-size",
+            metavar="MIB",
+            min=1,
+            show_default="8192",
+            help="Keep at most so much of one tensor in memory.",
+        ),
+    ] = None
+    threads: Threads = None
+
+    def whole(self, type_name: str) -> QuantizeOptions:
+        return self.to_type(
+            type_name,
+            self.threads,
+            override_kv=self.override_kv or (),
+            max_buffer_mib=self.max_buffer_size,
+        )
+
+
+def command(
     source: ModelPath,
     out: OutPath,
-    type_name: Annotated[
-        str,
-        typer.Argument(metavar="TYPE", show_default=False, help="Q4_K_M, Q8_0, F16, COPY, ..."),
-    ],
-    imatrix: ImatrixFile = None,
-    include_weights: IncludeWeights = None,
-    exclude_weights: ExcludeWeights = None,
-    tensor_types: TensorTypes = None,
-    tensor_type_file: TensorTypeFile = None,
-    output_tensor_type: OutputTensorType = None,
-    token_embedding_type: TokenEmbeddingType = None,
-    leave_output_tensor: LeaveOutputTensor = False,
-    pure: Pure = False,
-    allow_requantize: AllowRequantize = False,
-    override_kv: OverrideKv = None,
-    keep_split: Annotated[
-        bool, typer.Option("--keep-split", help="Write shards where the input has shards.")
-    ] = False,
-    max_buffer_size: MaxBufferSize = None,
-    threads: Threads = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the exact size; write nothing.")
-    ] = False,
-    verify: Verify = True,
-    force: Force = False,
-    as_json: AsJson = False,
+    type_name: Annotated[str, Argument(metavar="TYPE", help="Q4_K_M, Q8_0, F16, COPY, ...")],
+    quantizing: WholeQuantizing,
+    writing: Writing,
 ) -> None:
     """Quantize a model with llama.cpp's own quantizer; the tensors are those of llama-quantize.
 
@@ -71,33 +72,15 @@ def quantize_command(
 
     Example: ggprune quantize model-f16.gguf model-q4.gguf Q4_K_M
     """
-    from ggprune.files.documents import to_text
-    from ggprune.files.outputs import check_outputs
-    from ggprune.model import open_model
-    from ggprune.model.imatrix import read_imatrix
-    from ggprune.pipeline import requantize
-    from ggprune.pipeline.prune import planned_requantized
-    from ggprune.report.terminal import terminal
-    from ggprune.report.written import blocks, quantized_model
-
-    options = quantize_options(
-        type_name, threads=threads, imatrix=imatrix, tensor_types=tensor_types,
-        tensor_type_file=tensor_type_file, output_tensor_type=output_tensor_type,
-        token_embedding_type=token_embedding_type, include_weights=include_weights,
-        exclude_weights=exclude_weights, override_kv=override_kv, max_buffer_size=max_buffer_size,
-        leave_output_tensor=leave_output_tensor, pure=pure, allow_requantize=allow_requantize,
-    )  # fmt: skip
-    assert options is not None
+    options = quantizing.whole(type_name)
     model = open_model(source)
-    inputs = [*(f.path for f in model.files), imatrix, tensor_type_file]
-    check_outputs([out], inputs, force=force)
-    matrix = read_imatrix(imatrix) if imatrix is not None else None
-    if dry_run:
-        result = planned_requantized(model, out, options, imatrix=matrix, keep_split=keep_split)
-    else:
-        result = requantize(
-            model, out, options, imatrix=matrix, keep_split=keep_split, force=force,
-            check_load=verify, bars=Bar,
-        )  # fmt: skip
-    done = quantized_model(model, options.type, result, written=not dry_run)
-    print(to_text(done) if as_json else terminal(blocks(done)), end="")
+    inputs = [*(file.path for file in model.files), *quantizing.files]
+    check_outputs([out], inputs, force=writing.force)
+    job = Job(
+        model=model, out=out, quantize=options, imatrix=quantizing.matrix(),
+        split=AS_INPUT if quantizing.keep_split else None, force=writing.force,
+        check_load=writing.verify,
+    )  # fmt: skip
+    files = planned(job) if writing.dry_run else write(job, TerminalProgress())
+    quantized = quantized_model(model, options.type, files, written=not writing.dry_run)
+    show(quantized, blocks, as_json=writing.as_json)

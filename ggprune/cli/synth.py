@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from ggprune.cli.options import AsJson, Force
-from ggprune.cli.progress import Bar
+from ggprune.cli.output import show
+from ggprune.cli.progress import TerminalProgress
+from ggprune.cli.writing import Writing
 from ggprune.errors import UsageError
+from ggprune.files.outputs import check_output
+from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
+from ggprune.report.synth import blocks, describe, list_shapes
 
 
-def synth_command(
-    out: Annotated[
-        Path | None,
-        typer.Argument(metavar="OUT.gguf", show_default=False, help="The file to write."),
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the model is to be like."""
+
     shape_name: Annotated[
-        str | None,
-        typer.Option(
-            "--shape", metavar="NAME", show_default=False, help="llama-3.2-1b, ...; see --list."
-        ),
-    ] = None,
-    type_name: Annotated[
-        str, typer.Option("--type", metavar="TYPE", help="Q4_K_M, Q8_0, F16, ...")
-    ] = "Q4_K_M",
+        str | None, Option("--shape", metavar="NAME", help="llama-3.2-1b, ...; see --list.")
+    ] = None
+    type_name: Annotated[str, Option("--type", metavar="TYPE", help="Q4_K_M, Q8_0, F16, ...")] = (
+        "Q4_K_M"
+    )
     n_layer: Annotated[
         int | None,
-        typer.Option("--layers", metavar="N", show_default="the model's", help="Another depth."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the numbers.")] = 0,
-    show_shapes: Annotated[bool, typer.Option("--list", help="Print the known shapes.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the exact size; write nothing.")
-    ] = False,
+        Option("--layers", metavar="N", show_default="the model's", help="Another depth."),
+    ] = None
+    seed: Annotated[int, Option(min=0, max=(1 << 32) - 1, help="Of the numbers.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthWriting(Writing):
+    """Here there are no bytes to compare with."""
+
     verify: Annotated[
-        bool,
-        typer.Option("--verify/--no-verify", help="Load the result in llama.cpp and decode."),
-    ] = True,
-    force: Force = False,
-    as_json: AsJson = False,
+        bool, Option("--verify/--no-verify", help="Load the result in llama.cpp and decode.")
+    ] = True
+
+
+def command(
+    out: Annotated[Path | None, Argument(metavar="OUT.gguf", help="The file to write.")] = None,
+    *,
+    asked: Asked,
+    show_shapes: Annotated[bool, Option("--list", help="Print the known shapes.")] = False,
+    writing: SynthWriting,
 ) -> None:
     """Write a model with random weights and the exact shapes of a well-known one.
 
@@ -49,25 +57,20 @@ def synth_command(
 
     Example: ggprune synth --shape llama-3.2-1b --type Q4_K_M random.gguf
     """
-    from ggprune.files.documents import to_text
-    from ggprune.files.outputs import check_output
-    from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
-    from ggprune.report.synth import blocks, describe, list_shapes
-    from ggprune.report.terminal import terminal
-
+    force, as_json, written = writing.force, writing.as_json, not writing.dry_run
     if show_shapes:
-        shapes = list_shapes()
-        print(to_text(shapes) if as_json else terminal(blocks(shapes)), end="")
+        show(list_shapes(), blocks, as_json=as_json)
         return
-    if shape_name is None:
+    if asked.shape_name is None:
         raise UsageError("which shape? --shape NAME; --list prints those that are known")
-    if out is None and not dry_run:
+    if out is None and written:
         raise UsageError("where to? name the file to write, or use --dry-run")
-    shape = find_shape(shape_name, n_layer)
+    shape = find_shape(asked.shape_name, asked.n_layer)
     if out is not None:
         check_output(out, (), force=force)
-    blueprint = make_blueprint(shape, type_name, seed=seed)
-    if out is not None and not dry_run:
-        synthesize(blueprint, out, force=force, check_load=verify, bars=Bar)
-    model = describe(blueprint, out, written=not dry_run)
-    print(to_text(model) if as_json else terminal(blocks(model)), end="")
+    blueprint = make_blueprint(shape, asked.type_name, seed=asked.seed)
+    if out is not None and written:
+        synthesize(
+            blueprint, out, force=force, check_load=writing.verify, progress=TerminalProgress()
+        )
+    show(describe(blueprint, out, written=written), blocks, as_json=as_json)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ggprune.errors import ArchitectureError
+from ggprune.model.layers import format_layers
 
 
 class Unit(str, Enum):
@@ -49,6 +50,12 @@ class Cut:
     def of(layers: Iterable[int], unit: Unit = Unit.LAYER) -> Cut:
         """Whole layers, or the same half of each. A layer that is named twice counts once."""
         return Cut(tuple(Piece(layer, unit) for layer in sorted(set(layers))))
+
+    def __str__(self) -> str:
+        """`3,5-7,20a`: whole layers in the shortest notation, then parts of layers."""
+        whole = format_layers(piece.layer for piece in self if piece.unit is Unit.LAYER)
+        parts = [str(piece) for piece in self if piece.unit is not Unit.LAYER]
+        return ",".join([*([whole] if whole else []), *parts])
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -38,6 +38,7 @@ from ggprune.surgery.layout import Split, in_groups, lay_out, lay_out_shards, sh
 from ggprune.surgery.rewrite import write_proved
 
 AS_INPUT: Final = "as the input"
+Division = Split | Literal["as the input"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Job:
     plan: PrunePlan | None = None  # nothing is dropped
     quantize: QuantizeOptions | None = None  # tensors stay what they are
     imatrix: Imatrix | None = None  # of `model`, for quantizing
-    split: Split | Literal["as the input"] | None = None  # one file
+    split: Division | None = None  # one file
     force: bool = False  # replace files that are there; never one of the input
     check_load: bool = True  # let llama.cpp load the result and decode
 

@@ -44,13 +44,13 @@ def report(result: AutoResult) -> tuple[Block, ...]:
         f"{', '.join(machine.descriptions)}, {machine.n_threads} threads."
     )
     return (
-        Heading(f"{Path(result.ranking.model['path']).name} -> {result.out.name}", level=1),
+        Heading(f"{Path(result.ranking.model.path).name} -> {result.out.name}", level=1),
         *blocks(result),
         Heading("Ranking"),
         *ranking.blocks(result.ranking),
         *_texts(result.health or ()),
         Heading("How"),
-        Text((made_with, f"Source fingerprint: {result.plan.fingerprint}.")),
+        Text((made_with, f"Source fingerprint: {result.ranking.model.fingerprint}.")),
     )
 
 
@@ -69,8 +69,8 @@ def _table(rows: Sequence[Row]) -> Table:
             size(row.size_bytes),
             f"{row.bits_per_weight:.2f}",
             estimate(row.ppl),
-            estimate(row.divergence.kld.mean) if row.divergence else "0",
-            percent(row.divergence.same_top_p) if row.divergence else "100 %",
+            estimate(row.kld) if row.kld else "0",
+            percent(row.same_top_p) if row.same_top_p else "100 %",
             speed_cell(row.pp),
             speed_cell(row.tg),
             _ratio(row.tg, base.tg),
@@ -121,11 +121,11 @@ def _verdict(rows: Sequence[Row]) -> list[str]:
     """What the table says about size and speed: the result against the rival of its size."""
     result = rows[-1]
     rivals = [row for row in rows[1:-1] if row.size_bytes <= result.size_bytes]
-    if not rivals or result.divergence is None:
+    if not rivals or result.kld is None:
         return []
-    rival = min(rivals, key=lambda row: row.divergence.kld.mean.value if row.divergence else 0.0)
-    assert rival.divergence is not None
-    loss, rival_loss = result.divergence.kld.mean.value, rival.divergence.kld.mean.value
+    rival = min(rivals, key=lambda row: row.kld.value if row.kld else 0.0)
+    assert rival.kld is not None
+    loss, rival_loss = result.kld.value, rival.kld.value
     better = "less" if rival_loss < loss else "more"
     lines = [
         f"At no more bytes, '{rival.name}' loses {better} than pruning: "

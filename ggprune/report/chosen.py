@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ggprune.model.layers import format_layers
 from ggprune.pipeline.result import FrontRow
 from ggprune.report.blocks import Block, Table, Text
 from ggprune.report.plot import choice_figure
@@ -26,16 +25,14 @@ def decision(choice: Choice) -> Text:
     """The set, and what simpler strategies would have chosen, on the calibration text."""
     best = choice.best
     lines = [
-        f"chosen by {choice.strategy.value}: {format_layers(best.drop)} "
+        f"chosen by {choice.strategy.value}: {best.drop} "
         f"(KLD {estimate(best.kld)}, {estimate(best.ppl_ratio)} times the PPL; "
         f"{choice.n_set} sets measured)"
     ]
-    for strategy, point in choice.others:
+    for other in choice.others:
+        strategy, point = other.strategy, other.point
         ratio = f", {point.kld.value / best.kld.value:.2f}x" if best.kld.value > 0 else ""
-        lines.append(
-            f"{strategy.value} would be {format_layers(point.drop)} (KLD {estimate(point.kld)}"
-            f"{ratio})"
-        )
+        lines.append(f"{strategy.value} would be {point.drop} (KLD {estimate(point.kld)}{ratio})")
     return Text(tuple(lines))
 
 
@@ -47,7 +44,7 @@ def steps_table(choice: Choice) -> Table:
             str(step.n_set),
             str(step.n_pass),
             f"{step.time_s:.1f}",
-            format_layers(step.drop),
+            str(step.drop),
             estimate(step.kld),
             str(step.kld.n),
         )
@@ -63,7 +60,7 @@ def front_table(front: Sequence[FrontRow]) -> Table:
     rows = tuple(
         (
             str(len(row.point.drop)),
-            format_layers(row.point.drop) or "-",
+            str(row.point.drop) or "-",
             estimate(row.point.kld),
             estimate(row.point.ppl_ratio),
             size(row.point.footprint.size_bytes),

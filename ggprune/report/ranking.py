@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ggprune.ablation.units import Unit
+from ggprune.model.cut import Unit
 from ggprune.report import chosen
 from ggprune.report.blocks import Block, Table, Text
 from ggprune.report.plot import ranking_figure
@@ -12,7 +12,7 @@ from ggprune.report.table import bars, is_log_scale
 from ggprune.report.units import estimate, number, percent
 from ggprune.scoring import LayerScore, Metric, Ranking
 from ggprune.scoring.activations import LayerActivations
-from ggprune.scoring.ranking import BY_KLD
+from ggprune.scoring.metric import BY_KLD
 
 UNITS = {Unit.LAYER: "layer", Unit.ATTN: "attention of", Unit.FFN: "FFN of"}
 
@@ -29,9 +29,9 @@ def blocks(ranking: Ranking) -> tuple[Block, ...]:
 def _head(ranking: Ranking) -> Text:
     model, text = ranking.model, ranking.calibration
     line = (
-        f"{model['path']}: {model['n_layer']} layers of {model['arch']}, "
-        f"PPL {estimate(ranking.base_ppl)} on {text['source']} "
-        f"({text['n_chunk']} chunks of {text['n_ctx']}, {text['n_token']} tokens scored)"
+        f"{model.path}: {model.n_layer} layers of {model.arch}, "
+        f"PPL {estimate(ranking.base_ppl)} on {text.source} "
+        f"({text.n_chunk} chunks of {text.n_ctx}, {text.n_token} tokens scored)"
     )
     return Text((line,))
 

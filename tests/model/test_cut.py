@@ -24,6 +24,8 @@ def test_parts_of_layers_are_named() -> None:
     assert MIXED.to_json() == [3, "20a", "21f", "22e3+5"]
     assert parse_cut(MIXED.to_json()) == MIXED
     assert MIXED.layers == (3, 20, 21, 22)
+    assert str(MIXED) == "3,20a,21f,22e3+5"
+    assert str(Cut.of([3, 5, 6, 7])) == "3,5-7"
 
 
 def test_only_whole_layers_can_be_carried_out() -> None:

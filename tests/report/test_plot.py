@@ -14,15 +14,15 @@ from ggprune.report.blocks import Figure, Panel
 from ggprune.report.plot import check_plot, draw, ranking_figure, write_figure
 from ggprune.report.ranking import blocks
 from ggprune.report.terminal import terminal
-from ggprune.scoring import rank
 from tests.conftest import CALIBRATION
+from tests.scoring.ranked import ranked
 
 MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 EMPTY = Figure("nothing", 2.0, (Panel(lambda axes: axes.plot([0, 1]), 1.0),))
 
 
 def test_plots(tiny: Model, tmp_path: Path) -> None:
-    ranking = rank(tiny, read_text(CALIBRATION), n_ctx=32, n_chunk=2)
+    ranking = ranked(tiny, read_text(CALIBRATION), n_ctx=32, n_chunk=2)
     figure = ranking_figure(ranking)
     assert [panel.height for panel in figure.panels] == [3.2, 5]  # no set was chosen
     for suffix, magic in MAGIC.items():
