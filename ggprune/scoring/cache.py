@@ -52,6 +52,11 @@ class ScoreCache:
     def close(self) -> None:
         self.connection.close()
 
+    def names(self, chunk: int) -> frozenset[str]:
+        """Of all that was put for the chunk."""
+        rows = self.connection.execute("SELECT name FROM entry WHERE chunk = ?", (chunk,))
+        return frozenset(name for (name,) in rows)
+
     def get(self, chunk: int, name: str) -> dict[str, AnyArray] | None:
         """What was put, None if nothing was."""
         row = self.connection.execute(

@@ -12,7 +12,7 @@ from ggprune.model import Model
 from ggprune.model.cut import Cut, Unit
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
-from ggprune.scoring.cache import ScoreCache
+from ggprune.scoring.cache import AnyArray, ScoreCache
 from ggprune.scoring.measure import MeasureOptions, Measurer
 from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows, RowSource
 
@@ -42,11 +42,9 @@ class RememberedRows:
 
     def base(self, number: int) -> BaseRows:
         """The whole model on a chunk."""
-        arrays = self.cache.get(number, BASE) if self.cache is not None else None
-        if arrays is None:
-            return self._measured_base(number)
-        self._n_cached += 1
-        return BaseRows(**arrays)
+        if BASE in self._known(number):
+            return BaseRows(**self._recalled(number, BASE))
+        return self._measured_base(number)
 
     def base_nll(self, number: int) -> Float64:
         """Of the whole model's scored tokens, (n_token,) nats; kept once it is known."""
@@ -56,17 +54,18 @@ class RememberedRows:
 
     def rows(self, number: int, cuts: Sequence[Cut], within: Cut = NOTHING) -> Iterator[Rows]:
         """The chunk without each of the cuts, which all contain `within`, in their order."""
-        kept = {cut: self._kept(number, cut) for cut in cuts}
-        missing = [cut for cut, rows in kept.items() if rows is None]
+        known = self._known(number)
+        missing = [cut for cut in cuts if self._name(cut) not in known]
         if missing and number not in self._base_nll:
             self._measured_base(number)  # what comes is compared with it
         measured = self.source.rows(number, missing, within)
-        for cut in cuts:
-            rows = kept[cut]
-            if rows is None:
-                rows = kept[cut] = next(measured)
-                self._keep(number, self._name(cut), rows)
-            yield rows
+        for name in map(self._name, cuts):
+            if name in known:
+                yield Rows(**self._recalled(number, name))
+            else:
+                rows = next(measured)
+                self._keep(number, name, rows)
+                yield rows
 
     def _measured_base(self, number: int) -> BaseRows:
         rows = self.source.base(number)
@@ -74,12 +73,15 @@ class RememberedRows:
         self._keep(number, BASE, rows)
         return rows
 
-    def _kept(self, number: int, cut: Cut) -> Rows | None:
-        arrays = self.cache.get(number, self._name(cut)) if self.cache is not None else None
-        if arrays is None:
-            return None
+    def _known(self, number: int) -> frozenset[str]:
+        return self.cache.names(number) if self.cache is not None else frozenset()
+
+    def _recalled(self, number: int, name: str) -> Mapping[str, AnyArray]:
+        """What is known to be in the cache."""
+        arrays = self.cache.get(number, name) if self.cache is not None else None
+        assert arrays is not None
         self._n_cached += 1
-        return Rows(**arrays)
+        return arrays
 
     def _keep(self, number: int, name: str, rows: Rows | BaseRows) -> None:
         if self.cache is not None:
@@ -100,7 +102,7 @@ def open_rows(model: Model, text: Text, options: MeasureOptions) -> Iterator[Rem
         cache = None
         if options.cache is not None:
             cache = ScoreCache(options.cache, _settings(model, text, options))
-            stack.callback(cache.close)
+            stack.enter_context(contextlib.closing(cache))
         yield RememberedRows(measurer, cache, options.unit)
 
 

@@ -139,6 +139,8 @@ def test_the_cache_survives_what_is_thrown_at_it(tmp_path: Path) -> None:
     assert found is not None
     assert all(np.array_equal(found[k], arrays[k]) for k in arrays)
     assert again.get(3, "2") is None
+    assert sorted(again.names(3)) == ["1,2"]
+    assert not again.names(2)
     assert ScoreCache(tmp_path / "new" / "folder", {"a": 2}).get(3, "1,2") is None
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="--no-cache"):
