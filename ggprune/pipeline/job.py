@@ -91,15 +91,15 @@ def write_into(job: Job, target: PendingFile, progress: Progress = SILENT) -> No
     _write_whole(_prepare(job), target, progress)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Prepared:
     """A job and what follows from it, before anything is written."""
 
     job: Job
     contents: Contents  # before they are quantized
     split: Split | None
-    imatrix: Imatrix | None  # in the names of `contents`
-    forecast: Forecast | None  # None: nobody asked for quantizing
+    imatrix: Imatrix | None = None  # in the names of `contents`
+    forecast: Forecast | None = None  # None: nobody asked for quantizing
 
     @property
     def is_quantized(self) -> bool:
@@ -123,7 +123,7 @@ def _prepare(job: Job) -> _Prepared:
     contents = contents_of(job.model, job.plan)
     split = split_as(job.model, contents) if isinstance(job.split, str) else job.split
     if job.quantize is None:
-        return _Prepared(job, contents, split, None, None)
+        return _Prepared(job=job, contents=contents, split=split)
     imatrix = select_entries(job.imatrix, job.quantize, job.model)
     unpruned = None
     if job.plan is not None:
@@ -132,7 +132,7 @@ def _prepare(job: Job) -> _Prepared:
     expected = None
     if not job.quantize.copies_all:
         expected = _forecast(job, contents, imatrix, unpruned)
-    return _Prepared(job, contents, split, imatrix, expected)
+    return _Prepared(job=job, contents=contents, split=split, imatrix=imatrix, forecast=expected)
 
 
 def _forecast(
