@@ -8,7 +8,7 @@ from ggprune.arch.architecture import (
     removal_change,
 )
 from ggprune.arch.change import Change
-from ggprune.arch.legal import choose_legal, legal_drop, nearest_legal, shortest_runs
+from ggprune.arch.legal import first_legal, legal_drop, nearest_legal, shortest_runs
 from ggprune.arch.removal import mtp_blocks, n_trunk
 from ggprune.arch.traits import layer_traits
 
@@ -18,7 +18,7 @@ __all__ = [
     "Place",
     "architecture_of",
     "check_scored",
-    "choose_legal",
+    "first_legal",
     "layer_traits",
     "legal_drop",
     "mtp_blocks",

@@ -68,7 +68,7 @@ def _neighbours(model: Model, drop: tuple[int, ...]) -> Iterator[tuple[int, ...]
             yield tuple(range(start, start + length))
 
 
-def choose_legal(model: Model, order: Sequence[int], k: int) -> tuple[int, ...] | None:
+def first_legal(model: Model, order: Sequence[int], k: int) -> tuple[int, ...] | None:
     """The legal set of `k` layers that comes first in `order` (least important first).
 
     Sets are tried with the layers at the front of the order first; None if none of them is legal.

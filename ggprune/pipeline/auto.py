@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggprune.arch import architecture_of, check_scored, choose_legal, mtp_blocks, n_trunk
+from ggprune.arch import architecture_of, check_scored, first_legal, mtp_blocks, n_trunk
 from ggprune.bench import Benchmark, benchmark
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.evaluation import Evaluation, evaluate
@@ -120,7 +120,7 @@ def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> Wan
         return pruned_size(model, make_plan(model, drop), quantize, imatrix) <= target.value
 
     free = [n for n in range(n_trunk(model)) if n not in wanted.protect]
-    drops = (choose_legal(model, free, n) for n in range(1, min(len(free), n_trunk(model) - 1) + 1))
+    drops = (first_legal(model, free, n) for n in range(1, min(len(free), n_trunk(model) - 1) + 1))
     legal = [drop for drop in drops if drop is not None]
     first = bisect.bisect_left(
         legal, True, key=lambda drop: is_reached(_with_mtp(model, drop, options))
@@ -158,7 +158,7 @@ def _check(
 
 def _any_set(model: Model, free: Sequence[int], sizes: range) -> tuple[int, ...]:
     """A set that can be removed, of the first size that has one. Raises as `choose`."""
-    found = (choose_legal(model, free, n) for n in sizes)
+    found = (first_legal(model, free, n) for n in sizes)
     return next((drop for drop in found if drop), None) or choose(model, free, sizes[0])
 
 
@@ -173,7 +173,7 @@ def choose(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
 
     Raises ArchitectureError if no set of that many layers can be removed exactly.
     """
-    drop = choose_legal(model, order, n_drop)
+    drop = first_legal(model, order, n_drop)
     if drop is None:
         raise ArchitectureError(
             f"{model.path}: no set of {n_drop} layers of {model.arch} can be removed exactly; "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggprune.arch import choose_legal
+from ggprune.arch import first_legal
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.model.footprint import Footprints
 from ggprune.scoring.choice import Choice, Point, Strategy
@@ -132,7 +132,7 @@ class _Chooser:
         if self.strategy in (Strategy.GREEDY, Strategy.SEARCH):
             order = search.order or sorted(search.single, key=search.single.__getitem__)
             free = [layer for layer in order if layer in search.layers]
-            sets[Strategy.ONESHOT] = choose_legal(self.model, free, n)
+            sets[Strategy.ONESHOT] = first_legal(self.model, free, n)
         if self.strategy is Strategy.SEARCH:
             sets[Strategy.GREEDY] = next((s for s in search.grown if len(s) == n), None)
         return {s: drop for s, drop in sets.items() if drop is not None and search.is_enough(drop)}

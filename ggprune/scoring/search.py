@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ggprune.arch import choose_legal, legal_drop, shortest_runs
+from ggprune.arch import first_legal, legal_drop, shortest_runs
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.scoring.choice import Step, Strategy
 from ggprune.scoring.measure import Layers, Measurer
@@ -72,7 +72,7 @@ class Search:
         if order is None:
             singles: list[Layers] = [(layer,) for layer in self.layers]
             order = [layer for (layer,) in ranked(self.race("single layers", singles, n))]
-        drop = choose_legal(self.model, [layer for layer in order if layer in self.layers], n)
+        drop = first_legal(self.model, [layer for layer in order if layer in self.layers], n)
         if drop is None or not self.is_allowed(drop, n):
             raise self.impossible(n)
         return drop

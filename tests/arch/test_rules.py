@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.arch import (
-    choose_legal,
+    first_legal,
     legal_drop,
     mtp_blocks,
     nearest_legal,
@@ -113,7 +113,7 @@ def test_mtp_blocks_stay_or_go_together(tmp_path: Path) -> None:
     assert not legal_drop(model, (4,))
     assert not legal_drop(model, (0, 1, 2, 3))
     assert tuple(mtp_blocks(model)) == (4, 5)
-    assert choose_legal(model, (5, 4, 2, 1, 0, 3), 2) == (1, 2)  # never chosen: they cost nothing
+    assert first_legal(model, (5, 4, 2, 1, 0, 3), 2) == (1, 2)  # never chosen: they cost nothing
 
 
 def test_whole_periods_only_where_the_code_counts_layers(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_deepseek_lite_stays_what_it_is(tmp_path: Path) -> None:
 def test_choosing_prefers_the_least_important_legal_set(tmp_path: Path) -> None:
     model = model_of(tmp_path, "afmoe", 12)
     order = (5, 6, 4, 7, 3, 11, 10, 0, 1, 2, 8, 9)
-    assert choose_legal(model, order, 4) == (4, 5, 6, 7)
-    assert choose_legal(model, order, 1) == (11,)
+    assert first_legal(model, order, 4) == (4, 5, 6, 7)
+    assert first_legal(model, order, 1) == (11,)
     uniform = model_of(tmp_path, "llama", 12)
-    assert choose_legal(uniform, order, 3) == (4, 5, 6)
+    assert first_legal(uniform, order, 3) == (4, 5, 6)
