@@ -2,7 +2,7 @@
 
 from ggprune.arch.architecture import (
     Architecture,
-    Place,
+    StreamNames,
     architecture_of,
     check_scored,
     removal_change,
@@ -15,7 +15,7 @@ from ggprune.arch.traits import layer_traits
 __all__ = [
     "Architecture",
     "Change",
-    "Place",
+    "StreamNames",
     "architecture_of",
     "check_scored",
     "first_legal",

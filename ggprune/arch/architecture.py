@@ -32,8 +32,8 @@ _INDEX_WORDS = re.compile(
 )
 
 
-# A place of the residual stream: its names in the graph, for every run through the layers.
-Place = tuple[tuple[str, ...], ...]
+# The residual stream at one place of the graph: its names there, for every run through the layers.
+StreamNames = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ class Architecture:
     unscored: str | None = None  # why leaving layers out in memory does not predict the file
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[StreamNames, ...]:
         """The stream in front of every layer that computes, and behind the last one."""
         entering = (self.entering(layer) for layer in range(self.n_trunk))
         return (*entering, self.leaving(self.n_trunk - 1))
 
-    def entering(self, layer: int) -> Place:
+    def entering(self, layer: int) -> StreamNames:
         """Names of the stream in front of a layer, one tuple per run through the layers."""
         if layer > 0:
             return self.leaving(layer - 1)
         again = (self.n_trunk * loop - 1 for loop in range(1, self.n_loop))
         return (self.residual_in, *(_numbered(self.loop_in, last) for last in again))
 
-    def leaving(self, layer: int) -> Place:
+    def leaving(self, layer: int) -> StreamNames:
         """Names of the stream behind a layer, one tuple per run through the layers."""
         if layer == self.n_trunk - 1 and self.residual_last:
             return (self.residual_last,)

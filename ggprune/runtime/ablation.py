@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.arch import Place
+from ggprune.arch import StreamNames
 from ggprune.errors import LlamaError
 from ggprune.runtime.graph import Graph, Mask, graph_of
 from ggprune.runtime.session import Logits, Session, Tokens
@@ -53,7 +53,7 @@ class Ablator:
     """
 
     def __init__(
-        self, session: Session, places: Sequence[Place], *, share_prefix: bool = True
+        self, session: Session, places: Sequence[StreamNames], *, share_prefix: bool = True
     ) -> None:
         """Without `share_prefix` every pass computes the whole model: slower, the same numbers."""
         self.session, self.places = session, tuple(places)

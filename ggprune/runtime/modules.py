@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ggprune.arch import Architecture, Place
+from ggprune.arch import Architecture, StreamNames
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.runtime.graph import Graph, graph_of
 from ggprune.runtime.session import Session, Tokens
@@ -41,7 +41,7 @@ def parse_unit(name: str) -> Unit:
 class Parts:
     """Places of the residual stream, and the part between two of them that is a layer's unit."""
 
-    places: tuple[Place, ...]
+    places: tuple[StreamNames, ...]
     number: Mapping[int, int]  # by layer; layers without such a part are missing
 
 
@@ -69,8 +69,8 @@ def parts_of(
     return _divided(arch.places, middles, unit)
 
 
-def _divided(places: Sequence[Place], middles: Mapping[int, str], unit: Unit) -> Parts:
-    divided: list[Place] = []
+def _divided(places: Sequence[StreamNames], middles: Mapping[int, str], unit: Unit) -> Parts:
+    divided: list[StreamNames] = []
     number = {}
     for layer, place in enumerate(places):
         divided.append(place)
@@ -80,7 +80,7 @@ def _divided(places: Sequence[Place], middles: Mapping[int, str], unit: Unit) ->
     return Parts(tuple(divided), number)
 
 
-def find_middles(graph: Graph, places: Sequence[Place]) -> dict[int, str]:
+def find_middles(graph: Graph, places: Sequence[StreamNames]) -> dict[int, str]:
     """Name of the node between attention and FFN, by layer; layers without one are left out."""
     found = {}
     for layer in range(len(places) - 1):

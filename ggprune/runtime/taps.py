@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.arch import Place
+from ggprune.arch import StreamNames
 from ggprune.errors import LlamaError
 from ggprune.runtime.graph import Graph, Mask
 from ggprune.runtime.tensor import Residual, check_layout, set_computed, tensor_name
@@ -125,7 +125,7 @@ def joined(*all_taps: Taps) -> Taps:
     return result
 
 
-def ablation_taps(places: Sequence[Place], drop: Sequence[int]) -> Taps:
+def ablation_taps(places: Sequence[StreamNames], drop: Sequence[int]) -> Taps:
     """Taps that leave out the parts `drop`: each run's output becomes the run's input.
 
     Part i, a layer of `Architecture.places`, lies between the places i and i + 1. Where the graph
@@ -166,7 +166,7 @@ class StreamRecorder:
     `rows` are as llama.cpp has them, `stream` has one row per token.
     """
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[StreamNames]) -> None:
         self.rows: dict[int, NDArray[np.float32]] = {}
         self.stream: list[NDArray[np.float32] | None] = [None] * len(places)
         self.taps: dict[bytes, Handler] = {}
