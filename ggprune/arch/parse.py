@@ -60,7 +60,7 @@ def _fields_of(kind: type) -> dict[str, _Field]:
 
 @cache
 def _reader_of(annotation: object) -> Reader:
-    """What checks values of a type: plain ones, X | None, Literal, tuple[X, ...], by number."""
+    """What checks values of X, X | None, Literal, tuple[X, ...] or Mapping[int, X]."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         (stated,) = (argument for argument in arguments if argument is not types.NoneType)

@@ -66,7 +66,7 @@ def parse_rule(row: object, place: str) -> Rule:
     if not isinstance(row, Mapping) or "rule" not in row:
         raise DataError(f"{place}: {row!r} does not name a rule")
     name = row["rule"]
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise DataError(f"{place}: unknown rule {name}")
     stated = {field: value for field, value in row.items() if field != "rule"}
     return parse_object(RULES[name], stated, f"{place}: {name}")
