@@ -5,11 +5,11 @@ from ggprune.arch.architecture import (
     StreamNames,
     architecture_of,
     check_scored,
-    removal_change,
 )
 from ggprune.arch.change import Change
+from ggprune.arch.engine import removal_change
+from ggprune.arch.hparams import mtp_blocks, n_trunk
 from ggprune.arch.legal import first_legal, legal_drop, nearest_legal, shortest_runs
-from ggprune.arch.removal import mtp_blocks, n_trunk
 from ggprune.arch.traits import layer_traits
 
 __all__ = [

@@ -1,6 +1,6 @@
 """What a removal changes besides leaving out blocks: metadata, and the few tensors that follow.
 
-Data only. `rules` decides it, `surgery` carries it out.
+Data only. `rules` decide it, `surgery` carries it out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Scale:
 Edit = Slice | Scale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """Everything that differs, block numbers aside. Tensor names are old names."""
 
@@ -48,12 +48,12 @@ class Change:
 
     def __or__(self, other: Change) -> Change:
         return Change(
-            {**self.values, **other.values},
-            self.gone | other.gone,
-            other.arch or self.arch,
-            {**self.moved, **other.moved},
-            self.dropped | other.dropped,
-            {**self.edits, **other.edits},
-            {**self.added, **other.added},
-            self.notes + other.notes,
+            values={**self.values, **other.values},
+            gone=self.gone | other.gone,
+            arch=other.arch or self.arch,
+            moved={**self.moved, **other.moved},
+            dropped=self.dropped | other.dropped,
+            edits={**self.edits, **other.edits},
+            added={**self.added, **other.added},
+            notes=self.notes + other.notes,
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
 
-from ggprune.arch.removal import mtp_blocks
+from ggprune.arch.hparams import mtp_blocks
 from ggprune.model.gguf import Tensor
 from ggprune.model.model import Model
 from ggprune.model.names import HEAD, TOKEN_EMBEDDING, Role, roles_of

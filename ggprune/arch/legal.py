@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations, islice
 
-from ggprune.arch.architecture import is_legal
-from ggprune.arch.removal import n_trunk
+from ggprune.arch.engine import is_legal
+from ggprune.arch.hparams import n_trunk
 from ggprune.model import Model
 
 MAX_TRIES = 20_000
@@ -25,31 +25,31 @@ def shortest_runs(model: Model, *, trust: bool = False) -> tuple[tuple[int, ...]
 
     None where no run of up to MAX_RUN layers can go.
     """
-    found: list[tuple[int, ...] | None] = [None] * model.n_layer
+    shortest: list[tuple[int, ...] | None] = [None] * model.n_layer
     for length in range(1, min(MAX_RUN, model.n_layer - 1) + 1):
-        if all(run is not None for run in found):
+        if all(run is not None for run in shortest):
             break
         for start in range(model.n_layer - length + 1):
             run = tuple(range(start, start + length))
-            wanted = [n for n in run if found[n] is None]
-            if wanted and legal_drop(model, run, trust=trust):
-                for n in wanted:
-                    found[n] = run
-    return tuple(found)
+            without_run = [n for n in run if shortest[n] is None]
+            if without_run and legal_drop(model, run, trust=trust):
+                for n in without_run:
+                    shortest[n] = run
+    return tuple(shortest)
 
 
 def nearest_legal(
     model: Model, drop: Sequence[int], n: int = 3, *, trust: bool = False
 ) -> tuple[tuple[int, ...], ...]:
     """Up to `n` legal sets close to `drop`: of its size if possible, else runs a little longer."""
-    wanted = set(drop)
+    target = tuple(sorted(set(drop)))
 
     def distance(candidate: tuple[int, ...]) -> tuple[int, int]:
-        differ = wanted ^ set(candidate)
-        return len(differ), abs(sum(candidate) - sum(wanted))
+        differ = set(target) ^ set(candidate)
+        return len(differ), abs(sum(candidate) - sum(target))
 
-    near = sorted(set(_neighbours(model, tuple(sorted(wanted)))), key=distance)
-    legal = (c for c in near if c != tuple(sorted(wanted)) and legal_drop(model, c, trust=trust))
+    near = sorted(set(_neighbours(model, target)), key=distance)
+    legal = (c for c in near if c != target and legal_drop(model, c, trust=trust))
     return tuple(islice(legal, n))
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+Flags = tuple[bool, ...]  # one per layer
 
-def swa_flags(period: int, n: int, *, dense_first: bool = False) -> tuple[bool, ...]:
+
+def swa_flags(period: int, n: int, *, dense_first: bool = False) -> Flags:
     """True for layers with a sliding window. Period 0: all of them."""
     if period == 0:
         return (True,) * n
@@ -18,7 +20,7 @@ def swa_flags(period: int, n: int, *, dense_first: bool = False) -> tuple[bool, 
     return tuple(i % period < period - 1 for i in range(n))
 
 
-def recurrent_flags(interval: int, n: int) -> tuple[bool, ...]:
+def recurrent_flags(interval: int, n: int) -> Flags:
     """True for recurrent layers: all but every `interval`-th."""
     return tuple((i + 1) % interval != 0 for i in range(n))
 

@@ -48,7 +48,7 @@ def test_the_same_bits_for_half_of_the_work(model: Model, session: Session) -> N
     chunk, last = tokens[0], arch.n_trunk - 1
     base, stream = ablator.record(chunk, N_OUTPUT)
     base = base.copy()
-    first = 1 if not arch.residual_in else 0
+    first = 1 if not arch.row.residual_in else 0
     sets = [(first,), (3,), (last,), (3, 6), (first, 2, last), (4, 5, 6)]
     for drop in sets:
         found = ablator.without(chunk, N_OUTPUT, drop, stream).copy()

@@ -58,12 +58,12 @@ class Checker:
             return Outcome("refused", drop, refusal(self.model, drop))
         predicted = self.predict(drop)
         written = pruned_copy(self.model, drop, self.folder / "out.gguf")
-        found = Loaded(written.path, self.tokens).logits({}, {})
+        actual = Loaded(written.path, self.tokens).logits({}, {})
         written.path.unlink()
-        if np.array_equal(found, self.base) and any(n < self.arch.n_trunk for n in drop):
+        if np.array_equal(actual, self.base) and any(n < self.arch.n_trunk for n in drop):
             return Outcome("wrong", drop, "the layers make no difference: nothing is proved")
-        difference = float(np.abs(predicted - found).max() / found.std())
-        if np.array_equal(predicted, found):
+        difference = float(np.abs(predicted - actual).max() / actual.std())
+        if np.array_equal(predicted, actual):
             return Outcome("exact", drop)
         kept = [n for n in range(self.model.n_layer) if n not in drop]
         notes = " ".join(removal_change(self.model, kept).notes)

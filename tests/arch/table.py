@@ -96,10 +96,10 @@ def peer_verdict(checker: Checker, drop: tuple[int, ...]) -> str:
     except LlamaError:
         return "cannot be compared"
     try:
-        found = isolated(peer_logits, out, checker.tokens)
+        actual = isolated(peer_logits, out, checker.tokens)
     except GGPruneError:
         return "does not load"
-    return "exact" if np.array_equal(found, predicted) else "wrong"
+    return "exact" if np.array_equal(actual, predicted) else "wrong"
 
 
 def peer_logits(path: Path, tokens: Tokens) -> Logits:

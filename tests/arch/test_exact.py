@@ -80,6 +80,6 @@ def _check_stale(
         contents, "removal_change", lambda m, keep, trust: spoil(right(m, keep, trust=trust))
     )
     wrong = pruned_copy(model, (3,), folder / "wrong.gguf")
-    found = Loaded(wrong.path, checker.tokens).logits({}, {})
-    difference = np.abs(found - checker.predict((3,))).max() / found.std()
+    stale = Loaded(wrong.path, checker.tokens).logits({}, {})
+    difference = np.abs(stale - checker.predict((3,))).max() / stale.std()
     assert difference > 1.5 * ROUNDING

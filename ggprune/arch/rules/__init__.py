@@ -1,0 +1,72 @@
+"""What a layer's position means, one class per rule, and the names that the rows call them by.
+
+A rule returns what a removal changes, or raises Illegal with the reason why it cannot be exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ggprune.arch.parse import parse_object
+from ggprune.arch.rules.base import UNSAID, Rule
+from ggprune.arch.rules.depth import (
+    DeepseekLite,
+    FrozenDepth,
+    NLayerAtLeast,
+    NLayerNot,
+    ResidualScale,
+)
+from ggprune.arch.rules.generic import Generic, NotSet, Sliced
+from ggprune.arch.rules.hosts import Hosted, RopeByArray
+from ggprune.arch.rules.positions import FrozenBelow, LastHasFfn, MoeStep, Period
+from ggprune.arch.rules.recurrence import BothKinds, RecurrentInterval
+from ggprune.arch.rules.sharing import Deepstack, SharedIndex, SharedKv, TwoStacks
+from ggprune.arch.rules.tensors import AttentionScale, OneEmbeddingLayer, RescaledByDepth, Slices
+from ggprune.arch.rules.windows import FirstSwa, SwaArray, SwaPeriod, WindowsNeeded
+from ggprune.errors import DataError
+
+__all__ = ["RULES", "UNSAID", "Generic", "Rule", "parse_rule"]
+
+RULES: Mapping[str, type[Rule]] = {
+    "attention_scale": AttentionScale,
+    "both_kinds": BothKinds,
+    "deepseek_lite": DeepseekLite,
+    "deepstack": Deepstack,
+    "first_swa": FirstSwa,
+    "frozen_below": FrozenBelow,
+    "frozen_depth": FrozenDepth,
+    "hosted": Hosted,
+    "last_has_ffn": LastHasFfn,
+    "moe_step": MoeStep,
+    "n_layer_at_least": NLayerAtLeast,
+    "n_layer_not": NLayerNot,
+    "not_set": NotSet,
+    "one_embedding_layer": OneEmbeddingLayer,
+    "period": Period,
+    "recurrent_interval": RecurrentInterval,
+    "rescaled_by_depth": RescaledByDepth,
+    "residual_scale": ResidualScale,
+    "rope_by_array": RopeByArray,
+    "shared_index": SharedIndex,
+    "shared_kv": SharedKv,
+    "sliced": Sliced,
+    "slices": Slices,
+    "swa_array": SwaArray,
+    "swa_period": SwaPeriod,
+    "two_stacks": TwoStacks,
+    "windows_needed": WindowsNeeded,
+}
+
+
+def parse_rule(row: object, place: str) -> Rule:
+    """The rule that a JSON object names, which stands at `place`.
+
+    Raises DataError with the place and the field if anything of it is unknown, missing or mistyped.
+    """
+    if not isinstance(row, Mapping) or "rule" not in row:
+        raise DataError(f"{place}: {row!r} does not name a rule")
+    name = row["rule"]
+    if not isinstance(name, str) or name not in RULES:
+        raise DataError(f"{place}: unknown rule {name}")
+    stated = {field: value for field, value in row.items() if field != "rule"}
+    return parse_object(RULES[name], stated, f"{place}: {name}")

@@ -1,0 +1,76 @@
+"""Rules about a layer's own number: what repeats by it, and which layer comes first or last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ggprune.arch.change import Change
+from ggprune.arch.hparams import Hparams
+from ggprune.arch.keys import FEED_FORWARD_LENGTH, MOE_STEP
+from ggprune.arch.removal import Illegal, Removal
+from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
+from ggprune.arch.schedules import Flags, removed_below
+
+
+@dataclass(frozen=True)
+class Period(Rule, binds=True):
+    """Something hard-coded follows the index with a period: whole periods must go."""
+
+    p: int
+    what: str
+    window: Condition | None = None
+    no_rope_at: int | None = field(default=None, metadata=UNSAID)  # n % p of layers without RoPE
+
+    def change(self, removal: Removal) -> Change:
+        if not holds(self.window, removal):
+            return Change()
+        if any(n % self.p for n in removed_below(removal.trunk)):
+            raise Illegal(
+                f"{self.what} repeats every {self.p} layers by their position: in front of every "
+                f"layer that stays, a multiple of {self.p} layers must go"
+            )
+        return Change()
+
+    def traits(self, hparams: Hparams, windows: Flags | None) -> Mapping[int, str]:
+        return {n: "NoPE" for n in range(hparams.n_trunk) if n % self.p == self.no_rope_at}
+
+
+@dataclass(frozen=True)
+class MoeStep(Rule, binds=True):
+    """Every step-th layer has experts: another step may fit what remains (llama4.cpp:62)."""
+
+    def change(self, removal: Removal) -> Change:
+        step = removal.integer(MOE_STEP)
+        if step <= 0:
+            return Change()
+        kept = [(n + 1) % step == 0 for n in removal.trunk]
+        for candidate in range(1, len(kept) + 2):
+            if kept == [(n + 1) % candidate == 0 for n in range(len(kept))]:
+                new_step = removal.with_type_of(MOE_STEP, candidate)
+                return Change(values={removal.key(MOE_STEP): new_step})
+        raise Illegal("the layers with experts would no longer be every k-th layer")
+
+
+@dataclass(frozen=True)
+class FrozenBelow(Rule, binds=True):
+    """Layers in front of a number that the code knows."""
+
+    value: int
+    why: str
+
+    def change(self, removal: Removal) -> Change:
+        if not set(range(min(self.value, removal.n_trunk))) <= set(removal.keep):
+            raise Illegal(f"layers 0 to {self.value - 1} must stay: {self.why}")
+        return Change()
+
+
+@dataclass(frozen=True)
+class LastHasFfn(Rule, binds=True):
+    """The rows that yield logits are picked in the feed-forward part of the last layer."""
+
+    def change(self, removal: Removal) -> Change:
+        lengths, last = removal.items(FEED_FORWARD_LENGTH), removal.keep[-1]
+        if lengths is not None and not lengths[last]:
+            raise Illegal(f"layer {last} would come last and has no feed-forward part")
+        return Change()

@@ -1,0 +1,142 @@
+"""Rules about tensors: groups of them that go with layers, and weights that carry a constant.
+
+Like the others, but what they change is more than numbers in the metadata.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ggprune.arch.change import Change, Edit, Scale, Slice
+from ggprune.arch.keys import EMBEDDING_LENGTH, HEAD_COUNT, KEY_LENGTH
+from ggprune.arch.removal import Illegal, Removal
+from ggprune.arch.rules.base import UNSAID, Rule
+from ggprune.model import ValueType
+from ggprune.model.metadata import array
+from ggprune.model.names import rename_block
+
+ROUNDED = "equal to leaving the layers out up to the rounding of 32-bit floats"
+PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
+PER_LAYER_PROJECTION = "per_layer_model_proj.weight"
+EMBEDDING_LAYERS = "{arch}.ple.layers"
+
+
+@dataclass(frozen=True)
+class Slices(Rule, binds=False):
+    """Embeddings per layer: one group per layer within rows, and the projection's groups of rows.
+
+    gemma3n.cpp and gemma4.cpp, `load_arch_tensors`.
+    """
+
+    def change(self, removal: Removal) -> Change:
+        edits: dict[str, Edit] = {}
+        for name, axis in {PER_LAYER_EMBEDDING: 0, PER_LAYER_PROJECTION: 1}.items():
+            tensor = removal.model.by_name.get(name)
+            if tensor is None:
+                continue
+            n_group = removal.n_trunk
+            block = tensor.type.block_size if axis == 0 else 1
+            if tensor.shape[axis] % (n_group * block):
+                raise Illegal(
+                    f"{name} stores {tensor.shape[axis]} elements of {n_group} layers as "
+                    f"{tensor.type.name}, whose blocks do not end with a layer's"
+                )
+            edits[name] = Slice(axis, n_group, removal.trunk)
+        return Change(edits=edits)
+
+
+@dataclass(frozen=True)
+class OneEmbeddingLayer(Rule, binds=False):
+    """One layer takes in n-gram embeddings (qwen4exp.cpp:71-86): its number follows or all goes."""
+
+    def change(self, removal: Removal) -> Change:
+        layers = removal.items(EMBEDDING_LAYERS)
+        if layers is None:
+            return Change()
+        (layer,) = layers
+        if layer in removal.keep:
+            key = removal.key(EMBEDDING_LAYERS)
+            element = removal.model.metadata[key].element_type or ValueType.UINT32
+            return Change(values={key: array(element, [removal.keep.index(layer)])})
+        prefix = removal.key("{arch}.ple.")
+        gone = frozenset(key for key in removal.model.metadata if key.startswith(prefix))
+        return Change(gone=gone, dropped=frozenset({PER_LAYER_EMBEDDING}))
+
+
+@dataclass(frozen=True)
+class AttentionScale(Rule, binds=False):
+    """At one depth the attention's scale is 1/sqrt(n_embd / n_head), else 1/sqrt(head size).
+
+    gemma2.cpp:17-27, gemma3.cpp:18-31. The quotient goes into the queries: into their norm's
+    weights, or into a `.scale` tensor, so that no weight is touched.
+    """
+
+    depth: int
+    tensor: str
+
+    def change(self, removal: Removal) -> Change:
+        if removal.n_trunk != self.depth:
+            if len(removal.trunk) == self.depth:
+                raise Illegal(f"with {self.depth} layers llama.cpp takes another attention scale")
+            return Change()
+        factor = _query_factor(removal)
+        edits: dict[str, Edit] = {}
+        added: dict[str, tuple[float, ...]] = {}
+        tensors = removal.model.by_name
+        for new, old in enumerate(removal.trunk):
+            name, bias = f"blk.{old}.{self.tensor}", f"blk.{old}.attn_q.bias"
+            if name in tensors:
+                edits[name] = _exact_scale(removal, name, factor)
+            elif name.endswith(".scale") and f"blk.{old}.attn_q.weight" in tensors:
+                added[rename_block(name, new)] = (factor,)
+            else:
+                raise Illegal(f"{name} is missing, which would carry the attention's scale")
+            if name.endswith(".scale") and bias in tensors:  # it is added behind the scale
+                edits[bias] = _exact_scale(removal, bias, factor)
+        note = (
+            f"the attention scale of {self.depth}-layer models is carried by {self.tensor}: "
+            f"{ROUNDED}"
+        )
+        return Change(edits=edits, added=added, notes=(note,))
+
+
+def _query_factor(removal: Removal) -> float:
+    """The scale at the one depth by the scale at the others."""
+    n_head, head_size = removal.integer(HEAD_COUNT), removal.integer(KEY_LENGTH)
+    if not n_head or not head_size:
+        raise Illegal("the attention's scale cannot be told from the metadata")
+    return math.sqrt(head_size / (removal.integer(EMBEDDING_LENGTH) // n_head))
+
+
+@dataclass(frozen=True)
+class RescaledByDepth(Rule, binds=False):
+    """Every layer's two branches are divided by sqrt(number of layers) (minicpm3.cpp:197-220)."""
+
+    tensors: tuple[str, ...] = field(metadata=UNSAID)  # the last of each branch
+
+    def change(self, removal: Removal) -> Change:
+        factor = math.sqrt(len(removal.trunk) / removal.n_trunk)
+        edits: Mapping[str, Edit] = {
+            name: _exact_scale(removal, name, factor) for name in self._of_all_layers(removal)
+        }
+        note = f"llama.cpp scales by the number of layers; the weights make up for it: {ROUNDED}"
+        return Change(edits=edits, notes=(note,))
+
+    def _of_all_layers(self, removal: Removal) -> list[str]:
+        names = [f"blk.{layer}.{part}" for layer in removal.trunk for part in self.tensors]
+        missing = [name for name in names if name not in removal.model.by_name]
+        if missing:
+            raise Illegal(f"{missing[0]} is missing, which would have to be rescaled")
+        return names
+
+
+def _exact_scale(removal: Removal, name: str, factor: float) -> Scale:
+    kind = removal.model.by_name[name].type.name
+    if kind != "F32":
+        raise Illegal(
+            f"{name} would have to be multiplied by {factor:.6g} and cannot be as {kind} without "
+            "loss: convert the model to F32 first (ggprune quantize --type F32), prune, requantize"
+        )
+    return Scale(factor)
