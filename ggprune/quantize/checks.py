@@ -10,9 +10,10 @@ from ggprune.arch import mtp_blocks
 from ggprune.errors import DataError, LlamaError
 from ggprune.model import Model, Tensor
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.names import HEAD
 from ggprune.model.types import tensor_type
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.quantize.quantizer import EMBEDDINGS, OUTPUT
+from ggprune.quantize.quantizer import EMBEDDINGS
 
 QUANTIZER_ALIGNMENT = 32  # llama_model_quantize pads to it whatever general.alignment says
 # src/llama-quant.cpp, tensor_requires_imatrix
@@ -118,7 +119,7 @@ def _check_missing(
 
 def needs_imatrix(name: str, made: str, file_type: str) -> bool:
     """Does the quantizer refuse to make this tensor so without an entry of an imatrix?"""
-    if name == OUTPUT or name in EMBEDDINGS:
+    if name == HEAD or name in EMBEDDINGS:
         return False
     return made in NEEDY_TYPES or (made == "Q2_K" and file_type == "Q2_K_S")
 

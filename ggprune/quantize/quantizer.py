@@ -17,14 +17,14 @@ from ggprune.errors import LlamaError, UsageError
 from ggprune.files.copy import start_writeback
 from ggprune.model import Model
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.names import HEAD, LAYER_EMBEDDING, TOKEN_EMBEDDING
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.params import make_params
 from ggprune.runtime.library import llama, log_tail
 
-OUTPUT = "output.weight"
-EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+EMBEDDINGS = (TOKEN_EMBEDDING, LAYER_EMBEDDING)
 
 _TENSOR_LINE = re.compile(
     r"\[\s*(?P<i>\d+)/\s*(?P<n>\d+)\] (?P<name>.+?)\s+- \[.*?\], type =\s*(?P<old>\w+),"
@@ -78,7 +78,7 @@ def dry_run(model: Model, options: QuantizeOptions, imatrix: Imatrix | None) -> 
 
 def _check_rows(model: Model, options: QuantizeOptions) -> None:
     """The two types that the quantizer forces on any shape: it aborts where rows do not fit."""
-    forced = {OUTPUT: options.output_tensor_type}
+    forced = {HEAD: options.output_tensor_type}
     forced |= dict.fromkeys(EMBEDDINGS, options.token_embedding_type)
     for tensor in model.tensors:
         name = forced.get(tensor.name)

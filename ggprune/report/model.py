@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ggprune.errors import ArchitectureError
 from ggprune.files.keys import INLINE, LEFT_OUT
 from ggprune.model import Model, Tensor
 from ggprune.model.layers import format_layers
+from ggprune.model.names import Role, roles_of
 from ggprune.report.blocks import Block, Table, Text
 from ggprune.report.units import count, size
 
@@ -125,15 +125,16 @@ def _group(tensors: Sequence[Tensor]) -> TensorGroup:
 
 def _kind(tensors: Sequence[Tensor], traits: Sequence[str] = ()) -> str:
     """What a layer is made of, from its tensors, and what its place makes it: `attention + MoE`."""
-    names = " ".join(tensor.name for tensor in tensors)
+    roles = [roles_of(tensor.name) for tensor in tensors]
+    is_recurrent = "recurrent" in traits
     parts = []
-    if "recurrent" in traits or re.search(r"\.ssm_|\.time_mix|shortconv", names):
+    if is_recurrent or any(Role.RECURRENT in role for role in roles):
         parts.append("recurrent")
-    if "recurrent" not in traits and re.search(r"attn_(output|out|o)\.", names):
+    if not is_recurrent and any(Role.ATTENTION | Role.WRITER in role for role in roles):
         parts.append("attention")
-    if "_exps" in names:
+    if any(Role.EXPERTS in role for role in roles):
         parts.append("MoE")
-    elif ".ffn_" in names or "channel_mix" in names:
+    elif any(Role.FFN in role for role in roles):
         parts.append("FFN")
     more = [trait for trait in traits if trait != "recurrent"]
     return ", ".join([" + ".join(parts) or "other", *more])

@@ -17,6 +17,7 @@ from ggprune.arch.change import Edit, Slice
 from ggprune.errors import DataError
 from ggprune.model import Model, Tensor, Value, ValueType
 from ggprune.model.metadata import SCALAR_FORMATS, array, scalar, string
+from ggprune.model.names import Role, roles_of
 from ggprune.model.types import TensorType, tensor_type
 from ggprune.surgery.plan import PrunePlan
 from ggprune.version import __version__
@@ -150,7 +151,7 @@ def _label(model: Model, kept: Sequence[OutTensor], n_param: int) -> str:
     n_expert = value.decode() if value is not None else 0
     if not isinstance(n_expert, int) or n_expert <= 0:
         return str(size_label(n_param, 0, 0, 0))
-    n_in_experts = sum(t.n_element for t in kept if "_exps." in t.name)
+    n_in_experts = sum(t.n_element for t in kept if Role.EXPERTS in roles_of(t.name))
     return str(size_label(n_param, n_param - n_in_experts, n_in_experts // n_expert, n_expert))
 
 

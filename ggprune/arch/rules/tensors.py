@@ -15,10 +15,9 @@ from ggprune.arch.removal import Illegal, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.model import ValueType
 from ggprune.model.metadata import array
-from ggprune.model.names import rename_block
+from ggprune.model.names import LAYER_EMBEDDING, rename_block
 
 ROUNDED = "equal to leaving the layers out up to the rounding of 32-bit floats"
-PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
 PER_LAYER_PROJECTION = "per_layer_model_proj.weight"
 EMBEDDING_LAYERS = "{arch}.ple.layers"
 
@@ -32,7 +31,7 @@ class Slices(Rule, binds=False):
 
     def change(self, removal: Removal) -> Change:
         edits: dict[str, Edit] = {}
-        for name, axis in {PER_LAYER_EMBEDDING: 0, PER_LAYER_PROJECTION: 1}.items():
+        for name, axis in {LAYER_EMBEDDING: 0, PER_LAYER_PROJECTION: 1}.items():
             tensor = removal.model.by_name.get(name)
             if tensor is None:
                 continue
@@ -62,7 +61,7 @@ class OneEmbeddingLayer(Rule, binds=False):
             return Change(values={key: array(element, [removal.keep.index(layer)])})
         prefix = removal.key("{arch}.ple.")
         gone = frozenset(key for key in removal.model.metadata if key.startswith(prefix))
-        return Change(gone=gone, dropped=frozenset({PER_LAYER_EMBEDDING}))
+        return Change(gone=gone, dropped=frozenset({LAYER_EMBEDDING}))
 
 
 @dataclass(frozen=True)
