@@ -12,7 +12,7 @@ import ggprune
 from ggprune.pipeline import safe
 from tests.conftest import TINY
 
-COMPUTING = ("benchmark", "evaluate", "rank")
+COMPUTING = ("benchmark", "choose", "evaluate", "rank")
 
 
 def test_every_name_is_there() -> None:

@@ -69,7 +69,7 @@ def test_only_the_command_line_prints() -> None:
 def test_children_are_started_in_one_layer() -> None:
     for path in SOURCES:
         package = path.relative_to(PACKAGE).parts[0]
-        if package not in ("runtime", "pipeline", "cli"):
+        if package not in ("runtime", "pipeline"):
             assert all(name != "ggprune.runtime.isolate" for name, _ in imports(path)), path
 
 
