@@ -80,7 +80,7 @@ class Options:
     limit: Annotated[int | None, _count("--limit", "The first N documents of each task.")] = None
 
     generate: Annotated[
-        bool, Option("--generate", help="Let the models write, and look at the self.")
+        bool, Option("--generate", help="Let the models write, and look at the texts.")
     ] = False
     prompts: Annotated[
         Path | None, _file("--prompts", "With --generate: a prompt per line, not the shipped ones.")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import is_dataclass
 from functools import wraps
-from typing import Annotated, TypeGuard, TypeVar, get_origin, get_type_hints
+from typing import Annotated, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -33,7 +34,10 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameters(owner: Callable[..., object]) -> Iterator[inspect.Parameter]:
     """Those of a function or of a dataclass, with their types instead of the types' names."""
-    types = get_type_hints(owner, include_extras=True)
+    if isinstance(owner, type):
+        types = get_type_hints(owner, include_extras=True)  # of the classes above it, too
+    else:
+        types = inspect.get_annotations(owner, eval_str=True)
     for parameter in inspect.signature(owner).parameters.values():
         yield parameter.replace(annotation=types[parameter.name])
 
@@ -47,7 +51,17 @@ def _leaves(owner: Callable[..., object]) -> Iterator[inspect.Parameter]:
         if _is_group(parameter.annotation):
             yield from _leaves(parameter.annotation)
         elif get_origin(parameter.annotation) is Annotated:
-            yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            yield _without_none(parameter).replace(kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+def _without_none(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Without the default None in its help, which not all versions of typer keep to themselves."""
+    kind, info = get_args(parameter.annotation)
+    if info.show_default is not True or parameter.default not in (None, parameter.empty):
+        return parameter
+    info = copy(info)
+    info.show_default = False
+    return parameter.replace(annotation=Annotated[kind, info])
 
 
 def _built(owner: Callable[..., T], values: dict[str, object]) -> T:
