@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ggprune.model.layers import parse_layers
     from ggprune.pipeline.auto import AutoOptions, auto
     from ggprune.pipeline.job import Job, planned, write
+    from ggprune.pipeline.result import read_report
     from ggprune.pipeline.safe import benchmark, choose, evaluate, rank
     from ggprune.progress import Progress
     from ggprune.quantize.options import QuantizeOptions
@@ -46,6 +47,7 @@ _HOMES = {
     "ggprune.model.layers": ("parse_layers",),
     "ggprune.pipeline.auto": ("AutoOptions", "auto"),
     "ggprune.pipeline.job": ("Job", "planned", "write"),
+    "ggprune.pipeline.result": ("read_report",),
     "ggprune.pipeline.safe": ("benchmark", "choose", "evaluate", "rank"),
     "ggprune.progress": ("Progress",),
     "ggprune.quantize.options": ("QuantizeOptions",),
@@ -69,7 +71,7 @@ __all__ = [
     "Limits", "MeasureOptions", "Model", "Progress", "PrunePlan", "QuantizeOptions", "RankOptions",
     "Split", "Target", "__version__", "auto", "benchmark", "choose", "evaluate", "load_plan",
     "make_plan", "open_model", "parse_layers", "planned", "rank", "read_imatrix", "read_ranking",
-    "read_text", "shipped_text", "write",
+    "read_report", "read_text", "shipped_text", "write",
 ]  # fmt: skip
 
 

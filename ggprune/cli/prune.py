@@ -15,6 +15,7 @@ from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
 from ggprune.cli.writing import Writing
 from ggprune.errors import UsageError
+from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs
 from ggprune.files.pending import write_text
 from ggprune.model import Model, open_model
@@ -167,7 +168,7 @@ def command(source: ModelPath, out: OutPath, options: Options) -> None:
     )  # fmt: skip
     files = planned(job) if writing.dry_run else write(job, TerminalProgress())
     if options.save_plan is not None:
-        write_text(options.save_plan, plan.to_json(), force=writing.force)
+        write_text(options.save_plan, to_text(plan), force=writing.force)
     pruned = pruned_model(model, plan, files, written=not writing.dry_run)
     show(pruned, blocks, as_json=writing.as_json)
 

@@ -3,7 +3,7 @@
 from ggprune.pipeline.auto import AutoOptions, auto, choose_first
 from ggprune.pipeline.files import OutputFiles
 from ggprune.pipeline.job import AS_INPUT, Job, planned, write
-from ggprune.pipeline.result import AutoResult
+from ggprune.pipeline.result import AutoResult, read_report
 
 __all__ = [
     "AS_INPUT",
@@ -14,5 +14,6 @@ __all__ = [
     "auto",
     "choose_first",
     "planned",
+    "read_report",
     "write",
 ]

@@ -11,7 +11,7 @@ from ggprune.bench import ModelSpeed, Speed
 from ggprune.bench.speed import Machine
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health
-from ggprune.files.documents import INLINE, Key
+from ggprune.files.documents import INLINE, Key, read_document
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.divergence import Divergence
 from ggprune.metrics.estimates import Estimate
@@ -99,6 +99,11 @@ class AutoResult:
     health: Annotated[tuple[Health, ...] | None, "of all rows but the first, with --generate"]
     machine: Machine
     versions: dict[str, str]
+
+
+def read_report(path: Path) -> AutoResult:
+    """What `ggprune auto --report` wrote as JSON. Raises DataError if the file is none of it."""
+    return read_document(path, AutoResult, "a report made by ggprune auto")
 
 
 def rival_name(options: QuantizeOptions) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from ggprune.arch import Change, nearest_legal, removal_change
 from ggprune.arch.removal import Illegal
 from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.files.documents import DocumentError, Key, decode, written
 from ggprune.files.reading import read_bytes
 from ggprune.model import Model
 from ggprune.model.cut import Cut, Piece, parse_cut
@@ -17,6 +19,17 @@ from ggprune.model.layers import format_layers
 from ggprune.model.names import block_of, rename_block
 
 PLAN_FORMAT = 2
+
+
+def _read_cut(drop: object) -> Cut:
+    """With layers that are named twice or do not exist: `make_plan` says what is wrong with them.
+
+    Raises ValueError for what is no list of layers or parts of layers.
+    """
+    if not isinstance(drop, list):
+        raise ValueError
+    pieces = [p for n in drop for p in ([Piece(n)] if type(n) is int else parse_cut([n]))]
+    return Cut(tuple(sorted(pieces)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +43,18 @@ class PrunePlan:
     fingerprint: str
     arch: str
     n_layer: int
-    cut: Cut
-    stacks: tuple[tuple[str, int], ...]
-    out_arch: str
-    notes: tuple[str, ...] = ()  # what a user must know about the result
-    trust: bool = False  # the user vouches for layers of an unknown architecture
+    cut: Annotated[Cut, Key(name="drop", read=_read_cut)]
+    stacks: Annotated[
+        tuple[tuple[str, int], ...], 'prefix and depth: [["", n_layer]], or [["enc.", n], ...]'
+    ]
+    out_arch: Annotated[str, "that the result is stored as"]
+    notes: Annotated[tuple[str, ...], "what a user must know about the result"] = ()
+    trust: Annotated[bool, "after --trust-uniform-layers: of an unknown architecture"] = False
+
+    @property
+    @written("ggprune_plan", before="fingerprint")
+    def form(self) -> Annotated[int, "version of this format"]:
+        return PLAN_FORMAT
 
     @property
     def drop(self) -> tuple[int, ...]:
@@ -63,12 +83,6 @@ class PrunePlan:
             return name
         number = self.new_number(*block)
         return None if number is None else rename_block(name, number)
-
-    def to_json(self) -> str:
-        fields = asdict(self)
-        document = {("drop" if name == "cut" else name): value for name, value in fields.items()}
-        document |= {"drop": self.cut.to_json()}
-        return json.dumps({"ggprune_plan": PLAN_FORMAT, **document}, indent=2) + "\n"
 
 
 def make_plan(model: Model, drop: Cut | Iterable[int], *, trust: bool = False) -> PrunePlan:
@@ -122,30 +136,8 @@ def read_plan(path: Path) -> PrunePlan:
     if form != PLAN_FORMAT:
         raise DataError(f"{path}: plan format {form} is not known to this version")
     try:
-        cut = _read_cut(data.get("drop"))
-    except ValueError as e:
-        raise DataError(f"{path}: 'drop' is not a list of layer numbers") from e
-    try:
-        return PrunePlan(
-            fingerprint=str(data["fingerprint"]),
-            arch=str(data["arch"]),
-            n_layer=int(data["n_layer"]),
-            cut=cut,
-            stacks=tuple((str(prefix), int(n)) for prefix, n in data["stacks"]),
-            out_arch=str(data["out_arch"]),
-            notes=tuple(str(note) for note in data["notes"]),
-            trust=bool(data["trust"]),
-        )
-    except (ValueError, TypeError, KeyError) as e:
+        return decode(PrunePlan, data)
+    except DocumentError as e:
+        if e.place == "drop":
+            raise DataError(f"{path}: 'drop' is not a list of layer numbers") from e
         raise DataError(f"{path}: not a complete ggprune plan: {e}") from e
-
-
-def _read_cut(drop: object) -> Cut:
-    """With layers that are named twice or do not exist: `make_plan` says what is wrong with them.
-
-    Raises ValueError for what is no list of layers or parts of layers.
-    """
-    if not isinstance(drop, list):
-        raise ValueError
-    pieces = [p for n in drop for p in ([Piece(n)] if type(n) is int else parse_cut([n]))]
-    return Cut(tuple(sorted(pieces)))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ggprune.files.documents import to_text
 from ggprune.model import Model, open_model
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
@@ -250,7 +251,7 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
     latin.write_bytes(b"caf\xe9 " * 1000)
     taken, plan, alias = tmp / "taken.gguf", tmp / "plan.json", tmp / "alias.gguf"
     taken.write_text("mine")
-    plan.write_text(make_plan(open_model(TINY), (1,)).to_json().replace("llama", "x")[:40])
+    plan.write_text(to_text(make_plan(open_model(TINY), (1,))).replace("llama", "x")[:40])
     alias.symlink_to(TINY)
     quantized, other = tmp / "q4.gguf", tmp / "other.dat"
     quantize(TINY, quantized, QuantizeOptions("Q4_K_M"))

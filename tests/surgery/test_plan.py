@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.files.documents import to_text
 from ggprune.model import Model, open_model
 from ggprune.model.cut import Cut, Piece, Unit
 from ggprune.pipeline import Job, planned
@@ -26,7 +27,7 @@ def test_a_plan_survives_json(tmp_path: Path, tiny: Model) -> None:
     plan = make_plan(tiny, (5, 2))
     assert (plan.drop, plan.keep) == ((2, 5), (0, 1, 3, 4, 6, 7, 8))
     path = tmp_path / "plan.json"
-    path.write_text(plan.to_json())
+    path.write_text(to_text(plan))
     assert load_plan(path, tiny) == plan
 
 
@@ -34,9 +35,9 @@ def test_only_whole_layers_are_carried_out(tmp_path: Path, tiny: Model) -> None:
     """A plan's document can speak of other parts; what comes of them is said in one place."""
     plan = make_plan(tiny, Cut.of((2, 5)))
     assert plan == make_plan(tiny, (5, 2))
-    assert json.loads(plan.to_json())["drop"] == [2, 5]
+    assert json.loads(to_text(plan))["drop"] == [2, 5]
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps(json.loads(plan.to_json()) | {"drop": [2, "5f"]}))
+    path.write_text(json.dumps(json.loads(to_text(plan)) | {"drop": [2, "5f"]}))
     assert read_plan(path).cut == Cut((Piece(2), Piece(5, Unit.FFN)))
     with pytest.raises(ArchitectureError, match="5f: only whole layers can be dropped"):
         load_plan(path, tiny)
@@ -44,7 +45,7 @@ def test_only_whole_layers_are_carried_out(tmp_path: Path, tiny: Model) -> None:
 
 def test_a_plan_is_for_one_model(tmp_path: Path, tiny: Model, dead: Model) -> None:
     path = tmp_path / "plan.json"
-    path.write_text(make_plan(dead, (4,)).to_json())
+    path.write_text(to_text(make_plan(dead, (4,))))
     with pytest.raises(DataError, match="another model"):
         load_plan(path, tiny)
 
@@ -74,7 +75,7 @@ def test_a_damaged_plan_is_refused(
     tmp_path: Path, tiny: Model, change: dict[str, object], error: type[Exception]
 ) -> None:
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps(json.loads(make_plan(tiny, (1,)).to_json()) | change))
+    path.write_text(json.dumps(json.loads(to_text(make_plan(tiny, (1,)))) | change))
     with pytest.raises(error):
         load_plan(path, tiny)
 

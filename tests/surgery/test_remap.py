@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError, OutputError
+from ggprune.files.documents import to_text
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import read_imatrix
 from ggprune.surgery import PrunePlan, make_plan
@@ -19,7 +20,7 @@ from tests.gguf_files import FakeTensor, build, kv_str, kv_u32
 def plan(tiny: Model, tmp_path: Path) -> PrunePlan:
     """Layers 0 and 4 of nine, through a file as a user has it."""
     path = tmp_path / "plan.json"
-    path.write_text(make_plan(tiny, (0, 4)).to_json())
+    path.write_text(to_text(make_plan(tiny, (0, 4))))
     return read_plan(path)
 
 
