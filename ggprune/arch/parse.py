@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields
 from functools import cache, partial
-from typing import Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from inspect import get_annotations
+from typing import Literal, TypeVar, Union, cast, get_args, get_origin
 
 from ggprune.errors import DataError
 
 T = TypeVar("T")
 
 Reader = Callable[[object, str], object]  # a JSON value and its place -> what the field holds
-
-
-@dataclass(frozen=True)
-class _Field:
-    read: Reader
-    is_required: bool
 
 
 def parse_object(kind: type[T], row: object, place: str) -> T:
@@ -32,30 +27,27 @@ def parse_object(kind: type[T], row: object, place: str) -> T:
     if not isinstance(row, Mapping):
         raise DataError(f"{place} is {row!r}, expected an object")
     plain: type = kind
-    known = _fields_of(plain)
+    readers = _readers_of(plain)
     for name in row:
-        if name not in known:
-            names = ", ".join(known) or "none"
-            raise DataError(f"{place}: unknown field {name} (known: {names})")
-    for name, known_field in known.items():
-        if known_field.is_required and name not in row:
+        if name not in readers:
+            known = ", ".join(readers) or "none"
+            raise DataError(f"{place}: unknown field {name} (known: {known})")
+    for name in _required_of(plain):
+        if name not in row:
             raise DataError(f"{place}: field {name} is missing")
-    values = {name: known[name].read(value, f"{place}: {name}") for name, value in row.items()}
-    return kind(**values)
+    return kind(**{name: readers[name](value, f"{place}: {name}") for name, value in row.items()})
 
 
 @cache
-def _fields_of(kind: type) -> dict[str, _Field]:
-    assert is_dataclass(kind)
-    hints = get_type_hints(kind)
-    return {
-        field.name: _Field(
-            _reader_of(hints[field.name]),
-            field.default is MISSING and field.default_factory is MISSING,
-        )
-        for field in fields(kind)
-        if field.init
-    }
+def _readers_of(kind: type) -> dict[str, Reader]:
+    """By field. Inherited fields are none of them: no rule and no row has any."""
+    annotations = get_annotations(kind, eval_str=True)
+    return {field.name: _reader_of(annotations[field.name]) for field in fields(kind)}
+
+
+@cache
+def _required_of(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind) if field.default is MISSING)
 
 
 @cache

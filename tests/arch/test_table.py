@@ -27,7 +27,7 @@ def test_rows_are_typed() -> None:
     row = table.architectures["gemma3n"]
     assert isinstance(row, ArchitectureRow)
     assert row.residual_in == ("inp_stacked",)
-    assert row.rules[:3] == (SwaPeriod(5), Slices(), SharedKv(own_kv=20))
+    assert repr(row.rules[:3]) == repr((SwaPeriod(5), Slices(), SharedKv(own_kv=20)))
     assert isinstance(table.architectures["bert"], RefusedRow)
 
 

@@ -12,7 +12,7 @@ from ggprune.model import ValueType
 from ggprune.model.metadata import scalar
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NLayerNot(Rule, binds=True):
     """A depth at which llama.cpp takes the model for another one."""
 
@@ -26,7 +26,7 @@ class NLayerNot(Rule, binds=True):
         return Change()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NLayerAtLeast(Rule, binds=True):
     """A depth below which llama.cpp takes the model for another one."""
 
@@ -40,7 +40,7 @@ class NLayerAtLeast(Rule, binds=True):
         return Change()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrozenDepth(Rule, binds=True):
     """At one depth llama.cpp computes something else than at all others."""
 
@@ -53,7 +53,7 @@ class FrozenDepth(Rule, binds=True):
         return Change()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResidualScale(Rule, binds=False):
     """Minicpm's default depends on the depth, so the old one is written down (minicpm.cpp:6)."""
 
@@ -65,7 +65,7 @@ class ResidualScale(Rule, binds=False):
         return Change(values={key: scalar(ValueType.FLOAT32, default)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeepseekLite(Rule, binds=True):
     """`is_lite` follows the depth and decides whether q_lora_rank is read (deepseek2.cpp:8-26)."""
 

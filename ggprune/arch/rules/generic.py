@@ -20,7 +20,7 @@ from ggprune.model import Value, ValueType
 from ggprune.model.metadata import scalar
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generic(Rule, binds=False):
     """Counts, prefix counts and per-layer arrays; MTP blocks stay together; head sizes stay.
 
@@ -84,7 +84,7 @@ def _template_note(removal: Removal) -> tuple[str, ...]:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sliced(Rule, binds=False):
     """Per-layer arrays outside the architecture's own keys."""
 
@@ -95,7 +95,7 @@ class Sliced(Rule, binds=False):
         return Change(values={key: removal.sliced(key) for key in stated})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NotSet(Rule, binds=True):
     """A key that makes layers differ in a way that is not handled."""
 

@@ -23,7 +23,7 @@ NO_SINK = -1e30  # exp() of it is 0: an attention sink that takes nothing
 HOST_NOTE = "stored as architecture granite_swa, which is told per layer where RoPE applies"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hosted(Rule, binds=False):
     """At some depths llama.cpp computes the architecture differently; another one does not."""
 
@@ -42,7 +42,7 @@ class Hosted(Rule, binds=False):
         return Change(arch=host, notes=(note,))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RopeByArray(Rule, binds=False):
     """Every p-th layer has no position encoding. Where that breaks, granite_swa can be told so.
 

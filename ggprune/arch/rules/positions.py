@@ -13,7 +13,7 @@ from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
 from ggprune.arch.schedules import Flags, removed_below
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Period(Rule, binds=True):
     """Something hard-coded follows the index with a period: whole periods must go."""
 
@@ -36,7 +36,7 @@ class Period(Rule, binds=True):
         return {n: "NoPE" for n in range(hparams.n_trunk) if n % self.p == self.no_rope_at}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MoeStep(Rule, binds=True):
     """Every step-th layer has experts: another step may fit what remains (llama4.cpp:62)."""
 
@@ -52,7 +52,7 @@ class MoeStep(Rule, binds=True):
         raise Illegal("the layers with experts would no longer be every k-th layer")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrozenBelow(Rule, binds=True):
     """Layers in front of a number that the code knows."""
 
@@ -65,7 +65,7 @@ class FrozenBelow(Rule, binds=True):
         return Change()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LastHasFfn(Rule, binds=True):
     """The rows that yield logits are picked in the feed-forward part of the last layer."""
 

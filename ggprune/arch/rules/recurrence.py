@@ -15,7 +15,7 @@ from ggprune.model import ValueType
 from ggprune.model.metadata import array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RecurrentInterval(Rule, binds=False):
     """Recurrent layers by an interval: kept while it still fits, else written as an array."""
 
@@ -33,7 +33,7 @@ class RecurrentInterval(Rule, binds=False):
         return Change(values={removal.key(RECURRENT): array(ValueType.BOOL, padded)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BothKinds(Rule, binds=False):
     """Hybrid memory needs at least one attention layer and one recurrent layer."""
 

@@ -31,7 +31,7 @@ POSITION_BIASES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SharedKv(Rule, binds=True):
     """The last layers use keys and values of the last two layers that have their own.
 
@@ -71,7 +71,7 @@ class SharedKv(Rule, binds=True):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SharedIndex(Rule, binds=True):
     """Layers without an indexer attend to what the indexer of the nearest layer before chose.
 
@@ -127,7 +127,7 @@ class SharedIndex(Rule, binds=True):
                 yield n, provider
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Deepstack(Rule, binds=False):
     """Which input stream each layer takes in (-1: none): every stream must still be taken in."""
 
@@ -143,7 +143,7 @@ class Deepstack(Rule, binds=False):
         return Change(values={removal.key(DEEPSTACK): removal.sliced(DEEPSTACK)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TwoStacks(Rule, binds=True):
     """An encoder and a decoder, whose first layer's position biases serve all (t5.cpp:146,305)."""
 

@@ -22,7 +22,7 @@ PER_LAYER_PROJECTION = "per_layer_model_proj.weight"
 EMBEDDING_LAYERS = "{arch}.ple.layers"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slices(Rule, binds=False):
     """Embeddings per layer: one group per layer within rows, and the projection's groups of rows.
 
@@ -46,7 +46,7 @@ class Slices(Rule, binds=False):
         return Change(edits=edits)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneEmbeddingLayer(Rule, binds=False):
     """One layer takes in n-gram embeddings (qwen4exp.cpp:71-86): its number follows or all goes."""
 
@@ -64,7 +64,7 @@ class OneEmbeddingLayer(Rule, binds=False):
         return Change(gone=gone, dropped=frozenset({LAYER_EMBEDDING}))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionScale(Rule, binds=False):
     """At one depth the attention's scale is 1/sqrt(n_embd / n_head), else 1/sqrt(head size).
 
@@ -109,7 +109,7 @@ def _query_factor(removal: Removal) -> float:
     return math.sqrt(head_size / (removal.integer(EMBEDDING_LENGTH) // n_head))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RescaledByDepth(Rule, binds=False):
     """Every layer's two branches are divided by sqrt(number of layers) (minicpm3.cpp:197-220)."""
 

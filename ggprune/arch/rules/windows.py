@@ -17,7 +17,7 @@ from ggprune.model.metadata import array
 ARRAY_NOTE = "its sliding windows are stored as an array, which llama.cpp reads since 2026-09-17"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SwaPeriod(Rule, binds=False):
     """Sliding windows by a period: kept while it still fits, else written as an array."""
 
@@ -55,7 +55,7 @@ class SwaPeriod(Rule, binds=False):
         return swa_flags(period, n, dense_first=self.dense_first)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SwaArray(Rule, binds=False):
     """Sliding windows by an explicit array, which is sliced like any other; one must remain."""
 
@@ -92,7 +92,7 @@ def _window_words(
     return {n: word for n, word in enumerate(words) if word}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FirstSwa(Rule, binds=True):
     """Sizes of windowed layers differ, and llama.cpp takes those of layer 0 for all."""
 
@@ -111,7 +111,7 @@ class FirstSwa(Rule, binds=True):
         return Change()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WindowsNeeded(Rule, binds=True):
     """A variant that is told by its window of size 0."""
 
