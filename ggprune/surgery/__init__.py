@@ -1,4 +1,4 @@
-"""Plan which layers leave, stream the kept bytes, prove the result. Never touches llama.cpp."""
+"""Plan what leaves, lay out what stays, stream its bytes, prove the result. No llama.cpp here."""
 
 from ggprune.surgery.layout import Layout, Split
 from ggprune.surgery.plan import PrunePlan, load_plan, make_plan
