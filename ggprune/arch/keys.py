@@ -29,20 +29,11 @@ MOE_STEP = "{arch}.interleave_moe_layer_step"
 # One entry per layer where they are arrays; a scalar holds for all layers. Some are as long as the
 # trunk, some as all blocks: both lengths are followed.
 PER_LAYER_ARRAYS = (
-    HEAD_COUNT,
-    HEAD_COUNT_KV,
-    FEED_FORWARD_LENGTH,
-    "{arch}.expert_used_count",
-    "{arch}.expert_feed_forward_length",
-    "{arch}.swiglu_clamp_exp",
-    "{arch}.swiglu_clamp_shexp",
-    SWA_PATTERN,
-    RECURRENT,
-    INDEXER_TYPES,
-    ROPE_PATTERN,
-    "{arch}.attention.compress_ratios",
+    HEAD_COUNT, HEAD_COUNT_KV, FEED_FORWARD_LENGTH, "{arch}.expert_used_count",
+    "{arch}.expert_feed_forward_length", "{arch}.swiglu_clamp_exp", "{arch}.swiglu_clamp_shexp",
+    SWA_PATTERN, RECURRENT, INDEXER_TYPES, ROPE_PATTERN, "{arch}.attention.compress_ratios",
     "{arch}.activation_sparsity_scale",
-)
+)  # fmt: skip
 
 # llama.cpp reads these without looking at their length, so they may be longer than the model.
 UNCHECKED_ARRAYS = (SWA_PATTERN, DEEPSTACK, "{arch}.attention.compress_ratios")

@@ -69,9 +69,6 @@ class Cut:
     def __sub__(self, other: Cut) -> Cut:
         return Cut(tuple(piece for piece in self.pieces if piece not in other.pieces))
 
-    def contains(self, other: Cut) -> bool:
-        return set(other.pieces) <= set(self.pieces)
-
     @property
     def layers(self) -> tuple[int, ...]:
         """Layers that lose something, ascending."""

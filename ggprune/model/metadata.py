@@ -8,7 +8,7 @@ what any key means.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,6 @@ _U64 = struct.Struct("<Q")
 _ARRAY_HEADER = struct.Struct("<IQ")  # element type, count
 
 Buffer = bytes | memoryview
-Decode = Callable[[Buffer, int], tuple[Any, int]]
 
 
 def decode_text(raw: Buffer) -> str:

@@ -5,6 +5,7 @@ A rule returns what a removal changes, or raises Illegal with the reason why it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from ggprune.arch.parse import parse_object
@@ -27,35 +28,16 @@ from ggprune.errors import DataError
 
 __all__ = ["RULES", "UNSAID", "Generic", "Rule", "parse_rule"]
 
+# By the names that the rows have for them: `swa_period` is SwaPeriod.
 RULES: Mapping[str, type[Rule]] = {
-    "attention_scale": AttentionScale,
-    "both_kinds": BothKinds,
-    "deepseek_lite": DeepseekLite,
-    "deepstack": Deepstack,
-    "first_swa": FirstSwa,
-    "frozen_below": FrozenBelow,
-    "frozen_depth": FrozenDepth,
-    "hosted": Hosted,
-    "last_has_ffn": LastHasFfn,
-    "moe_step": MoeStep,
-    "n_layer_at_least": NLayerAtLeast,
-    "n_layer_not": NLayerNot,
-    "not_set": NotSet,
-    "one_embedding_layer": OneEmbeddingLayer,
-    "period": Period,
-    "recurrent_interval": RecurrentInterval,
-    "rescaled_by_depth": RescaledByDepth,
-    "residual_scale": ResidualScale,
-    "rope_by_array": RopeByArray,
-    "shared_index": SharedIndex,
-    "shared_kv": SharedKv,
-    "sliced": Sliced,
-    "slices": Slices,
-    "swa_array": SwaArray,
-    "swa_period": SwaPeriod,
-    "two_stacks": TwoStacks,
-    "windows_needed": WindowsNeeded,
-}
+    re.sub(r"(?<!^)(?=[A-Z])", "_", rule.__name__).lower(): rule
+    for rule in (
+        AttentionScale, BothKinds, DeepseekLite, Deepstack, FirstSwa, FrozenBelow, FrozenDepth,
+        Hosted, LastHasFfn, MoeStep, NLayerAtLeast, NLayerNot, NotSet, OneEmbeddingLayer, Period,
+        RecurrentInterval, RescaledByDepth, ResidualScale, RopeByArray, SharedIndex, SharedKv,
+        Sliced, Slices, SwaArray, SwaPeriod, TwoStacks, WindowsNeeded,
+    )
+}  # fmt: skip
 
 
 def parse_rule(row: object, place: str) -> Rule:
