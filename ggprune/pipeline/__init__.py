@@ -6,14 +6,6 @@ from ggprune.pipeline.job import AS_INPUT, Job, planned, write
 from ggprune.pipeline.result import AutoResult, read_report
 
 __all__ = [
-    "AS_INPUT",
-    "AutoOptions",
-    "AutoResult",
-    "Job",
-    "OutputFiles",
-    "auto",
-    "choose_first",
-    "planned",
-    "read_report",
-    "write",
-]
+    "AS_INPUT", "AutoOptions", "AutoResult", "Job", "OutputFiles", "auto", "choose_first",
+    "planned", "read_report", "write",
+]  # fmt: skip

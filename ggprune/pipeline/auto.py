@@ -100,24 +100,30 @@ def auto(
     target = options.request.target
     if options.quantize is not None:
         imatrix = select_entries(imatrix, options.quantize, model)
-    options = replace(options, request=_counted(model, options, imatrix))
-    _check(model, out, options, calibration, evaluation, imatrix, force=force)
+    job = Job(model=model, out=out, quantize=options.quantize, imatrix=imatrix, force=force)
+    options = replace(options, request=_counted(job, options))
+    _check(job, options, calibration, evaluation)
     ranking = rank(model, calibration, options.ranking, progress.part("rank"))
     assert ranking.chosen is not None
     plan = _plan(model, ranking.chosen.drop, options)
-    job = Job(model=model, out=out, plan=plan, quantize=options.quantize, imatrix=imatrix,
-              force=force)  # fmt: skip
+    job = replace(job, plan=plan)
     write(job, progress)
     with disk_errors(out), contextlib.ExitStack() as stack:
-        aside = _Aside(stack, progress)
+
+        def aside(other: Job) -> Path:
+            """A file beside the output that is gone in the end."""
+            pending = stack.enter_context(PendingFile(out))
+            write_into(other, pending, progress)
+            return pending.path
+
         rivals = [
-            Candidate(rival_name(rival), aside.write(replace(job, plan=None, quantize=rival)))
-            for rival in _rivals(model, out, options.quantize, imatrix)
+            Candidate(rival_name(rival), aside(replace(job, plan=None, quantize=rival)))
+            for rival in _rivals(job)
         ]
         result = Candidate(result_name(plan, options.quantize), out)
         candidates = [Candidate("base", model.path), *rivals, result]
         smaller = {
-            len(point.drop): aside.write(replace(job, plan=_plan(model, point.drop, options)))
+            len(point.drop): aside(replace(job, plan=_plan(model, point.drop, options)))
             for point in (ranking.chosen.front[1:-1] if options.measure_front else ())
         }
         evaluations = _evaluate(candidates, evaluation, options, progress)
@@ -134,70 +140,43 @@ def auto(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Aside:
-    """Files beside the output that are gone in the end."""
-
-    stack: contextlib.ExitStack
-    progress: Progress
-
-    def write(self, job: Job) -> Path:
-        pending = self.stack.enter_context(PendingFile(job.out))
-        write_into(job, pending, self.progress)
-        return pending.path
-
-
-def _counted(model: Model, options: AutoOptions, imatrix: Imatrix | None) -> DropRequest:
+def _counted(job: Job, options: AutoOptions) -> DropRequest:
     """With a size for a requantized file turned into the number of layers that reaches it."""
-    request, quantize = options.request, options.quantize
-    target = request.target
-    if target is None or target.goal is not Goal.SIZE or quantize is None:
+    model, request, target = job.model, options.request, options.request.target
+    if target is None or target.goal is not Goal.SIZE or job.quantize is None:
         return request
 
     def is_reached(drop: tuple[int, ...]) -> bool:
         plan = _plan(model, Cut.of(drop), options)
-        job = Job(model=model, out=model.path, plan=plan, quantize=quantize, imatrix=imatrix)
-        return planned(job).size_bytes <= target.value
+        return planned(replace(job, plan=plan)).size_bytes <= target.value
 
     free = [n for n in range(n_trunk(model)) if n not in request.protect]
     drops = (first_legal(model, free, n) for n in range(1, min(len(free), n_trunk(model) - 1) + 1))
     legal = [drop for drop in drops if drop is not None]
     first = bisect.bisect_left(legal, True, key=is_reached)
     if first == len(legal):
-        raise UsageError(f"{target}: not reached as {quantize.type}, whatever is dropped")
+        raise UsageError(f"{target}: not reached as {job.quantize.type}, whatever is dropped")
     return replace(request, target=Target(Goal.LAYERS, len(legal[first])))
 
 
-def _check(
-    model: Model,
-    out: Path,
-    options: AutoOptions,
-    calibration: Text,
-    evaluation: Text,
-    imatrix: Imatrix | None,
-    *,
-    force: bool,
-) -> None:
+def _check(job: Job, options: AutoOptions, calibration: Text, evaluation: Text) -> None:
     if calibration.sha256 == evaluation.sha256:
         raise UsageError(
             "the layers would be judged by the very text they were chosen with: "
             "give different texts to -f and --eval-file"
         )
+    model = job.model
     check_scored(architecture_of(model))
     free = [n for n in range(n_trunk(model)) if n not in options.request.protect]
     sizes = sizes_to_try(model, options.request.target, min(len(free), n_trunk(model) - 1))
-    plan = _plan(model, Cut.of(_any_set(model, free, sizes)), options)
-    check_output(out, [file.path for file in model.files], force=force)
-    if options.quantize is not None:
-        planned(Job(model=model, out=out, plan=plan, quantize=options.quantize, imatrix=imatrix))
+    sets = (first_legal(model, free, n) for n in sizes)
+    any_set = next((drop for drop in sets if drop), None) or choose_first(model, free, sizes[0])
+    plan = _plan(model, Cut.of(any_set), options)
+    check_output(job.out, [file.path for file in model.files], force=job.force)
+    if job.quantize is not None:
+        planned(replace(job, plan=plan))
     for text, n_chunk in ((calibration, options.n_chunk), (evaluation, None)):
         isolated(check_text, model.path, text, options.n_ctx, n_chunk)
-
-
-def _any_set(model: Model, free: Sequence[int], sizes: range) -> tuple[int, ...]:
-    """A set that can be removed, of the first size that has one. Raises as `choose_first`."""
-    sets = (first_legal(model, free, n) for n in sizes)
-    return next((drop for drop in sets if drop), None) or choose_first(model, free, sizes[0])
 
 
 def check_text(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> None:
@@ -224,23 +203,22 @@ def _plan(model: Model, drop: Cut, options: AutoOptions) -> PrunePlan:
     return make_plan(model, drop | Cut.of(mtp_blocks(model)) if options.drop_mtp else drop)
 
 
-def _rivals(
-    model: Model, out: Path, chosen: QuantizeOptions | None, imatrix: Imatrix | None
-) -> list[QuantizeOptions]:
+def _rivals(job: Job) -> list[QuantizeOptions]:
     """Quantizations without pruning: the chosen type, and the best one that is no larger."""
+    model, chosen = job.model, job.quantize
     if model.alignment != QUANTIZER_ALIGNMENT:
         return []
     rivals = [chosen] if chosen else []
     n_threads = chosen.n_threads if chosen else None
     ladder = [QuantizeOptions(t, allow_requantize=True, n_threads=n_threads) for t in LADDER]
-    forecasts = isolated(forecast_each, model, ladder, imatrix)
+    forecasts = isolated(forecast_each, model, ladder, job.imatrix)
     whole = unchanged_contents(model)
     sizes = {
         expected.options: lay_out(model, quantized_contents(whole, expected)).size_bytes
         for expected in forecasts
         if expected is not None
     }
-    fitting = [options for options, size in sizes.items() if size <= out.stat().st_size]
+    fitting = [options for options, size in sizes.items() if size <= job.out.stat().st_size]
     best = max(fitting, key=lambda options: sizes[options], default=None)
     if best is None or (chosen is not None and chosen.type == best.type):
         return rivals

@@ -13,7 +13,6 @@ from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health
 from ggprune.files.documents import INLINE, Key, read_document
 from ggprune.metrics.chunks import TextInfo
-from ggprune.metrics.divergence import Divergence
 from ggprune.metrics.estimates import Estimate
 from ggprune.model import open_model
 from ggprune.model.cut import Cut
@@ -121,37 +120,22 @@ def rows_of(
     speeds: Mapping[Path, ModelSpeed],
 ) -> tuple[Row, ...]:
     """One row for each candidate. The first is the base, which the others were compared with."""
-    base = candidates[0]
-    return tuple(
-        _row(c, _base_ppl(evaluations), None, speeds[c.path]) if c is base
-        else _row(c, evaluations[c.path].ppl, evaluations[c.path].divergence, speeds[c.path])
-        for c in candidates
-    )  # fmt: skip
-
-
-def _base_ppl(evaluations: Mapping[Path, Evaluation]) -> Estimate:
-    divergence = next(iter(evaluations.values())).divergence
-    assert divergence is not None
-    return divergence.base_ppl
-
-
-def _row(
-    candidate: Candidate, ppl: Estimate, divergence: Divergence | None, speed: ModelSpeed
-) -> Row:
-    model = open_model(candidate.path)
-    return Row(
-        name=candidate.name, n_layer=model.n_layer, size_bytes=model.size_bytes,
-        bits_per_weight=model.bits_per_weight, ppl=ppl,
-        kld=divergence.kld.mean if divergence else None,
-        same_top_p=divergence.same_top_p if divergence else None,
-        pp=speed.speed("pp"), tg=speed.speed("tg"),
-    )  # fmt: skip
-
-
-def same_type(rows: Sequence[Row], quantize: QuantizeOptions | None) -> Row:
-    """The row that differs from the result by the pruning alone."""
-    name = rival_name(quantize) if quantize is not None else None
-    return next((row for row in rows[1:-1] if row.name == name), rows[0])
+    rows = []
+    compared = next(iter(evaluations.values())).divergence
+    assert compared is not None
+    for candidate in candidates:
+        model, speed = open_model(candidate.path), speeds[candidate.path]
+        own = evaluations.get(candidate.path)  # none of the base
+        divergence = own.divergence if own else None
+        row = Row(
+            name=candidate.name, n_layer=model.n_layer, size_bytes=model.size_bytes,
+            bits_per_weight=model.bits_per_weight, ppl=own.ppl if own else compared.base_ppl,
+            kld=divergence.kld.mean if divergence else None,
+            same_top_p=divergence.same_top_p if divergence else None,
+            pp=speed.speed("pp"), tg=speed.speed("tg"),
+        )  # fmt: skip
+        rows.append(row)
+    return tuple(rows)
 
 
 def front_of(
@@ -161,7 +145,9 @@ def front_of(
     quantize: QuantizeOptions | None,
 ) -> tuple[FrontRow, ...]:
     """Every number of layers, with the speeds that were measured in the one benchmark run."""
-    whole = same_type(rows, quantize).tg
+    name = rival_name(quantize) if quantize is not None else None
+    # the row that differs from the result by the pruning alone
+    whole = next((row for row in rows[1:-1] if row.name == name), rows[0]).tg
     known = {0: whole, **known, len(choice.drop): rows[-1].tg}
     front = []
     for point in choice.front:

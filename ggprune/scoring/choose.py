@@ -170,13 +170,17 @@ class _Chooser:
         simpler = self.simpler(n_drop)
         points = self.points([*smaller, *simpler.values()])
         others = zip(simpler, points[len(smaller) :], strict=True)
+        whole = Point(
+            drop=NOTHING, kld=Estimate(0.0, 0.0, len(self.base_nll)),
+            ppl=ppl_estimate(self.base_nll), ppl_ratio=Estimate(1.0, 0.0, len(self.base_nll)),
+            footprint=self.footprints.without(()), speedup=1.0,
+        )  # fmt: skip
         return Choice(
-            strategy=self.request.strategy,
-            best=best,
-            front=(self.whole(), *points[: len(smaller)], best),
+            strategy=self.request.strategy, best=best,
+            front=(whole, *points[: len(smaller)], best),
             others=tuple(Alternative(strategy, point) for strategy, point in others),
             steps=tuple(self.search.steps),
-        )
+        )  # fmt: skip
 
     def simpler(self, n: int) -> dict[Strategy, Cut]:
         """The sets of simpler strategies, which cost nothing to find by now."""
@@ -200,31 +204,15 @@ class _Chooser:
         return [self.point(drop, r) for drop, r in zip(sets, rows, strict=True)]
 
     def point(self, drop: Cut, rows: Sequence[Rows]) -> Point:
-        nll = np.concatenate([row.nll for row in rows])
-        layers = drop.whole_layers
+        nll, layers = np.concatenate([row.nll for row in rows]), drop.whole_layers
         return Point(
-            drop=drop,
-            kld=mean_estimate(np.concatenate([row.kld for row in rows])),
+            drop=drop, kld=mean_estimate(np.concatenate([row.kld for row in rows])),
             ppl=ppl_estimate(nll),
             ppl_ratio=ppl_estimate(nll - self.base_nll),  # paired: the same tokens
-            footprint=self.footprints.without(layers),
-            speedup=self.footprints.speedup(layers),
-        )
-
-    def whole(self) -> Point:
-        n_token = len(self.base_nll)
-        return Point(
-            drop=NOTHING,
-            kld=Estimate(0.0, 0.0, n_token),
-            ppl=ppl_estimate(self.base_nll),
-            ppl_ratio=Estimate(1.0, 0.0, n_token),
-            footprint=self.footprints.without(()),
-            speedup=1.0,
-        )
+            footprint=self.footprints.without(layers), speedup=self.footprints.speedup(layers),
+        )  # fmt: skip
 
     @cached_property
     def base_nll(self) -> Float64:
         """The whole model's on all chunks."""
-        rows = [self.source.base_nll(i) for i in range(self.source.n_chunk)]
-        nll: Float64 = np.concatenate(rows)
-        return nll
+        return np.concatenate([self.source.base_nll(i) for i in range(self.source.n_chunk)])

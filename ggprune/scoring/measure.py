@@ -107,11 +107,9 @@ class Measurer:
         base = base_logits(chunk.scored(logits), chunk.targets, self._n_threads)
         scored = _scored_stream(chunk, stream)
         rows = BaseRows(
-            base.scores.nll,
-            influences(scored),
-            relative_magnitudes(scored),
+            base.scores.nll, influences(scored), relative_magnitudes(scored),
             angular_distances(scored),
-        )
+        )  # fmt: skip
         self.effort.work += 1
         self._count(start, middle)
         return _Computed(chunk, base, rows, {NOTHING: stream})

@@ -54,10 +54,7 @@ class Race:
                 if take is not None:
                     take(cut, rows)
         if self.rules.n_lowest is not None:
+            rules, n_chunk = self.rules, self.source.n_chunk
             self.active = survivors(
-                self.seen,
-                self.rules.n_lowest,
-                self.rules.confidence,
-                self.source.n_chunk,
-                self.rules.tolerance,
+                self.seen, self.rules.n_lowest, rules.confidence, n_chunk, rules.tolerance
             )

@@ -69,13 +69,8 @@ class LayerScore:
         """With the number of tokens where the layer was left out: no estimate tells it itself."""
         score = decode_fields(cls, document)
         n = cast("dict[str, int]", document)["n_token"]
-        return replace(
-            score,
-            ppl=replace(score.ppl, n=n),
-            kld=replace(score.kld, n=n),
-            same_top_p=replace(score.same_top_p, n=n),
-            rms_delta_p=replace(score.rms_delta_p, n=n),
-        )
+        names = ("ppl", "kld", "same_top_p", "rms_delta_p")
+        return replace(score, **{name: replace(getattr(score, name), n=n) for name in names})
 
     def value(self, metric: Metric) -> float:
         """The importance by a metric: higher is worth more. Raises DataError if it is missing."""
@@ -139,9 +134,6 @@ def order_of(
 
 def describe_model(model: Model) -> ModelInfo:
     return ModelInfo(
-        path=str(model.path),
-        fingerprint=model.fingerprint,
-        arch=model.arch,
-        n_layer=model.n_layer,
-        size_bytes=model.size_bytes,
-    )
+        path=str(model.path), fingerprint=model.fingerprint, arch=model.arch,
+        n_layer=model.n_layer, size_bytes=model.size_bytes,
+    )  # fmt: skip

@@ -98,23 +98,15 @@ def open_rows(model: Model, text: Text, options: MeasureOptions) -> Iterator[Rem
 
     Raises what `Measurer` raises, OutputError if the folder cannot be written.
     """
+    compute, unit = options.compute or Compute(), options.unit
     with Measurer(model, text, options) as measurer, contextlib.ExitStack() as stack:
         cache = None
         if options.cache is not None:
-            cache = ScoreCache(options.cache, _settings(model, text, options))
+            settings = {  # all that the numbers depend on
+                "fingerprint": model.fingerprint, "text": text.sha256, "n_ctx": options.n_ctx,
+                "unit": unit.value, "flash_attn": compute.flash_attn,
+                "n_gpu_layers": compute.n_gpu_layers, "versions": versions(),
+            }  # fmt: skip
+            cache = ScoreCache(options.cache, settings)
             stack.enter_context(contextlib.closing(cache))
-        yield RememberedRows(measurer, cache, options.unit)
-
-
-def _settings(model: Model, text: Text, options: MeasureOptions) -> dict[str, object]:
-    """All that the numbers depend on."""
-    compute = options.compute or Compute()
-    return {
-        "fingerprint": model.fingerprint,
-        "text": text.sha256,
-        "n_ctx": options.n_ctx,
-        "unit": options.unit.value,
-        "flash_attn": compute.flash_attn,
-        "n_gpu_layers": compute.n_gpu_layers,
-        "versions": versions(),
-    }
+        yield RememberedRows(measurer, cache, unit)

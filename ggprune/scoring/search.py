@@ -178,13 +178,10 @@ class Search:
             race.lap(i)
         winner = ranked(race.seen)[0]
         step = Step(
-            what=what,
-            drop=winner,
-            kld=mean_estimate(np.concatenate(race.seen[winner])),
-            n_set=len(sets),
-            n_pass=self.source.effort.n_pass - n_pass,
+            what=what, drop=winner, kld=mean_estimate(np.concatenate(race.seen[winner])),
+            n_set=len(sets), n_pass=self.source.effort.n_pass - n_pass,
             time_s=time.perf_counter() - start,
-        )
+        )  # fmt: skip
         self.steps.append(step)
         singles = {cut.layers[0]: rows for cut, rows in race.seen.items() if len(cut) == 1}
         self.single |= {n: float(np.mean(np.concatenate(rows))) for n, rows in singles.items()}

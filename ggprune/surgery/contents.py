@@ -79,18 +79,11 @@ def contents_of(model: Model, plan: PrunePlan | None) -> Contents:
     if plan is None or not plan.cut:
         return unchanged_contents(model)
     change = removal_change(model, plan.keep, trust=plan.trust)
-    names = kept_names(model, plan, change)
-    kept = tuple(
-        _edited(tensor, names[tensor.name], change.edits.get(tensor.name))
-        for tensor in model.tensors
-        if tensor.name in names
-    )
-    f32 = tensor_type("F32")
-    added = tuple(
-        OutTensor(name, f32, (len(values),), None, values=values)
+    tensors, names = _kept_tensors(model, plan, change)
+    tensors += [
+        OutTensor(name, tensor_type("F32"), (len(values),), None, values=values)
         for name, values in change.added.items()
-    )
-    tensors = kept + added
+    ]
     metadata = {key: value for key, value in model.metadata.items() if key not in change.gone}
     metadata |= {
         **change.values,
@@ -98,9 +91,12 @@ def contents_of(model: Model, plan: PrunePlan | None) -> Contents:
         **_tensor_extra(model, names),
         **_provenance(model, plan, change),
     }
-    if change.arch is not None:
-        metadata = _rehosted(metadata, model.arch, change.arch)
-    return Contents(metadata, tensors, names, change.notes)
+    if change.arch is not None:  # the keys of one architecture under another one's name
+        metadata = {
+            change.arch + key[len(model.arch) :] if key.startswith(f"{model.arch}.") else key: value
+            for key, value in metadata.items()
+        } | {ARCHITECTURE: string(change.arch)}
+    return Contents(metadata, tuple(tensors), names, change.notes)
 
 
 def unchanged_contents(model: Model) -> Contents:
@@ -108,30 +104,21 @@ def unchanged_contents(model: Model) -> Contents:
     return Contents(model.metadata, tensors, {t.name: t.name for t in model.tensors})
 
 
-def kept_names(model: Model, plan: PrunePlan, change: Change) -> dict[str, str]:
-    """New name of every tensor that stays, by its old name."""
-    names: dict[str, str] = {}
+def _kept_tensors(
+    model: Model, plan: PrunePlan, change: Change
+) -> tuple[list[OutTensor], dict[str, str]]:
+    """The tensors that stay, and their new names by their old ones."""
+    tensors, names = [], {}
     for tensor in model.tensors:
-        new = change.moved.get(tensor.name) or plan.renamed(tensor.name)
-        if new is not None and tensor.name not in change.dropped:
-            names[tensor.name] = new
-    return names
-
-
-def _edited(tensor: Tensor, name: str, edit: Edit | None) -> OutTensor:
-    shape = list(tensor.shape)
-    if isinstance(edit, Slice):
-        shape[edit.axis] = shape[edit.axis] // edit.n_group * len(edit.kept)
-    return OutTensor(name, tensor.type, tuple(shape), tensor, edit=edit)
-
-
-def _rehosted(metadata: Mapping[str, Value], old: str, new: str) -> dict[str, Value]:
-    """The keys of one architecture under another one's name."""
-    renamed = {
-        new + key[len(old) :] if key.startswith(f"{old}.") else key: value
-        for key, value in metadata.items()
-    }
-    return {**renamed, ARCHITECTURE: string(new)}
+        name = change.moved.get(tensor.name) or plan.renamed(tensor.name)
+        if name is None or tensor.name in change.dropped:
+            continue
+        shape, edit = list(tensor.shape), change.edits.get(tensor.name)
+        if isinstance(edit, Slice):
+            shape[edit.axis] = shape[edit.axis] // edit.n_group * len(edit.kept)
+        names[tensor.name] = name
+        tensors.append(OutTensor(name, tensor.type, tuple(shape), tensor, edit=edit))
+    return tensors, names
 
 
 def _size_values(model: Model, kept: Sequence[OutTensor]) -> dict[str, Value]:

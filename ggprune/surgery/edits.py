@@ -39,12 +39,8 @@ def is_edited(tensor: OutTensor) -> bool:
 def _sliced(source: Tensor, edit: Slice, fd: int) -> Iterator[bytes]:
     """Groups of bytes: within a row on axis 0, whole rows on axis 1."""
     row_bytes = source.size_bytes // (source.n_element // source.shape[0])
-    if edit.axis == 0:
-        per_read, group_bytes = row_bytes, row_bytes // edit.n_group
-    else:
-        per_read = source.shape[1] * row_bytes
-        group_bytes = per_read // edit.n_group
-    kept = list(edit.kept)
+    per_read = row_bytes if edit.axis == 0 else source.shape[1] * row_bytes
+    group_bytes, kept = per_read // edit.n_group, list(edit.kept)
     if edit.axis == 0:  # many short groups: several rows at a time
         n_row = max(BLOCK_BYTES // per_read, 1)
         for start in range(0, source.size_bytes, n_row * per_read):

@@ -108,13 +108,13 @@ def _divide(tensors: Sequence[OutTensor], split: Split) -> Iterator[list[OutTens
 
 
 def _is_full(group: list[OutTensor], n_byte: int, tensor: OutTensor, split: Split) -> bool:
-    if split.max_bytes is not None and n_byte + tensor.size_bytes > split.max_bytes:
-        return True
-    if split.max_tensors is not None and len(group) >= split.max_tensors:
-        return True
     groups = split.groups or {}
     before = groups.get(group[0].name)
-    return before is not None and groups.get(tensor.name, before) != before
+    return (
+        (split.max_bytes is not None and n_byte + tensor.size_bytes > split.max_bytes)
+        or (split.max_tensors is not None and len(group) >= split.max_tensors)
+        or (before is not None and groups.get(tensor.name, before) != before)
+    )
 
 
 def _shard(contents: Contents, group: list[OutTensor], i: int, n: int) -> Contents:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggprune.errors import DataError, FormatError
@@ -18,7 +18,7 @@ from ggprune.files.pending import PendingFile
 from ggprune.files.reading import read_bytes
 from ggprune.model import Model, Value, open_model
 from ggprune.model.gguf import MAGIC
-from ggprune.model.imatrix import LegacyEntry, read_legacy_entries
+from ggprune.model.imatrix import read_legacy_entries
 from ggprune.model.metadata import SCALAR_FORMATS, scalar, string
 from ggprune.model.names import block_of
 from ggprune.surgery.contents import ARCHITECTURE, Contents, OutTensor
@@ -61,7 +61,9 @@ def _remap_gguf(plan: PrunePlan, source: Path, out: Path, force: bool) -> Remapp
         contents, notes = _by_tensor_names(plan, model), plan.notes if kind == "LoRA" else ()
     if kind == "LoRA" and model.arch != plan.arch:
         raise DataError(f"{source}: an adapter for {model.arch}, the plan is for {plan.arch}")
-    _write(model, contents, out, force)
+    with PendingFile(out) as pending, pending.named():
+        write_proved(contents, [lay_out(model, contents)], [pending])
+        pending.commit(force=force)
     return Remapped(kind, len(model.tensors), len(contents.tensors), notes)
 
 
@@ -81,22 +83,23 @@ def _kind(model: Model) -> str:
 
 
 def _by_tensor_names(plan: PrunePlan, model: Model) -> Contents:
-    names: dict[str, str] = {}
-    for tensor in model.tensors:
-        _check_exists(plan, tensor.name, model.path)
-        new = plan.renamed(tensor.name)
-        if new is not None:
-            names[tensor.name] = new
+    names = _renamed(plan, [tensor.name for tensor in model.tensors], model.path)
     metadata = dict(model.metadata)
     if model.text(ARCHITECTURE) == plan.arch:
         metadata[ARCHITECTURE] = string(plan.out_arch)
     return _contents(model, names, metadata)
 
 
-def _check_exists(plan: PrunePlan, name: str, path: Path) -> None:
-    block = block_of(name)
-    if block is not None and block[1] >= dict(plan.stacks).get(block[0], 0):
-        raise DataError(f"{path}: {name} belongs to no layer of a model of {plan.n_layer} layers")
+def _renamed(plan: PrunePlan, names: Sequence[str], path: Path) -> dict[str, str]:
+    """New names of what stays, by the old ones. Raises DataError for a layer that is none."""
+    for name in names:
+        block = block_of(name)
+        if block is not None and block[1] >= dict(plan.stacks).get(block[0], 0):
+            raise DataError(
+                f"{path}: {name} belongs to no layer of a model of {plan.n_layer} layers"
+            )
+    renamed = {name: plan.renamed(name) for name in names}
+    return {old: new for old, new in renamed.items() if new is not None}
 
 
 def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str, ...]]:
@@ -130,23 +133,13 @@ def _contents(model: Model, names: Mapping[str, str], metadata: Mapping[str, Val
     )
 
 
-def _write(model: Model, contents: Contents, out: Path, force: bool) -> None:
-    with PendingFile(out) as pending, pending.named():
-        write_proved(contents, [lay_out(model, contents)], [pending])
-        pending.commit(force=force)
-
-
 def _remap_dat(plan: PrunePlan, source: Path, out: Path, force: bool) -> Remapped:
     try:
         entries, tail = read_legacy_entries(source)
     except (FormatError, struct.error, ValueError) as e:
         raise DataError(f"{source}: neither a GGUF nor a legacy importance matrix: {e}") from e
-    kept: list[LegacyEntry] = []
-    for entry in entries:
-        _check_exists(plan, entry.name, source)
-        new = plan.renamed(entry.name)
-        if new is not None:
-            kept.append(LegacyEntry(new, entry.n_call, entry.values))
+    names = _renamed(plan, [entry.name for entry in entries], source)
+    kept = [replace(entry, name=names[entry.name]) for entry in entries if entry.name in names]
     if not kept:
         raise DataError(f"{source}: nothing of it belongs to a layer that stays")
     with PendingFile(out) as pending:

@@ -64,7 +64,8 @@ def write_tensors(
         for place, fd in places:
             path = place.tensor.source.path if place.tensor.source else None
             if path is not None and path not in sources:
-                sources[path] = _open_source(path, stack)
+                sources[path] = os.open(path, os.O_RDONLY)
+                stack.callback(os.close, sources[path])
             try:
                 for n_byte in _write_tensor(place.tensor, sources[path], fd, place.offset):
                     done += n_byte
@@ -84,9 +85,3 @@ def _write_tensor(tensor: OutTensor, source: int, fd: int, offset: int) -> Itera
         start_writeback(fd, offset, len(block))
         offset += len(block)
         yield len(block)
-
-
-def _open_source(path: Path, stack: contextlib.ExitStack) -> int:
-    fd = os.open(path, os.O_RDONLY)
-    stack.callback(os.close, fd)
-    return fd

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,10 +78,11 @@ class ByteComparison:
 
 def _equal(source: int, fd: int, tensor: OutTensor, written: Tensor) -> bool:
     start_of = tensor.source.offset if tensor.source is not None else 0
-    return all(
-        os.pread(source, n, start_of + start) == os.pread(fd, n, written.offset + start)
-        for start, n in _blocks(tensor.size_bytes)
-    )
+    for start in range(0, tensor.size_bytes, BLOCK_BYTES):
+        n = min(BLOCK_BYTES, tensor.size_bytes - start)
+        if os.pread(source, n, start_of + start) != os.pread(fd, n, written.offset + start):
+            return False
+    return True
 
 
 def _equal_edited(source: int, fd: int, tensor: OutTensor, written: Tensor) -> bool:
@@ -93,8 +93,3 @@ def _equal_edited(source: int, fd: int, tensor: OutTensor, written: Tensor) -> b
             return False
         offset += len(block)
     return offset == written.offset + written.size_bytes
-
-
-def _blocks(size_bytes: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, size_bytes, BLOCK_BYTES):
-        yield start, min(BLOCK_BYTES, size_bytes - start)

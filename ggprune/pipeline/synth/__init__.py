@@ -5,13 +5,6 @@ from ggprune.pipeline.synth.tensors import count_parameters, depth_profile, make
 from ggprune.pipeline.synth.write import Blueprint, make_blueprint, synthesize
 
 __all__ = [
-    "Blueprint",
-    "Shape",
-    "count_parameters",
-    "depth_profile",
-    "find_shape",
-    "known_shapes",
-    "make_blueprint",
-    "make_tensors",
-    "synthesize",
-]
+    "Blueprint", "Shape", "count_parameters", "depth_profile", "find_shape", "known_shapes",
+    "make_blueprint", "make_tensors", "synthesize",
+]  # fmt: skip

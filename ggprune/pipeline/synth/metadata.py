@@ -18,52 +18,42 @@ CHARACTERS = (SPACE, *(chr(i) for i in range(ord("!"), ord("~") + 1)))
 NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6  # LLAMA_TOKEN_TYPE_*
 
 
+# Keys behind the architecture's name, and the fields of a shape that they hold.
+SIZES = {
+    "vocab_size": "n_vocab", "block_count": "n_layer", "context_length": "n_ctx",
+    "embedding_length": "n_embd", "feed_forward_length": "n_ff",
+    "attention.head_count": "n_head", "attention.head_count_kv": "n_head_kv",
+}  # fmt: skip
+HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+EXPERTS = {
+    "expert_count": "n_expert", "expert_used_count": "n_expert_used",
+    "expert_feed_forward_length": "n_ff_expert",
+}  # fmt: skip
+
+
 def make_metadata(shape: Shape, seed: int) -> dict[str, Value]:
     """Everything but the keys that a quantizer adds."""
     return {
         "general.architecture": string(shape.arch),
         "general.name": string(f"{shape.name} with random weights"),
-        **_provenance(shape, seed),
+        "ggprune.version": string(__version__),
+        "ggprune.synth.shape": string(shape.name),
+        "ggprune.synth.seed": _u32(seed),
         **{f"{shape.arch}.{key}": value for key, value in _sizes(shape).items()},
         **_vocabulary(shape),
     }
 
 
-def _provenance(shape: Shape, seed: int) -> dict[str, Value]:
-    return {
-        "ggprune.version": string(__version__),
-        "ggprune.synth.shape": string(shape.name),
-        "ggprune.synth.seed": scalar(ValueType.UINT32, seed),
-    }
-
-
 def _sizes(shape: Shape) -> dict[str, Value]:
-    """Keys behind the architecture's name."""
-    values = {
-        "vocab_size": _u32(shape.n_vocab),
-        "block_count": _u32(shape.n_layer),
-        "context_length": _u32(shape.n_ctx),
-        "embedding_length": _u32(shape.n_embd),
-        "feed_forward_length": _u32(shape.n_ff),
-        "attention.head_count": _u32(shape.n_head),
-        "attention.head_count_kv": _u32(shape.n_head_kv),
-    }
+    values = {key: _u32(getattr(shape, field)) for key, field in SIZES.items()}
+    epsilon = scalar(ValueType.FLOAT32, shape.norm_eps)
     if shape.rope_base is None:  # learned positions: GPT-2, whose norms have a mean as well
-        return {**values, "attention.layer_norm_epsilon": _f32(shape.norm_eps)}
-    values |= {
-        "attention.layer_norm_rms_epsilon": _f32(shape.norm_eps),
-        "attention.key_length": _u32(shape.head_dim),
-        "attention.value_length": _u32(shape.head_dim),
-        "rope.dimension_count": _u32(shape.head_dim),
-        "rope.freq_base": _f32(shape.rope_base),
-    }
-    if shape.n_expert:
-        values |= {
-            "expert_count": _u32(shape.n_expert),
-            "expert_used_count": _u32(shape.n_expert_used),
-            "expert_feed_forward_length": _u32(shape.n_ff_expert),
-        }
-    return values
+        return {**values, "attention.layer_norm_epsilon": epsilon}
+    values["attention.layer_norm_rms_epsilon"] = epsilon
+    values |= {key: _u32(shape.head_dim) for key in HEAD_SIZES}
+    values["rope.freq_base"] = scalar(ValueType.FLOAT32, shape.rope_base)
+    experts = EXPERTS if shape.n_expert else {}
+    return values | {key: _u32(getattr(shape, field)) for key, field in experts.items()}
 
 
 def _vocabulary(shape: Shape) -> dict[str, Value]:
@@ -86,7 +76,3 @@ def _vocabulary(shape: Shape) -> dict[str, Value]:
 
 def _u32(number: int) -> Value:
     return scalar(ValueType.UINT32, number)
-
-
-def _f32(number: float) -> Value:
-    return scalar(ValueType.FLOAT32, number)

@@ -16,18 +16,14 @@ MIDDLE = 0.2  # of the ends' weight in the residual stream
 Row = tuple[str, ...]  # name of a tensor, then its sizes in ggml order: row length first
 
 _ATTENTION: tuple[Row, ...] = (
-    ("attn_norm.weight", "embd"),
-    ("attn_q.weight", "embd", "q"),
-    ("attn_k.weight", "embd", "kv"),
-    ("attn_v.weight", "embd", "kv"),
-    ("attn_output.weight", "q", "embd"),
+    ("attn_norm.weight", "embd"), ("attn_q.weight", "embd", "q"), ("attn_k.weight", "embd", "kv"),
+    ("attn_v.weight", "embd", "kv"), ("attn_output.weight", "q", "embd"),
     ("ffn_norm.weight", "embd"),
-)
+)  # fmt: skip
 _DENSE: tuple[Row, ...] = (
-    ("ffn_gate.weight", "embd", "ff"),
-    ("ffn_up.weight", "embd", "ff"),
+    ("ffn_gate.weight", "embd", "ff"), ("ffn_up.weight", "embd", "ff"),
     ("ffn_down.weight", "ff", "embd"),
-)
+)  # fmt: skip
 _EXPERTS: tuple[Row, ...] = (
     ("ffn_gate_inp.weight", "embd", "expert"),
     ("ffn_gate_exps.weight", "embd", "ff_expert", "expert"),
@@ -115,7 +111,10 @@ def make_tensors(shape: Shape) -> tuple[Weights, ...]:
     tensors = [
         _weights(name, tuple(sizes[dim] for dim in dims), factor) for factor, (name, *dims) in rows
     ]
-    return (*tensors, *_rope_freqs(shape))
+    if shape.rope_scaling is not None and shape.rope_base is not None:
+        factors = rope_factors(shape.rope_scaling, shape.rope_base, shape.head_dim)
+        tensors.append(Weights(ROPE_FREQS, (len(factors),), values=factors))
+    return tuple(tensors)
 
 
 def count_parameters(tensors: tuple[Weights, ...]) -> int:
@@ -150,10 +149,3 @@ def _weights(name: str, shape: tuple[int, ...], factor: float) -> Weights:
     if name.endswith("norm.weight"):
         return Weights(name, shape, mean=1.0)
     return Weights(name, shape, sigma=factor / math.sqrt(shape[0]))
-
-
-def _rope_freqs(shape: Shape) -> tuple[Weights, ...]:
-    if shape.rope_scaling is None or shape.rope_base is None:
-        return ()
-    values = rope_factors(shape.rope_scaling, shape.rope_base, shape.head_dim)
-    return (Weights(ROPE_FREQS, (len(values),), values=values),)

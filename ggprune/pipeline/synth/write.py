@@ -36,6 +36,8 @@ from ggprune.surgery.layout import Layout, lay_out
 from ggprune.surgery.rewrite import write_header
 from ggprune.surgery.verify import verify_structure
 
+# The version and alignment of files that do not come from another one.
+NEW = Model((GGUFFile(Path(), VERSIONS[-1], DEFAULT_ALIGNMENT, {}, (), 0, 0),), {}, ())
 QUANTIZATION_VERSION = 2  # ggml/include/ggml.h, GGML_QNT_VERSION
 # Types that llama-quantize makes with an importance matrix only (src/llama-quant.cpp,
 # tensor_requires_imatrix). One changes the mixture of other types: those are asked for without.
@@ -80,7 +82,7 @@ def make_blueprint(shape: Shape, type_name: str, *, seed: int = 0) -> Blueprint:
         "general.file_type": scalar(ValueType.UINT32, FILE_TYPES[name]),
     }
     contents = _contents(weights, metadata, types)
-    layout = lay_out(_new_model(), contents)
+    layout = lay_out(NEW, contents)
     return Blueprint(
         shape=shape, type=name, seed=seed, weights=weights, contents=contents, layout=layout
     )
@@ -130,17 +132,14 @@ def _types(
 ) -> dict[str, str]:
     """Type of every tensor in llama-quantize's mixture of that name."""
     source = _contents(weights, metadata, {w.name: w.source_type for w in weights})
-    imatrix = _imatrix(weights) if name in WITH_IMATRIX else None
-    with header_only(lay_out(_new_model(), source)) as model:
+    imatrix = None
+    if name in WITH_IMATRIX:  # enough for a dry run, which looks whether there is one
+        imatrix = Imatrix(Path("none"), {weights[0].name: np.ones(1, np.float32)}, "", 0)
+    with header_only(lay_out(NEW, source)) as model:
         try:
             return isolated(dry_run, model, QuantizeOptions(name), imatrix)
         except LlamaError as e:
             raise LlamaError(str(e).replace(str(model.path), shape.name)) from e
-
-
-def _imatrix(weights: tuple[Weights, ...]) -> Imatrix:
-    """Enough of an importance matrix for a dry run, which looks whether there is one."""
-    return Imatrix(Path("none"), {weights[0].name: np.ones(1, np.float32)}, "", 0)
 
 
 def _contents(
@@ -148,8 +147,3 @@ def _contents(
 ) -> Contents:
     tensors = tuple(OutTensor(w.name, tensor_type(types[w.name]), w.shape, None) for w in weights)
     return Contents(metadata, tensors, {})
-
-
-def _new_model() -> Model:
-    """The version and alignment of files that do not come from another one."""
-    return Model((GGUFFile(Path(), VERSIONS[-1], DEFAULT_ALIGNMENT, {}, (), 0, 0),), {}, ())
