@@ -28,7 +28,7 @@ from ggprune.pipeline import Job, write
 from ggprune.quantize.forecast import Unpruned, forecast
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
-from ggprune.report.table import markdown_table
+from ggprune.report.blocks import markdown_table
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Compute
 from ggprune.surgery import make_plan

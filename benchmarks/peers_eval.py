@@ -25,7 +25,7 @@ from ggprune.model import open_model
 from ggprune.model.layers import parse_layers
 from ggprune.pipeline import Job, write
 from ggprune.report.bench import ratio_cell
-from ggprune.report.table import markdown_table
+from ggprune.report.blocks import markdown_table
 from ggprune.runtime.library import default_threads
 from ggprune.surgery import make_plan
 

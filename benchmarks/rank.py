@@ -23,7 +23,7 @@ from ggprune.arch import n_trunk
 from ggprune.metrics.text import read_text
 from ggprune.model import open_model
 from ggprune.pipeline.safe import rank
-from ggprune.report.table import markdown_table
+from ggprune.report.blocks import markdown_table
 from ggprune.scoring import MeasureOptions, Ranking, RankOptions
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

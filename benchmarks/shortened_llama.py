@@ -26,7 +26,7 @@ from ggprune.arch.footprint import footprints_of
 from ggprune.bench import paired_ratio
 from ggprune.model import open_model
 from ggprune.report.bench import ratio_cell
-from ggprune.report.table import markdown_table
+from ggprune.report.blocks import markdown_table
 from ggprune.report.units import count, size
 
 SHAPE = "llama-2-7b"

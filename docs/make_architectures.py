@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ggprune.arch.rules import UNSAID, Rule
 from ggprune.arch.table import ArchitectureRow, RefusedRow, architecture_table
-from ggprune.report.table import markdown_table
+from ggprune.report.blocks import markdown_table
 from tests.arch.families import FAMILIES
 
 TARGET = Path(__file__).with_name("architectures.md")

@@ -20,7 +20,7 @@ import numpy as np
 
 from ggprune.files.keys import Entry, entries_of
 from ggprune.model.cut import Cut
-from ggprune.report.table import markdown_table
+from ggprune.report.blocks import markdown_table
 
 TARGET = Path(__file__).with_name("formats.md")
 TEMPLATE = Path(__file__).with_name("formats.template.md")

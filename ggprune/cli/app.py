@@ -11,7 +11,6 @@ import io
 import signal
 import sys
 from importlib import import_module
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -117,23 +116,15 @@ def options(
     pass
 
 
-def _announced() -> None:
-    """Stands for a command in the help, until it is called."""
-
-
-for name, summary in COMMANDS.items():
-    app.command(name, help=summary)(_announced)
-
-
-def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+for name, summary in COMMANDS.items():  # what stands for a command in the help, until it is called
+    app.command(name, help=summary)(lambda: None)
 
 
 def main() -> None:
     """Entry point. A polite kill is treated like Ctrl-C, so that nothing is left behind."""
     for sign in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(sign) == signal.SIG_DFL:  # a job under nohup keeps ignoring it
-            signal.signal(sign, _interrupt)
+            signal.signal(sign, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):  # names in a file need not be valid UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

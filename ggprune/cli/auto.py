@@ -8,19 +8,8 @@ from typing import Annotated
 
 from typer import Option
 
-from ggprune.cli.goal import Search, Targets
-from ggprune.cli.measuring import Computing, cache_folder, given_text
-from ggprune.cli.options import (
-    AsJson,
-    ContextSize,
-    DropMtp,
-    Force,
-    ModelPath,
-    OutPath,
-    TextFile,
-    TypeName,
-    UseCache,
-)
+from ggprune.cli import options as shared
+from ggprune.cli.measuring import Computing, Search, Targets, cache_folder, given_text
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
@@ -29,31 +18,26 @@ from ggprune.files.pending import write_text
 from ggprune.metrics.text import CALIBRATION, EVALUATION
 from ggprune.model import open_model
 from ggprune.pipeline import AutoOptions, auto
-from ggprune.quantize.options import QuantizeOptions
-from ggprune.report import auto as auto_report
+from ggprune.report.auto import blocks, report
+from ggprune.report.blocks import check_report, report_text
 from ggprune.report.plot import check_plot, ranking_figure, write_figure
-from ggprune.report.reportfile import check_report, report_text
-from ggprune.scoring import DropRequest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What is dropped, how that is measured, and what is made of the rest."""
 
+    # fmt: off
     targets: Targets
-    type_name: TypeName = None
-    drop_mtp: DropMtp = False
-    file: TextFile = None
-    eval_file: Annotated[
-        Path | None, Option(help="UTF-8 text to judge the result on; not that of -f.")
-    ] = None
-    n_ctx: ContextSize = 512
-    n_chunk: Annotated[
-        int | None,
-        Option(
-            "--chunks", min=1, show_default="all", help="Rank on the first N chunks; judge on all."
-        ),
-    ] = None
+    type_name: shared.TypeName = None
+    drop_mtp: shared.DropMtp = False
+    file: shared.TextFile = None
+    eval_file: Annotated[Path | None, Option(
+        help="UTF-8 text to judge the result on; not that of -f.")] = None
+    n_ctx: shared.ContextSize = 512
+    n_chunk: Annotated[int | None, Option(
+        "--chunks", min=1, show_default="all", help="Rank on the first N chunks; judge on all."
+    )] = None
     report: Annotated[Path | None, Option(help="Write everything down (.json or .md).")] = None
     n_prompt: Annotated[int, Option("-p", "--n-prompt", min=0, help="pp test.")] = 512
     n_gen: Annotated[int, Option("-n", "--n-gen", min=0, help="tg test.")] = 128
@@ -61,39 +45,19 @@ class Options:
     quantizing: Quantizing
     computing: Computing
     search: Search
-    measure_front: Annotated[
-        bool,
-        Option(
-            "--measure-front",
-            help="Also write, time and delete a file for every smaller number of layers.",
-        ),
-    ] = False
-    generate: Annotated[
-        bool, Option("--generate", help="Also let the models write; the report has the texts.")
-    ] = False
+    measure_front: Annotated[bool, Option(
+        "--measure-front",
+        help="Also write, time and delete a file for every smaller number of layers.")] = False
+    generate: Annotated[bool, Option(
+        "--generate", help="Also let the models write; the report has the texts.")] = False
     plot: Annotated[Path | None, Option(help="Draw scores and choice (.png, .svg, .pdf).")] = None
-    cache: UseCache = True
-    force: Force = False
-    as_json: AsJson = False
-
-    def job(self, request: DropRequest, quantize: QuantizeOptions | None) -> AutoOptions:
-        return AutoOptions(
-            request=request,
-            drop_mtp=self.drop_mtp,
-            quantize=quantize,
-            n_ctx=self.n_ctx,
-            n_chunk=self.n_chunk,
-            n_prompt=self.n_prompt,
-            n_gen=self.n_gen,
-            n_repeat=self.n_repeat,
-            compute=self.computing.compute(),
-            cache=cache_folder(self.cache),
-            measure_front=self.measure_front,
-            generate=self.generate,
-        )
+    cache: shared.UseCache = True
+    force: shared.Force = False
+    as_json: shared.AsJson = False
+    # fmt: on
 
 
-def command(source: ModelPath, out: OutPath, options: Options) -> None:
+def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> None:
     """Rank the layers, drop the least important ones, requantize, verify, evaluate, benchmark.
 
     Ends with a table: the original, what the same type and the same bytes give without pruning,
@@ -109,22 +73,23 @@ def command(source: ModelPath, out: OutPath, options: Options) -> None:
     quantizing, texts = options.quantizing, (options.file, options.eval_file)
     quantize = quantizing.options(options.type_name, options.computing.threads)
     model = open_model(source)
-    job = options.job(options.targets.required(model, options.search), quantize)
+    job = AutoOptions(
+        request=options.targets.required(model, options.search), drop_mtp=options.drop_mtp,
+        quantize=quantize, n_ctx=options.n_ctx, n_chunk=options.n_chunk,
+        n_prompt=options.n_prompt, n_gen=options.n_gen, n_repeat=options.n_repeat,
+        compute=options.computing.compute(), cache=cache_folder(options.cache),
+        measure_front=options.measure_front, generate=options.generate,
+    )  # fmt: skip
     inputs = [*(file.path for file in model.files), *texts, *quantizing.files]
     check_outputs([out, options.report, options.plot], inputs, force=options.force)
     result = auto(
-        model,
-        out,
-        job,
-        calibration=given_text(options.file, CALIBRATION),
-        evaluation=given_text(options.eval_file, EVALUATION),
-        imatrix=quantizing.matrix(),
-        force=options.force,
-        progress=TerminalProgress(),
-    )
-    show(result, auto_report.blocks, as_json=options.as_json)
+        model, out, job, calibration=given_text(options.file, CALIBRATION),
+        evaluation=given_text(options.eval_file, EVALUATION), imatrix=quantizing.matrix(),
+        force=options.force, progress=TerminalProgress(),
+    )  # fmt: skip
+    show(result, blocks, as_json=options.as_json)
     if options.report is not None:
-        whole = report_text(result, auto_report.report(result), options.report)
+        whole = report_text(result, report(result), options.report)
         write_text(options.report, whole, force=options.force)
     if options.plot is not None:
         write_figure(ranking_figure(result.ranking), options.plot, force=options.force)

@@ -10,105 +10,139 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ggprune.bench import Grid
+from ggprune.bench.cases import parse_flash, parse_pairs, parse_ranges, parse_types
 from ggprune.bench.latency import LatencyReport, Requests
-from ggprune.cli.bench_options import SPEED, GridOptions, given_ranges, listed
 from ggprune.cli.options import AsJson
-from ggprune.cli.output import show, show_text
+from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.errors import UsageError
 from ggprune.model import open_model
 from ggprune.pipeline.bench import run_suite
 from ggprune.pipeline.safe import measure_latency
-from ggprune.report import bench as bench_report
-from ggprune.report import latency as latency_report
+from ggprune.report.bench import blocks, latency_blocks
 from ggprune.report.llamabench import render_rows
 
-REQUESTS, MORE = "Latency of whole requests", "More than speed"
+SPEED, REQUESTS, MORE = "llama-bench's tests", "Latency of whole requests", "More than speed"
+TOKENS, BATCH = (0, 1 << 24), (1, 1 << 24)  # the smallest and the largest number
+THREADS, LAYERS, COUNTS = (1, 512), (-100_000, 100_000), (1, 1 << 20)
+
+Values = list[str] | None  # lists of values: an option may be repeated
+Output = Enum(
+    "Output", {"CSV": "csv", "JSON": "json", "JSONL": "jsonl", "MD": "md", "SQL": "sql"}, type=str
+)  # llama-bench's formats
 
 
-class Output(str, Enum):
-    """llama-bench's formats."""
+def _listed(
+    names: str, default: str | bool, text: str, metavar: str = "N,...", panel: str = SPEED
+) -> object:
+    return Option(
+        *names.split(), metavar=metavar, show_default=default, rich_help_panel=panel, help=text
+    )
 
-    CSV = "csv"
-    JSON = "json"
-    JSONL = "jsonl"
-    MD = "md"
-    SQL = "sql"
+
+def _ranges(values: Values, option: str, limits: tuple[int, int]) -> tuple[int, ...] | None:
+    """All numbers that are meant, None if the option was not given."""
+    return parse_ranges(values, option, *limits) if values else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """llama-bench's options: values of every parameter of a test."""
+
+    # fmt: off
+    n_prompt: Annotated[Values, _listed(
+        "-p --n-prompt", "512", "Tokens of the pp test; 0: no such test.")] = None
+    n_gen: Annotated[Values, _listed(
+        "-n --n-gen", "128", "Tokens of the tg test; 0: no such test.")] = None
+    prompt_gen: Annotated[Values, _listed(
+        "-pg", False, "A prompt and what follows, as one test; may be repeated.", "PP,TG")] = None
+    n_depth: Annotated[Values, _listed(
+        "-d --n-depth", "0", "Tokens in the context before a test starts.")] = None
+    n_batch: Annotated[Values, _listed("-b --batch-size", "2048", "Logical batch size.")] = None
+    n_ubatch: Annotated[Values, _listed("-ub --ubatch-size", "512", "Physical batch size.")] = None
+    type_k: Annotated[Values, _listed(
+        "-ctk --cache-type-k", "f16", "Type of the cached keys.", "TYPE,...")] = None
+    type_v: Annotated[Values, _listed(
+        "-ctv --cache-type-v", "f16", "... and values.", "TYPE,...")] = None
+    threads: Annotated[Values, _listed("-t --threads", "physical cores", "CPU threads.")] = None
+    n_gpu_layers: Annotated[Values, _listed(
+        "-ngl --n-gpu-layers", "-1: all", "Layers to keep on the GPU (GPU builds only).")] = None
+    flash_attn: Annotated[Values, _listed(
+        "-fa --flash-attn", "auto", "Flash attention.", "on|off|auto,...")] = None
+    # fmt: on
+
+    def has_tests(self) -> bool:
+        return bool(self.n_prompt or self.n_gen or self.prompt_gen or self.n_depth)
+
+    def grid(self) -> Grid:
+        """Raises UsageError for what is no list of values."""
+        usual = Grid()
+        return Grid(
+            n_prompt=_ranges(self.n_prompt, "--n-prompt", TOKENS) or usual.n_prompt,
+            n_gen=_ranges(self.n_gen, "--n-gen", TOKENS) or usual.n_gen,
+            prompt_gen=parse_pairs(self.prompt_gen or ()),
+            n_depth=_ranges(self.n_depth, "--n-depth", TOKENS) or usual.n_depth,
+            n_batch=_ranges(self.n_batch, "--batch-size", BATCH) or usual.n_batch,
+            n_ubatch=_ranges(self.n_ubatch, "--ubatch-size", BATCH) or usual.n_ubatch,
+            type_k=parse_types(self.type_k or usual.type_k, "--cache-type-k"),
+            type_v=parse_types(self.type_v or usual.type_v, "--cache-type-v"),
+            n_threads=_ranges(self.threads, "--threads", THREADS) or usual.n_threads,
+            n_gpu_layers=_ranges(self.n_gpu_layers, "--n-gpu-layers", LAYERS) or usual.n_gpu_layers,
+            flash_attn=parse_flash(self.flash_attn or ("auto",)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestOptions:
     """Whole requests instead of llama-bench's tests."""
 
-    latency: Annotated[
-        bool,
-        Option(
-            "--latency", rich_help_panel=REQUESTS,
-            help="Sequences answered together, in place of pp and tg (Shortened LLaMA).",
-        ),
-    ] = False  # fmt: skip
-    n_parallel: Annotated[
-        list[str] | None, listed("-npl", default="1", panel=REQUESTS, text="Sequences at once.")
-    ] = None
-    n_input: Annotated[
-        int,
-        Option("-npp", min=1, max=1 << 20, rich_help_panel=REQUESTS, help="Input tokens of each."),
-    ] = 12
-    n_output: Annotated[
-        list[str] | None,
-        listed("-ntg", default="128", panel=REQUESTS, text="Output tokens of each."),
-    ] = None
-    n_warmup: Annotated[
-        int, Option("--warmups", min=0, rich_help_panel=REQUESTS, help="Runs that do not count.")
-    ] = 10
-    n_run: Annotated[
-        int, Option("--runs", min=1, rich_help_panel=REQUESTS, help="Runs that do.")
-    ] = 20
+    # fmt: off
+    latency: Annotated[bool, Option(
+        "--latency", rich_help_panel=REQUESTS,
+        help="Sequences answered together, in place of pp and tg (Shortened LLaMA).")] = False
+    n_parallel: Annotated[Values, _listed(
+        "-npl", "1", "Sequences at once.", panel=REQUESTS)] = None
+    n_input: Annotated[int, Option(
+        "-npp", min=1, max=1 << 20, rich_help_panel=REQUESTS, help="Input tokens of each.")] = 12
+    n_output: Annotated[Values, _listed(
+        "-ntg", "128", "Output tokens of each.", panel=REQUESTS)] = None
+    n_warmup: Annotated[int, Option(
+        "--warmups", min=0, rich_help_panel=REQUESTS, help="Runs that do not count.")] = 10
+    n_run: Annotated[int, Option(
+        "--runs", min=1, rich_help_panel=REQUESTS, help="Runs that do.")] = 20
+    # fmt: on
 
     def requests(self) -> Requests:
+        n_seq = _ranges(self.n_parallel, "-npl", COUNTS) or (1,)
+        n_output = _ranges(self.n_output, "-ntg", COUNTS) or (128,)
         return Requests(
-            n_input=self.n_input,
-            n_seq=given_ranges(self.n_parallel, "-npl", (1, 1 << 20)) or (1,),
-            n_output=given_ranges(self.n_output, "-ntg", (1, 1 << 20)) or (128,),
-            n_warmup=self.n_warmup,
+            n_input=self.n_input, n_seq=n_seq, n_output=n_output, n_warmup=self.n_warmup,
             n_run=self.n_run,
-        )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What is measured, how often, and how it is told."""
 
+    # fmt: off
     grid: GridOptions
-    n_repeat: Annotated[
-        int, Option("-r", "--repetitions", min=1, rich_help_panel=SPEED, help="Repetitions.")
-    ] = 5
-    no_warmup: Annotated[
-        bool, Option("--no-warmup", rich_help_panel=SPEED, help="No run that does not count.")
-    ] = False
-    output: Annotated[
-        Output | None,
-        Option(
-            "-o", "--output", rich_help_panel=SPEED,
-            help="Exactly llama-bench's output, without comparisons.",
-        ),
-    ] = None  # fmt: skip
+    n_repeat: Annotated[int, Option(
+        "-r", "--repetitions", min=1, rich_help_panel=SPEED, help="Repetitions.")] = 5
+    no_warmup: Annotated[bool, Option(
+        "--no-warmup", rich_help_panel=SPEED, help="No run that does not count.")] = False
+    output: Annotated[Output | None, Option(
+        "-o", "--output", rich_help_panel=SPEED,
+        help="Exactly llama-bench's output, without comparisons.")] = None
     requests: RequestOptions
-    memory: Annotated[
-        bool,
-        Option(
-            "--memory", rich_help_panel=MORE,
-            help="Also what llama.cpp allocates, each model in a process of its own.",
-        ),
-    ] = False  # fmt: skip
-    roofline: Annotated[
-        bool,
-        Option(
-            "--roofline", rich_help_panel=MORE,
-            help="Also the speed that the memory's bandwidth allows for the bytes read.",
-        ),
-    ] = False  # fmt: skip
+    memory: Annotated[bool, Option(
+        "--memory", rich_help_panel=MORE,
+        help="Also what llama.cpp allocates, each model in a process of its own.")] = False
+    roofline: Annotated[bool, Option(
+        "--roofline", rich_help_panel=MORE,
+        help="Also the speed that the memory's bandwidth allows for the bytes read.")] = False
     as_json: AsJson = False
+    # fmt: on
 
 
 def command(
@@ -131,21 +165,16 @@ def command(
         if memory or roofline or options.grid.has_tests():
             raise UsageError("--latency goes with -npl, -npp, -ntg, --warmups and --runs")
         report = _latency([model.path for model in models], requests.requests(), grid)
-        show(report, latency_report.blocks, as_json=as_json)
+        show(report, latency_blocks, as_json=as_json)
         return
     suite = run_suite(
-        models,
-        grid.cases(),
-        n_repeat=options.n_repeat,
-        warmup=not options.no_warmup,
-        memory=memory,
-        roofline=roofline,
-        progress=TerminalProgress("benchmark"),
-    )
+        models, grid.cases(), n_repeat=options.n_repeat, warmup=not options.no_warmup,
+        memory=memory, roofline=roofline, progress=TerminalProgress("benchmark"),
+    )  # fmt: skip
     if output is not None:
-        show_text(render_rows(suite.speed, output.value))
+        print(render_rows(suite.speed, output.value), end="")
     else:
-        show(suite, bench_report.blocks, as_json=as_json)
+        show(suite, blocks, as_json=as_json)
 
 
 def _latency(paths: list[Path], requests: Requests, grid: Grid) -> LatencyReport:
@@ -153,6 +182,5 @@ def _latency(paths: list[Path], requests: Requests, grid: Grid) -> LatencyReport
     if len(computes) > 1:
         raise UsageError("--latency takes one value of -b, -ub, -ctk, -ctv, -t, -ngl and -fa")
     requests.pairs()  # says what is wrong with them before anything is loaded
-    return measure_latency(
-        paths, requests, compute=computes[0], progress=TerminalProgress("latency")
-    )
+    progress = TerminalProgress("latency")
+    return measure_latency(paths, requests, compute=computes[0], progress=progress)

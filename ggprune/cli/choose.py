@@ -8,8 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ggprune.cli.goal import Search, Targets
-from ggprune.cli.measuring import Computing, cache_folder
+from ggprune.cli.measuring import Computing, Search, Targets, cache_folder
 from ggprune.cli.options import AsJson, Confidence, Force, UseCache
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
@@ -18,8 +17,8 @@ from ggprune.files.outputs import check_outputs
 from ggprune.files.pending import write_text
 from ggprune.model import open_model
 from ggprune.pipeline.safe import choose
-from ggprune.report.chosen import blocks
 from ggprune.report.plot import check_plot, choice_figure, write_figure
+from ggprune.report.ranking import choice_blocks
 from ggprune.scoring import ChooseOptions, check_ranking, ranked_text, read_ranking
 
 
@@ -27,34 +26,27 @@ from ggprune.scoring import ChooseOptions, check_ranking, ranked_text, read_rank
 class Options:
     """A finished ranking, where its model and its text are now, and what is chosen from it."""
 
+    # fmt: off
     scores_file: Annotated[Path, Argument(metavar="SCORES.json", help="From ggprune rank -o.")]
-    model_path: Annotated[
-        Path | None,
-        Option("--model", "-m", show_default="the ranked one", help="The model's new place."),
-    ] = None
-    file: Annotated[
-        Path | None,
-        Option(
-            "-f", "--file", show_default="the ranking's", help="The calibration text's new place."
-        ),
-    ] = None
+    model_path: Annotated[Path | None, Option(
+        "--model", "-m", show_default="the ranked one", help="The model's new place.")] = None
+    file: Annotated[Path | None, Option(
+        "-f", "--file", show_default="the ranking's", help="The calibration text's new place."
+    )] = None
     targets: Targets
     search: Search
-    n_chunk: Annotated[
-        int | None,
-        Option(
-            "--chunks", min=1, show_default="the ranking's", help="Measure on the first N chunks."
-        ),
-    ] = None
+    n_chunk: Annotated[int | None, Option(
+        "--chunks", min=1, show_default="the ranking's", help="Measure on the first N chunks."
+    )] = None
     confidence: Confidence = 0.95
-    out: Annotated[
-        Path | None, Option("-o", "--output", help="Write the scores with the choice as JSON.")
-    ] = None
+    out: Annotated[Path | None, Option(
+        "-o", "--output", help="Write the scores with the choice as JSON.")] = None
     plot: Annotated[Path | None, Option(help="Draw loss against speed (.png, .svg, .pdf).")] = None
     cache: UseCache = True
     force: Force = False
     computing: Computing
     as_json: AsJson = False
+    # fmt: on
 
 
 def command(options: Options) -> None:
@@ -85,4 +77,4 @@ def command(options: Options) -> None:
         write_text(options.out, to_text(document), force=options.force)
     if options.plot is not None:
         write_figure(choice_figure(choice), options.plot, force=options.force)
-    show(document, lambda _: blocks(choice), as_json=options.as_json)
+    show(document, lambda _: choice_blocks(choice), as_json=options.as_json)

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from typer import Argument
+from typer import Argument, Option
 
-from ggprune.cli.eval_options import Options
-from ggprune.cli.measuring import given_text
+from ggprune.cli.measuring import Computing, given_text
+from ggprune.cli.options import AsJson, Chunks, Force, TextFile
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.errors import UsageError
@@ -24,13 +24,109 @@ from ggprune.files.pending import write_text
 from ggprune.metrics.text import EVALUATION
 from ggprune.model import open_model
 from ggprune.pipeline import safe
-from ggprune.report import choices, evaluation, health, tasks
-from ggprune.report.blocks import Block
-from ggprune.report.reportfile import check_report, report_text
+from ggprune.report import evaluation
+from ggprune.report.blocks import Block, check_report, report_text
+from ggprune.runtime.session import Compute
 
 CTX, TASKS_CTX = 512, 2048
+DRAWN = "So many of them, drawn as there."
 
 T = TypeVar("T")
+
+
+def _file(option: str, text: str) -> object:
+    return Option(option, metavar="FILE", help=text)
+
+
+def _count(option: str, text: str, default: str = "all") -> object:
+    return Option(option, metavar="N", min=1, show_default=default, help=text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All that can be asked about some models; one kind of question at a time."""
+
+    # fmt: off
+    base: Annotated[Path | None, Option(
+        help="Compare with this model: KL divergence and more.")] = None
+    file: TextFile = None
+    base_logits: Annotated[Path | None, _file(
+        "--kl-divergence-base", "Compare with the logits in this file, on its tokens.")] = None
+    save_logits: Annotated[Path | None, Option(
+        "--save-logits", "--save-all-logits", metavar="FILE",
+        help="Write the model's logits for --kl-divergence-base, here and in llama-perplexity.",
+    )] = None
+    force: Force = False
+    stride: Annotated[int | None, _count(
+        "--ppl-stride", "Perplexity of windows that move on by N.", "none")] = None
+    hellaswag: Annotated[Path | None, _file(
+        "--hellaswag", "HellaSwag tasks, six lines each.")] = None
+    hellaswag_tasks: Annotated[int | None, _count("--hellaswag-tasks", DRAWN, "400")] = None
+    winogrande: Annotated[Path | None, _file(
+        "--winogrande", "Winogrande tasks, a CSV file.")] = None
+    winogrande_tasks: Annotated[int | None, _count("--winogrande-tasks", DRAWN)] = None
+    multiple_choice: Annotated[Path | None, _file(
+        "--multiple-choice", "Multiple-choice tasks, llama-perplexity's binary file.")] = None
+    multiple_choice_tasks: Annotated[int | None, _count("--multiple-choice-tasks", DRAWN)] = None
+
+    tasks: Annotated[str | None, Option(
+        metavar="NAMES",
+        help="lm-eval's tasks: hellaswag,arc_easy; or YAML files; or commonsense, the seven of "
+        "Shortened LLaMA and their mean.",
+    )] = None
+    limit: Annotated[int | None, _count("--limit", "The first N documents of each task.")] = None
+
+    generate: Annotated[bool, Option(
+        "--generate", help="Let the models write, and look at the texts.")] = False
+    prompts: Annotated[Path | None, _file(
+        "--prompts", "With --generate: a prompt per line, not the shipped ones.")] = None
+    report: Annotated[Path | None, Option(
+        help="Write everything down, texts whole (.json or .md).")] = None
+    n_predict: Annotated[int, Option(
+        "-n", "--predict", min=1, max=65536, help="Tokens behind each prompt.")] = 64
+    n_ctx: Annotated[int | None, Option(
+        "-c", "--ctx-size", min=8, max=1 << 24, show_default="512, 2048 for --tasks, or the file's",
+        help="Tokens per chunk, BOS included; for tasks, of a text.")] = None
+    n_chunk: Chunks = None
+    n_batch: Annotated[int, Option(
+        "-b", "--batch-size", min=1, max=1 << 24, help="Logical batch size.")] = 2048
+    n_ubatch: Annotated[int, Option(
+        "-ub", "--ubatch-size", min=1, max=1 << 24, help="Physical batch size.")] = 512
+    computing: Computing
+    as_json: AsJson = False
+    # fmt: on
+
+    def compute(self) -> Compute:
+        return self.computing.compute(self.n_batch, self.n_ubatch)
+
+    def choice_tasks(self, kind: ChoiceKind) -> tuple[Path | None, int | None]:
+        """The file, and how many tasks of it."""
+        return {
+            ChoiceKind.HELLASWAG: (self.hellaswag, self.hellaswag_tasks),
+            ChoiceKind.WINOGRANDE: (self.winogrande, self.winogrande_tasks),
+            ChoiceKind.MULTIPLE_CHOICE: (self.multiple_choice, self.multiple_choice_tasks),
+        }[kind]
+
+    def check(self) -> None:
+        """Raises UsageError for options of which one excludes, or misses, another."""
+        exclusive = {
+            "--hellaswag": self.hellaswag, "--winogrande": self.winogrande, "--tasks": self.tasks,
+            "--multiple-choice": self.multiple_choice, "--generate": self.generate,
+            "--ppl-stride": self.stride, "--kl-divergence-base": self.base_logits,
+            "--save-logits": self.save_logits,
+        }  # fmt: skip
+        given = [option for option, value in exclusive.items() if value]
+        if len(given) > 1:
+            raise UsageError(f"{given[0]} or {given[1]}, not both")
+        belonging = (
+            ("--hellaswag-tasks", self.hellaswag_tasks, "--hellaswag"),
+            ("--winogrande-tasks", self.winogrande_tasks, "--winogrande"),
+            ("--multiple-choice-tasks", self.multiple_choice_tasks, "--multiple-choice"),
+            ("--limit", self.limit, "--tasks"), ("--prompts", self.prompts, "--generate"),
+        )  # fmt: skip
+        for option, value, needed in belonging:
+            if value is not None and not exclusive[needed]:
+                raise UsageError(f"{option} belongs to {needed}, which is not given")
 
 
 @dataclass(frozen=True)
@@ -49,8 +145,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Mode(Generic[T]):
-    """A kind of question: how it is answered, and how the answers are shown."""
+    """A kind of question: who asks it, how it is answered, and how the answers are shown."""
 
+    is_asked: Callable[[Options], bool]
     run: Callable[[Question], Sequence[T]]
     blocks: Callable[[Sequence[T]], tuple[Block, ...]]
     whole: Callable[[Sequence[T]], tuple[Block, ...]] | None = None  # in a report, if there is more
@@ -65,16 +162,12 @@ def _perplexity(question: Question) -> Sequence[Evaluation]:
         raise UsageError("--kl-divergence-base has its own text and base: no -f, no --base")
     check_outputs([save_logits], [*paths, file], force=options.force)
     return safe.evaluate(
-        paths,
-        given_text(file, EVALUATION) if base_logits is None else None,
-        base=base,
-        base_logits=base_logits,
+        paths, given_text(file, EVALUATION) if base_logits is None else None,
+        base=base, base_logits=base_logits,
         save_logits=SaveLogits(save_logits, options.force) if save_logits is not None else None,
-        n_ctx=options.n_ctx,
-        n_chunk=options.n_chunk,
-        compute=options.compute(),
+        n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.compute(),
         progress=TerminalProgress("evaluate"),
-    )
+    )  # fmt: skip
 
 
 def _strided(question: Question) -> Sequence[Evaluation]:
@@ -83,14 +176,10 @@ def _strided(question: Question) -> Sequence[Evaluation]:
     if question.base is not None:
         raise UsageError("--ppl-stride or --base, not both")
     return safe.evaluate_strided(
-        question.paths,
-        given_text(options.file, EVALUATION),
-        options.stride,
-        n_ctx=options.n_ctx or CTX,
-        n_chunk=options.n_chunk,
-        compute=options.compute(),
+        question.paths, given_text(options.file, EVALUATION), options.stride,
+        n_ctx=options.n_ctx or CTX, n_chunk=options.n_chunk, compute=options.compute(),
         progress=TerminalProgress("evaluate"),
-    )
+    )  # fmt: skip
 
 
 def _choices(kind: ChoiceKind, question: Question) -> Sequence[ChoiceScore]:
@@ -98,48 +187,46 @@ def _choices(kind: ChoiceKind, question: Question) -> Sequence[ChoiceScore]:
     file, n_task = options.choice_tasks(kind)
     assert file is not None
     return safe.score_choices(
-        question.all_paths,
-        kind,
-        file,
-        n_task=n_task,
-        n_ctx=options.n_ctx or CTX,
-        compute=options.compute(),
-        progress=TerminalProgress(kind.value),
-    )
+        question.all_paths, kind, file, n_task=n_task, n_ctx=options.n_ctx or CTX,
+        compute=options.compute(), progress=TerminalProgress(kind.value),
+    )  # fmt: skip
 
 
 def _tasks(question: Question) -> Sequence[TaskScores]:
     options = question.options
+    names = [name.strip() for name in (options.tasks or "").split(",") if name.strip()]
     check_tasks()
     return safe.run_tasks(
-        question.all_paths,
-        options.task_names(),
-        limit=options.limit,
-        n_ctx=options.n_ctx or TASKS_CTX,
-        compute=options.compute(),
-        progress=TerminalProgress("tasks"),
-    )
+        question.all_paths, names, limit=options.limit, n_ctx=options.n_ctx or TASKS_CTX,
+        compute=options.compute(), progress=TerminalProgress("tasks"),
+    )  # fmt: skip
 
 
 def _generation(question: Question) -> Sequence[Health]:
     options = question.options
     return safe.check_health(
-        question.paths,
-        read_prompts(options.prompts),
-        base=question.base,
-        n_predict=options.n_predict,
-        compute=options.compute(),
-        progress=TerminalProgress("write"),
-    )
+        question.paths, read_prompts(options.prompts), base=question.base,
+        n_predict=options.n_predict, compute=options.compute(), progress=TerminalProgress("write"),
+    )  # fmt: skip
 
 
-MODES: dict[str, Mode[Any]] = {  # by the option that asks for it
-    "--tasks": Mode(_tasks, tasks.blocks),
-    "--generate": Mode(_generation, health.blocks, partial(health.blocks, whole=True)),
-    **{f"--{kind.value}": Mode(partial(_choices, kind), choices.blocks) for kind in ChoiceKind},
-    "--ppl-stride": Mode(_strided, evaluation.blocks),
-    "--file": Mode(_perplexity, evaluation.blocks),
-}
+def _choice_mode(kind: ChoiceKind) -> Mode[ChoiceScore]:
+    return Mode(
+        lambda options: options.choice_tasks(kind)[0] is not None,
+        partial(_choices, kind), evaluation.choice_blocks,
+    )  # fmt: skip
+
+
+MODES: tuple[Mode[Any], ...] = (  # the first one that is asked for counts
+    Mode(lambda options: options.tasks is not None, _tasks, evaluation.task_blocks),
+    Mode(
+        lambda options: options.generate, _generation, evaluation.text_blocks,
+        partial(evaluation.text_blocks, whole=True),
+    ),
+    *map(_choice_mode, ChoiceKind),
+    Mode(lambda options: options.stride is not None, _strided, evaluation.blocks),
+    Mode(lambda _: True, _perplexity, evaluation.blocks),
+)  # fmt: skip
 
 
 def command(
@@ -164,11 +251,11 @@ def command(
         check_report(report)
         inputs = [*paths, base, options.file, options.prompts]
         check_outputs([report, options.save_logits], inputs, force=force)
-    mode = MODES[options.mode()]
+    mode = next(mode for mode in MODES if mode.is_asked(options))
     results = mode.run(Question(paths, base, options))
     document = evaluation.document(results)
     show(document, lambda _: mode.blocks(results), as_json=options.as_json)
     if report is not None:
         title = ", ".join(path.name for path in paths)
-        whole = evaluation.report(results, title, (mode.whole or mode.blocks)(results))
+        whole = evaluation.report(results[0].versions, title, (mode.whole or mode.blocks)(results))
         write_text(report, report_text(document, whole, report), force=force)

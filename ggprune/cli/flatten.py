@@ -51,17 +51,12 @@ def _leaves(owner: Callable[..., object]) -> Iterator[inspect.Parameter]:
         if _is_group(parameter.annotation):
             yield from _leaves(parameter.annotation)
         elif get_origin(parameter.annotation) is Annotated:
-            yield _without_none(parameter).replace(kind=inspect.Parameter.KEYWORD_ONLY)
-
-
-def _without_none(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Without the default None in its help, which not all versions of typer keep to themselves."""
-    kind, info = get_args(parameter.annotation)
-    if info.show_default is not True or parameter.default not in (None, parameter.empty):
-        return parameter
-    info = copy(info)
-    info.show_default = False
-    return parameter.replace(annotation=Annotated[kind, info])
+            kind, info = get_args(parameter.annotation)
+            if info.show_default is True and parameter.default in (None, parameter.empty):
+                info = copy(info)  # not all versions of typer keep a default None to themselves
+                info.show_default = False
+            named = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            yield named.replace(annotation=Annotated[kind, info])
 
 
 def _built(owner: Callable[..., T], values: dict[str, object]) -> T:

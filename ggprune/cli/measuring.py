@@ -1,4 +1,6 @@
-"""What models are measured on, and how llama.cpp computes it."""
+"""The options of commands that measure: on what, how llama.cpp computes it, and how many layers are
+to go.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,16 @@ from typing import Annotated
 
 from typer import Option
 
+from ggprune.arch import n_trunk
 from ggprune.cli.options import Threads
+from ggprune.errors import UsageError
 from ggprune.metrics.text import Text, read_text, shipped_text
+from ggprune.model import Model
+from ggprune.model.layers import parse_layers
 from ggprune.runtime.session import Compute
+from ggprune.scoring import DropRequest, Goal, Limits, Target, parse_strategy
 from ggprune.scoring.cache import default_folder
+from ggprune.scoring.target import OPTIONS, parse_amount
 
 
 class FlashAttention(str, Enum):
@@ -31,28 +39,19 @@ class Computing:
     """Where and with how many threads llama.cpp computes."""
 
     threads: Threads = None
-    n_gpu_layers: Annotated[
-        int,
-        Option(
-            "-ngl",
-            "--n-gpu-layers",
-            min=-1,
-            max=100_000,
-            help="Layers to keep on the GPU; -1: all (GPU builds only).",
-        ),
-    ] = -1
-    flash_attn: Annotated[
-        FlashAttention, Option("-fa", "--flash-attn", help="Flash attention.")
-    ] = FlashAttention.AUTO
+    # fmt: off
+    n_gpu_layers: Annotated[int, Option(
+        "-ngl", "--n-gpu-layers", min=-1, max=100_000,
+        help="Layers to keep on the GPU; -1: all (GPU builds only).")] = -1
+    flash_attn: Annotated[FlashAttention, Option(
+        "-fa", "--flash-attn", help="Flash attention.")] = FlashAttention.AUTO
+    # fmt: on
 
     def compute(self, n_batch: int = 2048, n_ubatch: int = 512) -> Compute:
         return Compute(
-            n_threads=self.threads,
-            n_gpu_layers=self.n_gpu_layers,
-            flash_attn=ON_OFF[self.flash_attn],
-            n_batch=n_batch,
-            n_ubatch=n_ubatch,
-        )
+            n_threads=self.threads, n_gpu_layers=self.n_gpu_layers,
+            flash_attn=ON_OFF[self.flash_attn], n_batch=n_batch, n_ubatch=n_ubatch,
+        )  # fmt: skip
 
 
 def given_text(path: Path | None, shipped: str) -> Text:
@@ -63,3 +62,77 @@ def given_text(path: Path | None, shipped: str) -> Text:
 def cache_folder(cache: bool) -> Path | None:
     """Where finished measurements are kept, if they are."""
     return default_folder() if cache else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How a set of layers is found."""
+
+    # fmt: off
+    strategy: Annotated[str, Option(
+        "--strategy", metavar="NAME",
+        help="How the set is found: oneshot, greedy, window, search or exhaustive.")] = "search"
+    protect: Annotated[str | None, Option(
+        metavar="LAYERS", help="Layers that stay, whatever happens.")] = None
+    # fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What is to be reached by dropping layers; one of them, and limits to the loss."""
+
+    # fmt: off
+    drop: Annotated[int | None, Option(min=1, help="Drop so many layers ...")] = None
+    drop_percent: Annotated[float | None, Option(
+        min=0.1, max=99.9, help="... or this share of the layers.")] = None
+    target_size: Annotated[str | None, Option(
+        metavar="SIZE", help="... or until the file has at most so many bytes.")] = None
+    target_params: Annotated[str | None, Option(
+        metavar="N", help="... or until at most so many parameters are left.")] = None
+    target_speedup: Annotated[float | None, Option(
+        min=1.001, max=100,
+        help="... or until tokens are generated so much faster, by the bytes read for each.",
+    )] = None
+    max_kld: Annotated[float | None, Option(
+        min=0.0,
+        help="KLD that must not be exceeded; without a number, as many layers as it allows.",
+    )] = None
+    max_ppl_ratio: Annotated[float | None, Option(
+        min=1.0, help="The same for the ratio of perplexities.")] = None
+    # fmt: on
+
+    def target(self) -> Target | None:
+        """Raises UsageError if there is more than one, or an amount that is none."""
+        size, params = self.target_size, self.target_params
+        amounts = {
+            Goal.LAYERS: self.drop,
+            Goal.PERCENT: self.drop_percent,
+            Goal.SIZE: parse_amount(size, Goal.SIZE) if size is not None else None,
+            Goal.PARAMS: parse_amount(params, Goal.PARAMS) if params is not None else None,
+            Goal.SPEEDUP: self.target_speedup,
+        }
+        targets = [Target(goal, value) for goal, value in amounts.items() if value is not None]
+        if len(targets) > 1:
+            raise UsageError(f"{OPTIONS[targets[0].goal]} or {OPTIONS[targets[1].goal]}, not both")
+        return targets[0] if targets else None
+
+    def request(self, model: Model, search: Search) -> DropRequest | None:
+        """The set of layers that is asked for, None if none is.
+
+        Raises UsageError for a number that cannot be.
+        """
+        target, limits = self.target(), Limits(self.max_kld, self.max_ppl_ratio)
+        strategy, protect = parse_strategy(search.strategy), search.protect
+        protected = parse_layers(protect, n_trunk(model)) if protect is not None else ()
+        if target is None and not limits:
+            return None
+        if target is not None:
+            target.n_drop(model)  # says what is wrong with it
+        return DropRequest(target, strategy, limits, tuple(protected))
+
+    def required(self, model: Model, search: Search) -> DropRequest:
+        """The same. Also raises UsageError if no set is asked for."""
+        request = self.request(model, search)
+        if request is None:
+            raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
+        return request

@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
-ModelPath = Annotated[
-    Path, Argument(metavar="IN.gguf", help="The model; any shard of a split one.")
-]
+# fmt: off
+ModelPath = Annotated[Path, Argument(
+    metavar="IN.gguf", help="The model; any shard of a split one.")]
 OutPath = Annotated[Path, Argument(metavar="OUT.gguf", help="The file to write.")]
 TextFile = Annotated[Path | None, Option("-f", "--file", help="UTF-8 text to measure on.")]
-ContextSize = Annotated[
-    int, Option("-c", "--ctx-size", min=8, max=1 << 24, help="Tokens per chunk, BOS included.")
-]
-Chunks = Annotated[
-    int | None,
-    Option("--chunks", min=1, show_default="all", help="Measure on the first N chunks only."),
-]
-Confidence = Annotated[
-    float,
-    Option(
-        min=0.5, max=0.9999, help="Of all decisions together: how sure a layer leaves the race."
-    ),
-]
-UseCache = Annotated[
-    bool,
-    Option(
-        "--cache/--no-cache",
-        help="Keep finished measurements in the user's cache folder: a run that was ended goes on.",
-    ),
-]
+ContextSize = Annotated[int, Option(
+    "-c", "--ctx-size", min=8, max=1 << 24, help="Tokens per chunk, BOS included.")]
+Chunks = Annotated[int | None, Option(
+    "--chunks", min=1, show_default="all", help="Measure on the first N chunks only.")]
+Confidence = Annotated[float, Option(
+    min=0.5, max=0.9999, help="Of all decisions together: how sure a layer leaves the race.")]
+UseCache = Annotated[bool, Option(
+    "--cache/--no-cache",
+    help="Keep finished measurements in the user's cache folder: a run that was ended goes on.")]
 TypeName = Annotated[str | None, Option("--type", help="Requantize as well: Q4_K_M, Q8_0, ...")]
-DropMtp = Annotated[
-    bool,
-    Option(
-        "--drop-mtp", help="Also drop all multi-token-prediction (MTP) blocks behind the layers."
-    ),
-]
+DropMtp = Annotated[bool, Option(
+    "--drop-mtp", help="Also drop all multi-token-prediction (MTP) blocks behind the layers.")]
 KeepSplit = Annotated[bool, Option("--keep-split", help="Write shards where the input has shards.")]
-Threads = Annotated[
-    int | None,
-    Option("-t", "--threads", min=1, max=512, show_default="physical cores", help="CPU threads."),
-]
+Threads = Annotated[int | None, Option(
+    "-t", "--threads", min=1, max=512, show_default="physical cores", help="CPU threads.")]
 Force = Annotated[bool, Option("--force", help="Replace the output if it exists.")]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON document to stdout.")]
+# fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """Whether to write a model at all, what is proved of it, and how it is told."""
+
+    # fmt: off
+    dry_run: Annotated[bool, Option(
+        "--dry-run", help="Print the exact size; write nothing.")] = False
+    verify: Annotated[bool, Option(
+        "--verify/--no-verify",
+        help="After checking every byte, also load the result in llama.cpp and decode with it.",
+    )] = True
+    # fmt: on
+    force: Force = False
+    as_json: AsJson = False

@@ -31,7 +31,11 @@ class TerminalProgress(Progress):
 
     def step(self, done: int, total: int) -> None:
         if self.bar is None:
-            self.bar = self._start(total)
+            tqdm.set_lock(threading.RLock())  # its default lock is for several processes
+            units = UNITS.get(self.label, {"unit": "step"})
+            self.bar = tqdm(
+                total=total, desc=self.label, file=sys.stderr, disable=None, leave=False, **units
+            )
         self.bar.update(done - self.bar.n)
         if done >= total:
             self.bar.close()
@@ -39,10 +43,3 @@ class TerminalProgress(Progress):
     def say(self, text: str) -> None:
         if sys.stderr.isatty():
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    def _start(self, total: int) -> tqdm:
-        tqdm.set_lock(threading.RLock())  # its default lock is for several processes
-        units = UNITS.get(self.label, {"unit": "step"})
-        return tqdm(
-            total=total, desc=self.label, file=sys.stderr, disable=None, leave=False, **units
-        )

@@ -9,19 +9,18 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.arch import mtp_blocks
-from ggprune.cli.options import DropMtp, KeepSplit, ModelPath, OutPath, Threads, TypeName
+from ggprune.cli import options as shared
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
-from ggprune.cli.writing import Writing
 from ggprune.errors import UsageError
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs
 from ggprune.files.pending import write_text
 from ggprune.model import Model, open_model
 from ggprune.model.layers import parse_layers
-from ggprune.pipeline import Job, choose_first, planned, write
-from ggprune.pipeline.job import AS_INPUT, Division
+from ggprune.pipeline import AS_INPUT, Job, choose_first, planned, write
+from ggprune.pipeline.job import Division
 from ggprune.report.written import blocks, pruned_model
 from ggprune.scoring import check_ranking, read_ranking
 from ggprune.surgery import PrunePlan, load_plan, make_plan
@@ -34,38 +33,20 @@ SPLIT_UNITS = {"M": 1000**2, "G": 1000**3}  # llama-gguf-split's
 class Removal:
     """Which layers leave; one way of saying it."""
 
-    prune_layers: Annotated[
-        str | None,
-        Option(
-            metavar="LAYERS",
-            help="Layers to drop: 20,21 or 20-22 or -1 (the last one), joined by commas.",
-        ),
-    ] = None
-    keep_layers: Annotated[
-        str | None, Option(metavar="LAYERS", help="Layers to keep; drop the rest.")
-    ] = None
+    # fmt: off
+    prune_layers: Annotated[str | None, Option(
+        metavar="LAYERS",
+        help="Layers to drop: 20,21 or 20-22 or -1 (the last one), joined by commas.")] = None
+    keep_layers: Annotated[str | None, Option(
+        metavar="LAYERS", help="Layers to keep; drop the rest.")] = None
     plan_file: Annotated[Path | None, Option("--plan", help="Drop what a plan.json says.")] = None
-    scores: Annotated[
-        Path | None,
-        Option(help="Drop what a rank or choose has chosen, or its --drop least important layers."),
-    ] = None
+    scores: Annotated[Path | None, Option(
+        help="Drop what a rank or choose has chosen, or its --drop least important layers."
+    )] = None
     drop: Annotated[int | None, Option(min=1, help="How many layers, with --scores.")] = None
-
-    @property
-    def files(self) -> tuple[Path | None, ...]:
-        """What is read, and must not be written over."""
-        return self.plan_file, self.scores
+    # fmt: on
 
     def plan(self, model: Model, *, drop_mtp: bool, trust: bool) -> PrunePlan:
-        self.check(drop_mtp)
-        if self.plan_file is not None:
-            return load_plan(self.plan_file, model)
-        layers = set(self.layers(model))
-        if drop_mtp:
-            layers |= set(mtp_blocks(model))
-        return make_plan(model, layers, trust=trust)
-
-    def check(self, drop_mtp: bool) -> None:
         """Raises UsageError if it is said in no way, or in several."""
         ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores)
         if sum(way is not None for way in ways) > 1 or not (any(ways) or drop_mtp):
@@ -76,6 +57,10 @@ class Removal:
             raise UsageError(
                 "--drop goes with --scores: which ranking is it the number of layers of?"
             )
+        if self.plan_file is not None:
+            return load_plan(self.plan_file, model)
+        layers = {*self.layers(model), *(mtp_blocks(model) if drop_mtp else ())}
+        return make_plan(model, layers, trust=trust)
 
     def layers(self, model: Model) -> tuple[int, ...]:
         if self.scores is not None:
@@ -92,17 +77,15 @@ class Removal:
 class Splitting:
     """Whether the result is one file or several."""
 
-    split_max_size: Annotated[
-        str | None,
-        Option(
-            metavar="N(M|G)",
-            help="Write shards of at most N megabytes or gigabytes of tensors: OUT-00001-of-...",
-        ),
-    ] = None
-    split_max_tensors: Annotated[
-        int | None, Option(min=1, help="Write shards of at most N tensors.")
-    ] = None
-    keep_split: KeepSplit = False
+    # fmt: off
+    split_max_size: Annotated[str | None, Option(
+        metavar="N(M|G)",
+        help="Write shards of at most N megabytes or gigabytes of tensors: OUT-00001-of-...",
+    )] = None
+    split_max_tensors: Annotated[int | None, Option(
+        min=1, help="Write shards of at most N tensors.")] = None
+    keep_split: shared.KeepSplit = False
+    # fmt: on
 
     def split(self) -> Division | None:
         """Raises UsageError for a size that is none, and if the input is to say it as well."""
@@ -118,36 +101,36 @@ class Splitting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanWriting(Writing):
+class PlanWriting(shared.Writing):
     """Here there is a plan to print as well."""
 
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Print plan and exact size; write nothing.")
-    ] = False
+    # fmt: off
+    dry_run: Annotated[bool, Option(
+        "--dry-run", help="Print plan and exact size; write nothing.")] = False
+    # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """All that is to be done to the model."""
 
+    # fmt: off
     removal: Removal
     save_plan: Annotated[Path | None, Option(help="Write the plan as JSON.")] = None
-    type_name: TypeName = None
+    type_name: shared.TypeName = None
     quantizing: Quantizing
-    drop_mtp: DropMtp = False
+    drop_mtp: shared.DropMtp = False
     splitting: Splitting
-    trust: Annotated[
-        bool,
-        Option(
-            "--trust-uniform-layers",
-            help="Prune architectures that ggprune does not know: vouch that all layers are alike.",
-        ),
-    ] = False
-    threads: Threads = None
+    trust: Annotated[bool, Option(
+        "--trust-uniform-layers",
+        help="Prune architectures that ggprune does not know: vouch that all layers are alike.",
+    )] = False
+    threads: shared.Threads = None
     writing: PlanWriting
+    # fmt: on
 
 
-def command(source: ModelPath, out: OutPath, options: Options) -> None:
+def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> None:
     """Drop layers from a GGUF file, renumber the rest, keep everything else byte for byte.
 
     Kept tensors are copied, not decoded; a quantized file stays exactly as it is quantized, unless
@@ -160,7 +143,9 @@ def command(source: ModelPath, out: OutPath, options: Options) -> None:
     quantize = quantizing.options(options.type_name, options.threads)
     model = open_model(source)
     plan = removal.plan(model, drop_mtp=options.drop_mtp, trust=options.trust)
-    inputs = [*(file.path for file in model.files), *removal.files, *quantizing.files]
+    inputs = [
+        *(file.path for file in model.files), removal.plan_file, removal.scores, *quantizing.files,
+    ]  # fmt: skip
     check_outputs([out, options.save_plan], inputs, force=writing.force)
     job = Job(
         model=model, out=out, plan=plan, quantize=quantize, imatrix=quantizing.matrix(),

@@ -7,16 +7,13 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ggprune.cli.options import KeepSplit, ModelPath, OutPath, Threads
+from ggprune.cli.options import KeepSplit, ModelPath, OutPath, Threads, Writing
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
-from ggprune.cli.writing import Writing
 from ggprune.files.outputs import check_outputs
 from ggprune.model import open_model
-from ggprune.pipeline import Job, planned, write
-from ggprune.pipeline.job import AS_INPUT
-from ggprune.quantize.options import QuantizeOptions
+from ggprune.pipeline import AS_INPUT, Job, planned, write
 from ggprune.report.written import blocks, quantized_model
 
 
@@ -26,34 +23,16 @@ class WholeQuantizing(Quantizing):
 
     new_numbers: bool = False  # there are none
     bump_interface: str | None = None  # nothing is cut
-    override_kv: Annotated[
-        list[str] | None,
-        Option(
-            "--override-kv",
-            metavar="KEY=TYPE:VALUE",
-            help="Set a metadata value; TYPE is int, float, bool or str. Repeatable.",
-        ),
-    ] = None
+    # fmt: off
+    override_kv: Annotated[list[str] | None, Option(
+        "--override-kv", metavar="KEY=TYPE:VALUE",
+        help="Set a metadata value; TYPE is int, float, bool or str. Repeatable.")] = None
     keep_split: KeepSplit = False
-    max_buffer_size: Annotated[
-        int | None,
-        Option(
-            "--max-buffer-size",
-            metavar="MIB",
-            min=1,
-            show_default="8192",
-            help="Keep at most so much of one tensor in memory.",
-        ),
-    ] = None
+    max_buffer_size: Annotated[int | None, Option(
+        "--max-buffer-size", metavar="MIB", min=1, show_default="8192",
+        help="Keep at most so much of one tensor in memory.")] = None
     threads: Threads = None
-
-    def whole(self, type_name: str) -> QuantizeOptions:
-        return self.to_type(
-            type_name,
-            self.threads,
-            override_kv=self.override_kv or (),
-            max_buffer_mib=self.max_buffer_size,
-        )
+    # fmt: on
 
 
 def command(
@@ -72,7 +51,7 @@ def command(
 
     Example: ggprune quantize model-f16.gguf model-q4.gguf Q4_K_M
     """
-    options = quantizing.whole(type_name)
+    options = quantizing.to_type(type_name, quantizing.threads, quantizing.max_buffer_size)
     model = open_model(source)
     inputs = [*(file.path for file in model.files), *quantizing.files]
     check_outputs([out], inputs, force=writing.force)

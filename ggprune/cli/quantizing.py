@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,79 +17,52 @@ from ggprune.quantize.options import (
     parse_tensor_type,
     parse_type,
     read_rules,
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantizing:
     """How to quantize what layers were dropped from."""
 
-    imatrix: Annotated[
-        Path | None,
-        Option(
-            "--imatrix",
-            help="Importance matrix of the unpruned model (GGUF or .dat) for quantizing.",
-        ),
-    ] = None
-    include_weights: Annotated[
-        list[str] | None,
-        Option(
-            "--include-weights",
-            metavar="NAME",
-            help="Use the importance matrix only for tensors with this in their original name. "
-            "Repeatable.",
-        ),
-    ] = None
-    exclude_weights: Annotated[
-        list[str] | None,
-        Option(
-            "--exclude-weights",
-            metavar="NAME",
-            help="... for all but tensors with this in their original name. Repeatable.",
-        ),
-    ] = None
-    tensor_types: Annotated[
-        list[str] | None,
-        Option(
-            "--tensor-type",
-            metavar="REGEX=TYPE",
-            help="Store tensors whose names match in this type: attn_v=q8_0. Repeatable; the first "
-            "match counts. Layer numbers are those of the input.",
-        ),
-    ] = None
-    tensor_type_file: Annotated[
-        Path | None, Option(help="The same from a file, separated by spaces or lines.")
-    ] = None
-    new_numbers: Annotated[
-        bool,
-        Option(
-            "--new-numbers",
-            help="--tensor-type sees the layer numbers of the pruned model, not of the original.",
-        ),
-    ] = False
-    output_tensor_type: Annotated[
-        str | None, Option("--output-tensor-type", metavar="TYPE", help="Type of output.weight.")
-    ] = None
-    token_embedding_type: Annotated[
-        str | None,
-        Option("--token-embedding-type", metavar="TYPE", help="Type of the token embeddings."),
-    ] = None
-    leave_output_tensor: Annotated[
-        bool, Option("--leave-output-tensor", help="Leave output.weight as it is.")
-    ] = False
+    # fmt: off
+    imatrix: Annotated[Path | None, Option(
+        "--imatrix", help="Importance matrix of the unpruned model (GGUF or .dat) for quantizing."
+    )] = None
+    include_weights: Annotated[list[str] | None, Option(
+        "--include-weights", metavar="NAME",
+        help="Use the importance matrix only for tensors with this in their original name. "
+        "Repeatable.",
+    )] = None
+    exclude_weights: Annotated[list[str] | None, Option(
+        "--exclude-weights", metavar="NAME",
+        help="... for all but tensors with this in their original name. Repeatable.")] = None
+    tensor_types: Annotated[list[str] | None, Option(
+        "--tensor-type", metavar="REGEX=TYPE",
+        help="Store tensors whose names match in this type: attn_v=q8_0. Repeatable; the first "
+        "match counts. Layer numbers are those of the input.",
+    )] = None
+    tensor_type_file: Annotated[Path | None, Option(
+        help="The same from a file, separated by spaces or lines.")] = None
+    new_numbers: Annotated[bool, Option(
+        "--new-numbers",
+        help="--tensor-type sees the layer numbers of the pruned model, not of the original.",
+    )] = False
+    output_tensor_type: Annotated[str | None, Option(
+        "--output-tensor-type", metavar="TYPE", help="Type of output.weight.")] = None
+    token_embedding_type: Annotated[str | None, Option(
+        "--token-embedding-type", metavar="TYPE", help="Type of the token embeddings.")] = None
+    leave_output_tensor: Annotated[bool, Option(
+        "--leave-output-tensor", help="Leave output.weight as it is.")] = False
     pure: Annotated[bool, Option("--pure", help="No mixture: all tensors in one type.")] = False
-    bump_interface: Annotated[
-        str | None,
-        Option(
-            "--bump-interface",
-            metavar="TYPE",
-            help="Store the layers on both sides of a cut in this type at least. The next larger "
-            "--type gains more for the same bytes (docs/benchmarks.md).",
-        ),
-    ] = None
-    allow_requantize: Annotated[
-        bool, Option("--allow-requantize", help="Quantize tensors that are quantized already.")
-    ] = False
+    bump_interface: Annotated[str | None, Option(
+        "--bump-interface", metavar="TYPE",
+        help="Store the layers on both sides of a cut in this type at least. The next larger "
+        "--type gains more for the same bytes (docs/benchmarks.md).",
+    )] = None
+    allow_requantize: Annotated[bool, Option(
+        "--allow-requantize", help="Quantize tensors that are quantized already.")] = False
+    # fmt: on
+    override_kv: list[str] | None = None  # an option where the model keeps its layers
 
     @property
     def files(self) -> tuple[Path | None, ...]:
@@ -103,19 +75,15 @@ class Quantizing:
     def used(self) -> list[str]:
         """The options that were given, in the order in which they are complained about."""
         given = {
-            "--imatrix": self.imatrix,
-            "--allow-requantize": self.allow_requantize,
-            "--tensor-type": self.tensor_types,
-            "--tensor-type-file": self.tensor_type_file,
-            "--output-tensor-type": self.output_tensor_type,
-            "--pure": self.pure,
+            "--imatrix": self.imatrix, "--allow-requantize": self.allow_requantize,
+            "--tensor-type": self.tensor_types, "--tensor-type-file": self.tensor_type_file,
+            "--output-tensor-type": self.output_tensor_type, "--pure": self.pure,
             "--token-embedding-type": self.token_embedding_type,
             "--include-weights": self.include_weights,
             "--leave-output-tensor": self.leave_output_tensor,
-            "--exclude-weights": self.exclude_weights,
-            "--bump-interface": self.bump_interface,
+            "--exclude-weights": self.exclude_weights, "--bump-interface": self.bump_interface,
             "--new-numbers": self.new_numbers,
-        }
+        }  # fmt: skip
         return [option for option, value in given.items() if value]
 
     def options(self, type_name: str | None, threads: int | None) -> QuantizeOptions | None:
@@ -127,42 +95,28 @@ class Quantizing:
         return self.to_type(type_name, threads)
 
     def to_type(
-        self,
-        type_name: str,
-        threads: int | None,
-        *,
-        override_kv: Sequence[str] = (),
-        max_buffer_mib: int | None = None,
+        self, type_name: str, threads: int | None, max_buffer_mib: int | None = None
     ) -> QuantizeOptions:
-        _check_pairs(self.used())
+        used = self.used()
+        for option in ("--include-weights", "--exclude-weights"):
+            if option in used and "--imatrix" not in used:
+                raise UsageError(f"{option} chooses from an importance matrix: add --imatrix")
+        if "--new-numbers" in used and not {"--tensor-type", "--tensor-type-file"} & set(used):
+            raise UsageError("--new-numbers says what --tensor-type sees: add --tensor-type")
         rules = [parse_rule(text) for text in self.tensor_types or ()]
         rules += read_rules(self.tensor_type_file) if self.tensor_type_file is not None else ()
         return QuantizeOptions(
-            parse_type(type_name),
-            n_threads=threads,
+            parse_type(type_name), n_threads=threads,
             output_tensor_type=_tensor_type(self.output_tensor_type),
             token_embedding_type=_tensor_type(self.token_embedding_type),
-            tensor_types=tuple(rules),
-            include_weights=tuple(self.include_weights or ()),
+            tensor_types=tuple(rules), include_weights=tuple(self.include_weights or ()),
             exclude_weights=tuple(self.exclude_weights or ()),
-            overrides=parse_overrides(override_kv),
-            bump_interface=_tensor_type(self.bump_interface),
-            max_buffer_mib=max_buffer_mib,
-            allow_requantize=self.allow_requantize,
-            new_numbers=self.new_numbers,
-            leave_output_tensor=self.leave_output_tensor,
-            pure=self.pure,
-        )
+            overrides=parse_overrides(self.override_kv or ()),
+            bump_interface=_tensor_type(self.bump_interface), max_buffer_mib=max_buffer_mib,
+            allow_requantize=self.allow_requantize, new_numbers=self.new_numbers,
+            leave_output_tensor=self.leave_output_tensor, pure=self.pure,
+        )  # fmt: skip
 
 
 def _tensor_type(name: str | None) -> str | None:
     return parse_tensor_type(name) if name is not None else None
-
-
-def _check_pairs(used: Sequence[str]) -> None:
-    """Options that would do nothing without another one."""
-    for option in ("--include-weights", "--exclude-weights"):
-        if option in used and "--imatrix" not in used:
-            raise UsageError(f"{option} chooses from an importance matrix: add --imatrix")
-    if "--new-numbers" in used and not {"--tensor-type", "--tensor-type-file"} & set(used):
-        raise UsageError("--new-numbers says what --tensor-type sees: add --tensor-type")

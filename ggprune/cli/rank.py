@@ -9,18 +9,8 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.ablation.units import parse_unit
-from ggprune.cli.goal import Search, Targets
-from ggprune.cli.measuring import Computing, cache_folder, given_text
-from ggprune.cli.options import (
-    AsJson,
-    Chunks,
-    Confidence,
-    ContextSize,
-    Force,
-    ModelPath,
-    TextFile,
-    UseCache,
-)
+from ggprune.cli import options as shared
+from ggprune.cli.measuring import Computing, Search, Targets, cache_folder, given_text
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.files.documents import to_text
@@ -46,46 +36,38 @@ class AlsoDropped(Targets):
 class Options:
     """What the layers are measured on, what they are ordered by, and how sure that has to be."""
 
-    file: TextFile = None
-    n_ctx: ContextSize = 512
-    n_chunk: Chunks = None
+    # fmt: off
+    file: shared.TextFile = None
+    n_ctx: shared.ContextSize = 512
+    n_chunk: shared.Chunks = None
     out: Annotated[Path | None, Option("-o", "--output", help="Write the scores as JSON.")] = None
     plot: Annotated[Path | None, Option(help="Write a picture (.png, .svg, .pdf).")] = None
-    metric: Annotated[
-        str,
-        Option(
-            metavar="NAME",
-            help="What the layers are ordered by: kld, ppl, same_top_p, rms_delta_p, bi, angular, "
-            "relative_magnitude, magnitude or imatrix; with a + behind it (ppl+) the first four "
-            "and the last two come last.",
-        ),
-    ] = "kld"
-    unit: Annotated[str, Option(metavar="NAME", help="What is left out: layer, attn or ffn.")] = (
-        "layer"
-    )
-    imatrix: Annotated[
-        Path | None, Option(help="Importance matrix (GGUF or .dat): its statistics by layer.")
-    ] = None
-    decide: Annotated[
-        int,
-        Option(
-            min=1,
-            help="Race: settle which N layers matter least; as many as are to go, if some are.",
-        ),
-    ] = 4
+    metric: Annotated[str, Option(
+        metavar="NAME",
+        help="What the layers are ordered by: kld, ppl, same_top_p, rms_delta_p, bi, angular, "
+        "relative_magnitude, magnitude or imatrix; with a + behind it (ppl+) the first four "
+        "and the last two come last.",
+    )] = "kld"
+    unit: Annotated[str, Option(
+        metavar="NAME", help="What is left out: layer, attn or ffn.")] = "layer"
+    imatrix: Annotated[Path | None, Option(
+        help="Importance matrix (GGUF or .dat): its statistics by layer.")] = None
+    decide: Annotated[int, Option(
+        min=1,
+        help="Race: settle which N layers matter least; as many as are to go, if some are.")] = 4
     targets: AlsoDropped
     search: Search
-    exhaustive: Annotated[
-        bool, Option("--exhaustive", help="Score every layer on every chunk; no race.")
-    ] = False
-    confidence: Confidence = 0.95
-    cache: UseCache = True
-    force: Force = False
+    exhaustive: Annotated[bool, Option(
+        "--exhaustive", help="Score every layer on every chunk; no race.")] = False
+    confidence: shared.Confidence = 0.95
+    cache: shared.UseCache = True
+    force: shared.Force = False
     computing: Computing
-    as_json: AsJson = False
+    as_json: shared.AsJson = False
+    # fmt: on
 
 
-def command(source: ModelPath, options: Options) -> None:
+def command(source: shared.ModelPath, options: Options) -> None:
     """Score every layer by what the model is like without it; the least important comes first.
 
     For each layer: perplexity and KL divergence (base || without it) of the very file that

@@ -18,17 +18,13 @@ from ggprune.surgery.remap import remap
 
 def command(
     plan_file: Annotated[Path, Argument(metavar="PLAN.json", help="From prune --save-plan.")],
-    source: Annotated[
-        Path,
-        Argument(
-            metavar="IN",
-            help="An imatrix (GGUF or .dat), a LoRA adapter or a control vector (GGUF).",
-        ),
-    ],
+    source: Annotated[Path, Argument(
+        metavar="IN", help="An imatrix (GGUF or .dat), a LoRA adapter or a control vector (GGUF)."
+    )],
     out: Annotated[Path, Argument(metavar="OUT", help="The file to write.")],
     force: Force = False,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Carry an imatrix, a LoRA or a control vector over to the layer numbers of a pruned model.
 
     What belongs to dropped layers is left out; all numbers that stay are copied as they are.

@@ -8,39 +8,38 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ggprune.cli.options import Writing
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
-from ggprune.cli.writing import Writing
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_output
 from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
-from ggprune.report.synth import blocks, describe, list_shapes
+from ggprune.report.written import blocks, list_shapes, shape_blocks, synth_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What the model is to be like."""
 
-    shape_name: Annotated[
-        str | None, Option("--shape", metavar="NAME", help="llama-3.2-1b, ...; see --list.")
-    ] = None
-    type_name: Annotated[str, Option("--type", metavar="TYPE", help="Q4_K_M, Q8_0, F16, ...")] = (
-        "Q4_K_M"
-    )
-    n_layer: Annotated[
-        int | None,
-        Option("--layers", metavar="N", show_default="the model's", help="Another depth."),
-    ] = None
+    # fmt: off
+    shape_name: Annotated[str | None, Option(
+        "--shape", metavar="NAME", help="llama-3.2-1b, ...; see --list.")] = None
+    type_name: Annotated[str, Option(
+        "--type", metavar="TYPE", help="Q4_K_M, Q8_0, F16, ...")] = "Q4_K_M"
+    n_layer: Annotated[int | None, Option(
+        "--layers", metavar="N", show_default="the model's", help="Another depth.")] = None
     seed: Annotated[int, Option(min=0, max=(1 << 32) - 1, help="Of the numbers.")] = 0
+    # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthWriting(Writing):
     """Here there are no bytes to compare with."""
 
-    verify: Annotated[
-        bool, Option("--verify/--no-verify", help="Load the result in llama.cpp and decode.")
-    ] = True
+    # fmt: off
+    verify: Annotated[bool, Option(
+        "--verify/--no-verify", help="Load the result in llama.cpp and decode.")] = True
+    # fmt: on
 
 
 def command(
@@ -59,7 +58,7 @@ def command(
     """
     force, as_json, written = writing.force, writing.as_json, not writing.dry_run
     if show_shapes:
-        show(list_shapes(), blocks, as_json=as_json)
+        show(list_shapes(), shape_blocks, as_json=as_json)
         return
     if asked.shape_name is None:
         raise UsageError("which shape? --shape NAME; --list prints those that are known")
@@ -70,7 +69,6 @@ def command(
         check_output(out, (), force=force)
     blueprint = make_blueprint(shape, asked.type_name, seed=asked.seed)
     if out is not None and written:
-        synthesize(
-            blueprint, out, force=force, check_load=writing.verify, progress=TerminalProgress()
-        )
-    show(describe(blueprint, out, written=written), blocks, as_json=as_json)
+        progress = TerminalProgress()
+        synthesize(blueprint, out, force=force, check_load=writing.verify, progress=progress)
+    show(synth_model(blueprint, out, written=written), blocks, as_json=as_json)

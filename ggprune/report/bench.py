@@ -1,20 +1,24 @@
-"""Speed, memory and roofline of models that took turns, and what they ran on."""
+"""Speed, memory, roofline and latency of models that took turns, and what they ran on."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ggprune.bench import Benchmark, Ratio
+from ggprune.bench.latency import LatencyReport
 from ggprune.bench.memory import ModelMemory
 from ggprune.bench.ratio import CONFIDENCE
-from ggprune.bench.roofline import LEAST_SHARE, Roof, Roofline
+from ggprune.bench.roofline import LEAST_SHARE, Roofline
 from ggprune.bench.speed import Machine
 from ggprune.bench.suite import Suite
 from ggprune.files.documents import encode_fields
-from ggprune.report.blocks import Block, Table, Text
+from ggprune.report.blocks import Block, Table, Text, table_of
 from ggprune.report.units import count, size, speed_cell
 
 COMPARED = f"times the first ({100 * CONFIDENCE:.0f} % interval)"
+# Parameters that have a column where the tests differ in them.
+VARYING = ("n_gpu_layers", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn")
 
 
 def blocks(suite: Suite) -> tuple[Block, ...]:
@@ -23,11 +27,27 @@ def blocks(suite: Suite) -> tuple[Block, ...]:
         speed_table(suite.speed),
         *((memory_table(suite.memory),) if suite.memory is not None else ()),
         *(roofline_blocks(suite.roofline) if suite.roofline is not None else ()),
-        devices_text(suite.speed.hardware),
+        _devices(suite.speed.hardware),
     )
 
 
-def devices_text(machine: Machine) -> Text:
+def latency_blocks(report: LatencyReport) -> tuple[Block, ...]:
+    """Latency of whole requests: a row for every model and setting."""
+    several = len(report.models) > 1
+    table = table_of(
+        ((model, latency) for model in report.models for latency in model.latencies),
+        ("model", lambda row: row[0].description), ("sequences", lambda row: row[1].n_seq),
+        ("input", lambda row: row[1].n_input), ("output", lambda row: row[1].n_output),
+        ("latency s", lambda row: f"{row[1].mean:.4f} ± {row[1].stdev:.4f}"),
+        ("tokens/s", lambda row: f"{row[1].tok_per_s:.2f}"),
+        ("ms/token", lambda row: f"{1000 * row[1].token_s:.3f}"),
+        *(((COMPARED, lambda row: ratio_cell(row[1].ratio)),) if several else ()),
+        ("file", lambda row: row[0].path), left=(0, 7 + several),
+    )  # fmt: skip
+    return (table, _devices(report.hardware))
+
+
+def _devices(machine: Machine) -> Text:
     """Every device with its memory, one a line."""
     lines = (
         f"{device.name}: {device.description}, {size(device.total_bytes)}, "
@@ -39,7 +59,9 @@ def devices_text(machine: Machine) -> Text:
 
 def speed_table(result: Benchmark) -> Table:
     """llama-bench's table, with columns that compare with the first model and name the file."""
-    several, varying = len(result.models) > 1, _varying(result)
+    several = len(result.models) > 1
+    cases = [encode_fields(speed.case) for speed in result.models[0].speeds]
+    varying = [name for name in VARYING if len({case[name] for case in cases}) > 1]
     rows = []
     for model in result.models:
         known = (model.description, size(model.size_bytes), count(model.n_param))
@@ -54,13 +76,6 @@ def speed_table(result: Benchmark) -> Table:
     return Table((*headers, "file"), tuple(rows), left=(0, 3, len(headers)))
 
 
-def _varying(result: Benchmark) -> tuple[str, ...]:
-    """Parameters, besides those that have a column anyway, that the tests differ in."""
-    cases = [encode_fields(speed.case) for speed in result.models[0].speeds]
-    names = ("n_gpu_layers", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn")
-    return tuple(name for name in names if len({case[name] for case in cases}) > 1)
-
-
 def ratio_cell(ratio: Ratio | None) -> str:
     """`1.234x (1.200 - 1.268)`; the first model is as fast as itself."""
     if ratio is None:
@@ -72,57 +87,39 @@ def ratio_cell(ratio: Ratio | None) -> str:
 
 def memory_table(models: Sequence[ModelMemory]) -> Table:
     """What llama.cpp has allocated, by kind, and by device where there are several."""
-    rows = tuple(
-        (
-            memory.test,
-            size(memory.model_bytes),
-            size(memory.cache_bytes),
-            size(memory.compute_bytes),
-            ", ".join(f"{device} {size(n)}" for device, n in _by_device(memory)),
-            size(memory.peak_rss_bytes),
-            ", ".join(f"{gpu.device} {size(gpu.used_bytes)}" for gpu in memory.gpus) or "-",
-            memory.path,
-        )
-        for memory in models
-    )
-    headers = (
-        "memory of", "weights", "cache", "compute", "buffers by device", "peak RSS", "VRAM", "file",
+    return table_of(
+        models,
+        ("memory of", lambda m: m.test), ("weights", lambda m: size(m.model_bytes)),
+        ("cache", lambda m: size(m.cache_bytes)), ("compute", lambda m: size(m.compute_bytes)),
+        ("buffers by device", _by_device), ("peak RSS", lambda m: size(m.peak_rss_bytes)),
+        ("VRAM", lambda m: ", ".join(f"{g.device} {size(g.used_bytes)}" for g in m.gpus) or "-"),
+        ("file", lambda m: m.path), left=(0, 4, 7),
     )  # fmt: skip
-    return Table(headers, rows, left=(0, 4, 7))
 
 
-def _by_device(memory: ModelMemory) -> list[tuple[str, int]]:
-    totals: dict[str, int] = {}
+def _by_device(memory: ModelMemory) -> str:
+    totals = Counter[str]()
     for buffer in memory.buffers.buffers:
-        totals[buffer.device] = totals.get(buffer.device, 0) + buffer.size_bytes
-    return [(device, n) for device, n in totals.items() if n]
+        totals[buffer.device] += buffer.size_bytes
+    return ", ".join(f"{device} {size(n)}" for device, n in totals.items() if n)
 
 
 def roofline_blocks(roofline: Roofline) -> tuple[Block, ...]:
     """Measured speed beside what the bytes allow."""
-    headers = (
-        "test", "weights/token", "cache/token", "roof t/s", "t/s", "reached", "predicted",
-        "measured", "file",
+    table = table_of(
+        roofline.roofs,
+        ("test", lambda roof: roof.test), ("weights/token", lambda roof: size(roof.weight_bytes)),
+        ("cache/token", lambda roof: size(roof.cache_bytes)),
+        ("roof t/s", lambda roof: f"{roof.predicted:.2f}" if roof.predicted else None),
+        ("t/s", lambda roof: f"{roof.measured:.2f}"),
+        ("reached", lambda r: f"{100 * r.measured / r.predicted:.0f} %" if r.predicted else None),
+        ("predicted", lambda roof: f"{roof.predicted_speedup:.3f}x"),
+        ("measured", lambda roof: f"{roof.measured_speedup:.3f}x" + " !" * roof.is_short),
+        ("file", lambda roof: roof.path), left=(0, 8),
     )  # fmt: skip
-    table = Table(headers, tuple(_roof_row(roof) for roof in roofline.roofs), left=(0, 8))
     lines = []
     if roofline.bandwidth:
         lines.append(f"Memory is read at {roofline.bandwidth / 1e9:.1f} GB/s at best.")
     if any(roof.is_short for roof in roofline.roofs):
         lines.append(f"! less than {100 * LEAST_SHARE:.0f} % of the predicted speed-up")
     return (table, *((Text(tuple(lines)),) * bool(lines)))
-
-
-def _roof_row(roof: Roof) -> tuple[str, ...]:
-    predicted = roof.predicted
-    return (
-        roof.test,
-        size(roof.weight_bytes),
-        size(roof.cache_bytes),
-        f"{predicted:.2f}" if predicted else "-",
-        f"{roof.measured:.2f}",
-        f"{100 * roof.measured / predicted:.0f} %" if predicted else "-",
-        f"{roof.predicted_speedup:.3f}x",
-        f"{roof.measured_speedup:.3f}x" + (" !" if roof.is_short else ""),
-        roof.path,
-    )

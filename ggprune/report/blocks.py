@@ -1,17 +1,26 @@
-"""What a report says, without how it is shown.
+"""What a report says, and how a terminal and Markdown show it: a blank line between any two blocks.
 
-`blocks(result)` of the other modules makes these; `terminal` and `markdown` show them, and another
-way to show reports needs nothing but a third such function.
+`blocks(result)` of the other modules makes these without knowing how they are shown; another way to
+show them needs a third function, nothing else. Pictures are files of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from ggprune.errors import UsageError
+from ggprune.files.documents import to_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+SUFFIXES = (".json", ".md")
+T = TypeVar("T")
+Column: TypeAlias = tuple[str, Callable[[T], object]]  # its header, and what a row has in it
 
 
 @dataclass(frozen=True)
@@ -46,20 +55,75 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A part of a figure."""
-
-    draw: Callable[[Axes], object]
-    height: float
-
-
-@dataclass(frozen=True)
 class Figure:
     """A picture of panels below each other, in inches. It is drawn when it is written."""
 
     title: str
     width: float
-    panels: tuple[Panel, ...]
+    panels: tuple[tuple[Callable[[Axes], object], float], ...]  # what draws each, and its height
 
 
 Block: TypeAlias = Heading | Table | Text | Code | Figure
+
+
+def table_of(items: Iterable[T], *columns: Column[T], left: tuple[int, ...] = (0,)) -> Table:
+    """A table with a row for each item; there is a dash where a column has None for it."""
+    values = ([cell(item) for _, cell in columns] for item in items)
+    rows = (tuple("-" if value is None else str(value) for value in row) for row in values)
+    return Table(tuple(header for header, _ in columns), tuple(rows), left)
+
+
+def terminal(blocks: Iterable[Block]) -> str:
+    """The text with its last line break."""
+    return "\n".join(_plain(block) for block in blocks if not isinstance(block, Figure))
+
+
+def markdown(blocks: Iterable[Block]) -> str:
+    """The document with its last line break."""
+    return "\n".join(_marked_up(block) for block in blocks if not isinstance(block, Figure))
+
+
+def _plain(block: Heading | Table | Text | Code) -> str:
+    match block:
+        case Table(headers, rows, left):
+            return f"{markdown_table(headers, rows, left)}\n"
+        case Text(lines):
+            return "".join(f"{line}\n" for line in lines)
+        case _:
+            return f"{block.text}\n"
+
+
+def _marked_up(block: Heading | Table | Text | Code) -> str:
+    match block:
+        case Heading(text, level):
+            return f"{'#' * level} {text}\n"
+        case Code(text):  # shown unchanged: the fence is longer than any in the text
+            fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)
+            return f"{fence}text\n{text}\n{fence}\n"
+        case _:
+            return _plain(block)
+
+
+def markdown_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)
+) -> str:
+    """Columns padded to equal width; those in `left` are left-aligned, the others right."""
+    columns = []
+    for i, cells in enumerate(zip(headers, *rows, strict=True)):
+        width = max(3, *map(len, cells))
+        rule = "-" * width if i in left else "-" * (width - 1) + ":"
+        padded = [cell.ljust(width) if i in left else cell.rjust(width) for cell in cells]
+        columns.append((padded[0], rule, *padded[1:]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
+
+
+def check_report(path: Path) -> None:
+    """Raises UsageError for a suffix that is not known."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: a report is written as {' or '.join(SUFFIXES)}")
+
+
+def report_text(document: object, blocks: Iterable[Block], path: Path) -> str:
+    """What to write into `path`, of the same result. Raises UsageError as `check_report`."""
+    check_report(path)
+    return to_text(document) if path.suffix.lower() == ".json" else markdown(blocks)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from ggprune.bench import Benchmark, ModelSpeed, Speed
+from ggprune.bench import Benchmark, Speed
 from ggprune.errors import UsageError
 from ggprune.files.documents import encode_fields
-from ggprune.report.units import count
+from ggprune.report.units import count, size, speed_cell
 
 Row = dict[str, str]
 
@@ -44,166 +44,118 @@ FIXED = {
     "fit_target": "0", "fit_min_ctx": "0",
 }  # fmt: skip
 
-# Columns that the Markdown table has only where there is something to see: field, its name in the
-# table, width (negative: left-aligned), default.
-OPTIONAL = (
-    ("n_batch", "n_batch", 7, "2048"),
-    ("n_ubatch", "n_ubatch", 8, "512"),
-    ("type_k", "type_k", 6, "f16"),
-    ("type_v", "type_v", 6, "f16"),
-    ("flash_attn", "fa", 3, "-1"),
-)
+# The Markdown table: field, its name there, width (negative: left-aligned).
+COLUMNS = (
+    ("model", "model", -30), ("size", "size", 10), ("params", "params", 10),
+    ("backends", "backend", -10), ("n_gpu_layers", "ngl", 3), ("n_threads", "threads", 7),
+    ("n_batch", "n_batch", 7), ("n_ubatch", "n_ubatch", 8), ("type_k", "type_k", 6),
+    ("type_v", "type_v", 6), ("flash_attn", "fa", 3), ("test", "test", 15), ("t/s", "t/s", 20),
+)  # fmt: skip
+# What these columns are left out for, if it is in all rows.
+USUAL = {
+    "n_batch": "2048", "n_ubatch": "512", "type_k": "f16", "type_v": "f16", "flash_attn": "-1",
+}  # fmt: skip
 NO_GPU = ("CPU", "BLAS", "ZenDNN")
 
 
 def render_rows(result: Benchmark, format_name: str) -> str:
     """`csv`, `json`, `jsonl`, `md` or `sql`. Raises UsageError for another format."""
-    writer = FORMATS.get(format_name)
-    if writer is None:
+    if format_name not in FORMATS:
         raise UsageError(f"-o {format_name}: one of {', '.join(FORMATS)}")
-    return writer(result)
+    return FORMATS[format_name](result)
 
 
-def rows_of(result: Benchmark) -> list[tuple[Row, Speed]]:
+def _rows(result: Benchmark) -> list[tuple[Row, Speed]]:
     """One row for each model and test, all values as text, in llama-bench's order of columns."""
-    fixed = {**FIXED, **_machine(result)}
+    hardware, devices = result.hardware, result.hardware.devices
+    fixed = {
+        **FIXED, "build_commit": hardware.build_commit, "backends": hardware.backends,
+        "cpu_info": ", ".join(d.description for d in devices if d.kind in ("cpu", "accel")),
+        "gpu_info": ", ".join(d.description for d in devices if d.is_gpu),
+    }  # fmt: skip
     rows = []
     for model in result.models:
         for speed in model.speeds:
-            values = {**fixed, **_model(model), **_test(speed)}
-            rows.append(({name: values[name] for name in TYPES}, speed))
+            values = {
+                **fixed, **encode_fields(speed.case),
+                "model_filename": model.path, "model_type": model.description,
+                "model_size": model.size_bytes, "model_n_params": model.n_param,
+                "test_time": speed.test_time, "avg_ns": speed.mean_ns, "stddev_ns": speed.stdev_ns,
+                "avg_ts": f"{speed.mean:.6f}", "stddev_ts": f"{speed.stdev:.6f}",
+            }  # fmt: skip
+            rows.append(({name: str(values[name]) for name in TYPES}, speed))
     return rows
 
 
-def _machine(result: Benchmark) -> Row:
-    devices = result.hardware.devices
-    return {
-        "build_commit": result.hardware.build_commit,
-        "backends": result.hardware.backends,
-        "cpu_info": ", ".join(d.description for d in devices if d.kind in ("cpu", "accel")),
-        "gpu_info": ", ".join(d.description for d in devices if d.is_gpu),
-    }
-
-
-def _model(model: ModelSpeed) -> Row:
-    return {
-        "model_filename": model.path,
-        "model_type": model.description,
-        "model_size": str(model.size_bytes),
-        "model_n_params": str(model.n_param),
-    }
-
-
-def _test(speed: Speed) -> Row:
-    return {
-        **{name: str(value) for name, value in encode_fields(speed.case).items()},
-        "test_time": speed.test_time,
-        "avg_ns": str(speed.mean_ns),
-        "stddev_ns": str(speed.stdev_ns),
-        "avg_ts": f"{speed.mean:.6f}",
-        "stddev_ts": f"{speed.stdev:.6f}",
-    }
-
-
-def render_csv(result: Benchmark) -> str:
+def _csv(result: Benchmark) -> str:
     lines = [",".join(TYPES)]
-    for row, _ in rows_of(result):
+    for row, _ in _rows(result):
         lines.append(",".join('"' + value.replace('"', '""') + '"' for value in row.values()))
     return "\n".join(lines) + "\n"
 
 
-def render_sql(result: Benchmark) -> str:
-    columns = [f"  {name} {_sql_type(kind)}" for name, kind in TYPES.items()]
+def _sql(result: Benchmark) -> str:
+    columns = [f"  {name} {kind.replace('BOOLEAN', 'INTEGER')}" for name, kind in TYPES.items()]
     lines = ["CREATE TABLE IF NOT EXISTS llama_bench (", ",\n".join(columns), ");", ""]
-    for row, _ in rows_of(result):
+    for row, _ in _rows(result):
         values = ", ".join("'" + value.replace("'", "''") + "'" for value in row.values())
         lines.append(f"INSERT INTO llama_bench ({', '.join(TYPES)}) VALUES ({values});")
     return "\n".join(lines) + "\n"
 
 
-def _sql_type(kind: str) -> str:
-    return "INTEGER" if kind == "BOOLEAN" else kind
-
-
-def render_json(result: Benchmark) -> str:
-    return json.dumps(_documents(result), indent=2, ensure_ascii=False) + "\n"
-
-
-def render_jsonl(result: Benchmark) -> str:
-    return "".join(json.dumps(d, ensure_ascii=False) + "\n" for d in _documents(result))
-
-
 def _documents(result: Benchmark) -> list[dict[str, object]]:
     return [
         {
-            **{name: _typed(name, value) for name, value in row.items()},
+            **{name: CONVERT[TYPES[name]](value) for name, value in row.items()},
             "samples_ns": list(speed.samples_ns),
             "samples_ts": [float(f"{value:.6g}") for value in speed.samples_tok_per_s],
         }
-        for row, speed in rows_of(result)
+        for row, speed in _rows(result)
     ]
 
 
-def _typed(name: str, value: str) -> object:
-    return CONVERT[TYPES[name]](value)
-
-
-def render_markdown(result: Benchmark) -> str:
-    rows = rows_of(result)
+def _markdown(result: Benchmark) -> str:
+    rows = _rows(result)
     columns = _columns(result, [row for row, _ in rows])
     lines = [
         _line([(name, width) for _, name, width in columns]),
         "|" + "".join(f" {'-' * (abs(w) - 1)}{':' if w > 0 else '-'} |" for *_, w in columns),
     ]
     for row, speed in rows:
-        shown = {**row, **_shown(row, speed)}
+        n_byte = int(row["model_size"])
+        shown = {
+            **row, "model": row["model_type"], "params": count(int(row["model_n_params"])),
+            # never in KiB
+            "size": size(n_byte) if n_byte >= 2**20 else f"{n_byte / 2**20:.2f} MiB",
+            "test": speed.test, "t/s": speed_cell(speed),
+        }  # fmt: skip
         lines.append(_line([(shown[field], width) for field, _, width in columns]))
     commit = result.hardware.build_commit
     return "\n".join(lines) + f"\n\nbuild: {commit} ({FIXED['build_number']})\n"
 
 
 def _line(cells: list[tuple[str, int]]) -> str:
-    padded = (text.rjust(width) if width > 0 else text.ljust(-width) for text, width in cells)
-    return "|" + "".join(f" {text} |" for text in padded)
+    return "|" + "".join(f" {text:{'>' if w > 0 else '<'}{abs(w)}} |" for text, w in cells)
 
 
 def _columns(result: Benchmark, rows: list[Row]) -> list[tuple[str, str, int]]:
-    """Field, name in the table and width of the columns that llama-bench would show."""
-    backends, threads = result.hardware.backends, str(result.hardware.n_threads)
-    on_cpu = any(name in backends for name in NO_GPU)
-    columns = [("model", "model", -30), ("size", "size", 10), ("params", "params", 10)]
-    columns.append(("backends", "backend", -10))
-    if not on_cpu:
-        columns.append(("n_gpu_layers", "ngl", 3))
-    if on_cpu or any(row["n_threads"] != threads for row in rows):
-        columns.append(("n_threads", "threads", 7))
-    columns += [
-        (field, name, width)
-        for field, name, width, default in OPTIONAL
-        if any(row[field] != default for row in rows)
-    ]
-    return [*columns, ("test", "test", 15), ("t/s", "t/s", 20)]
-
-
-def _shown(row: Row, speed: Speed) -> Row:
-    return {
-        "model": row["model_type"],
-        "size": _size(int(row["model_size"])),
-        "params": count(int(row["model_n_params"])),
-        "test": speed.test,
-        "t/s": f"{speed.mean:.2f} ± {speed.stdev:.2f}",
+    """Those of COLUMNS that llama-bench would show."""
+    on_cpu = any(name in result.hardware.backends for name in NO_GPU)
+    threads = str(result.hardware.n_threads)
+    is_shown = {
+        "n_gpu_layers": not on_cpu,
+        "n_threads": on_cpu or any(row["n_threads"] != threads for row in rows),
+        **{field: any(row[field] != usual for row in rows) for field, usual in USUAL.items()},
     }
-
-
-def _size(n_byte: int) -> str:
-    """Never in KiB."""
-    return f"{n_byte / 2**20:.2f} MiB" if n_byte < 2**30 else f"{n_byte / 2**30:.2f} GiB"
+    return [column for column in COLUMNS if is_shown.get(column[0], True)]
 
 
 FORMATS: dict[str, Callable[[Benchmark], str]] = {
-    "csv": render_csv,
-    "json": render_json,
-    "jsonl": render_jsonl,
-    "md": render_markdown,
-    "sql": render_sql,
+    "csv": _csv,
+    "json": lambda result: json.dumps(_documents(result), indent=2, ensure_ascii=False) + "\n",
+    "jsonl": lambda result: "".join(
+        json.dumps(document, ensure_ascii=False) + "\n" for document in _documents(result)
+    ),
+    "md": _markdown,
+    "sql": _sql,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +14,8 @@ from ggprune.files.keys import INLINE, LEFT_OUT
 from ggprune.model import Model, Tensor
 from ggprune.model.layers import format_layers
 from ggprune.model.names import Role, roles_of
-from ggprune.report.blocks import Block, Table, Text
+from ggprune.report.blocks import Block, Text, table_of
 from ggprune.report.units import count, size
-
-Run = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,9 @@ class LayerDescription:
     layer: int
     traits: Annotated[tuple[str, ...], "what the layer's place makes it"]
     removable: Annotated[bool, "alone"]
-    removable_with: Annotated[Run, "the shortest run of layers that can go, this one among them"]
+    removable_with: Annotated[
+        tuple[int, ...], "the shortest run of layers that can go, this one among them"
+    ]
     tensors: Annotated[TensorGroup, INLINE]
     words: Annotated[str, LEFT_OUT]  # kind and traits
 
@@ -70,102 +70,89 @@ class ModelDescription:
 
 
 def describe(model: Model) -> ModelDescription:
-    runs, reason = _removable_layers(model)
+    try:
+        runs, refused = tuple(run or () for run in shortest_runs(model)), None
+    except ArchitectureError as e:
+        runs, refused = ((),) * model.n_layer, str(e).removeprefix(f"{model.path}: ")
     traits = layer_traits(model)
     layers = tuple(
         LayerDescription(
-            layer=i,
-            traits=tuple(traits[i]),
-            removable=run == (i,),
-            removable_with=run,
-            tensors=_group(tensors),
-            words=_kind(tensors, traits[i]),
+            layer=i, traits=tuple(traits[i]), removable=run == (i,), removable_with=run,
+            tensors=_group(tensors), words=_kind(tensors, traits[i]),
         )
         for i, (tensors, run) in enumerate(zip(model.layers, runs, strict=True))
-    )
-    outside = [tensor for tensor in model.tensors if model.layer_of(tensor.name) is None]
-    return ModelDescription(_whole(model), layers, reason, _group(outside))
-
-
-def _whole(model: Model) -> WholeModel:
+    )  # fmt: skip
     type_bytes = Counter[str]()
     for tensor in model.tensors:
         type_bytes[tensor.type.name] += tensor.size_bytes
-    return WholeModel(
-        path=model.path,
-        files=tuple(file.path for file in model.files),
-        fingerprint=model.fingerprint,
-        name=model.text("general.name"),
-        arch=model.arch,
-        n_layer=model.n_layer,
-        n_param=model.n_param,
-        size_bytes=model.size_bytes,
-        bits_per_weight=model.bits_per_weight,
-        types=dict(type_bytes.most_common()),
-    )
-
-
-def _removable_layers(model: Model) -> tuple[tuple[Run, ...], str | None]:
-    """For every layer the shortest run that can go with it, and why none can if that is so."""
-    try:
-        return tuple(run or () for run in shortest_runs(model)), None
-    except ArchitectureError as e:
-        return ((),) * model.n_layer, str(e).removeprefix(f"{model.path}: ")
+    whole = WholeModel(
+        path=model.path, files=tuple(file.path for file in model.files),
+        fingerprint=model.fingerprint, name=model.text("general.name"), arch=model.arch,
+        n_layer=model.n_layer, n_param=model.n_param, size_bytes=model.size_bytes,
+        bits_per_weight=model.bits_per_weight, types=dict(type_bytes.most_common()),
+    )  # fmt: skip
+    outside = [tensor for tensor in model.tensors if model.layer_of(tensor.name) is None]
+    return ModelDescription(whole, layers, refused, _group(outside))
 
 
 def _group(tensors: Sequence[Tensor]) -> TensorGroup:
     return TensorGroup(
-        kind=_kind(tensors),
-        n_tensor=len(tensors),
-        n_param=sum(t.n_element for t in tensors),
+        kind=_kind(tensors), n_tensor=len(tensors), n_param=sum(t.n_element for t in tensors),
         size_bytes=sum(t.size_bytes for t in tensors),
         types=dict(Counter(t.type.name for t in tensors).most_common()),
-    )
+    )  # fmt: skip
 
 
 def _kind(tensors: Sequence[Tensor], traits: Sequence[str] = ()) -> str:
     """What a layer is made of, from its tensors, and what its place makes it: `attention + MoE`."""
     roles = [roles_of(tensor.name) for tensor in tensors]
+    has_experts = any(Role.EXPERTS in role for role in roles)
     is_recurrent = "recurrent" in traits
-    parts = []
-    if is_recurrent or any(Role.RECURRENT in role for role in roles):
-        parts.append("recurrent")
-    if not is_recurrent and any(Role.ATTENTION | Role.WRITER in role for role in roles):
-        parts.append("attention")
-    if any(Role.EXPERTS in role for role in roles):
-        parts.append("MoE")
-    elif any(Role.FFN in role for role in roles):
-        parts.append("FFN")
-    more = [trait for trait in traits if trait != "recurrent"]
-    return ", ".join([" + ".join(parts) or "other", *more])
+    parts = {
+        "recurrent": is_recurrent or any(Role.RECURRENT in role for role in roles),
+        "attention": not is_recurrent and any(Role.ATTENTION | Role.WRITER in r for r in roles),
+        "MoE": has_experts,
+        "FFN": not has_experts and any(Role.FFN in role for role in roles),
+    }
+    made_of = " + ".join(part for part, is_there in parts.items() if is_there) or "other"
+    return ", ".join([made_of, *(trait for trait in traits if trait != "recurrent")])
 
 
 def blocks(description: ModelDescription) -> tuple[Block, ...]:
     """The model, then a line per layer."""
-    rows = [
-        _row(str(layer.layer), layer.words, _removal_cell(layer), layer.tensors)
+    lines = [
+        (str(layer.layer), layer.words, _removal_cell(layer), layer.tensors)
         for layer in description.layers
     ]
     if description.outside.n_tensor:
-        rows.append(_row("-", "not in a layer", "", description.outside))
-    headers = ("layer", "kind", "goes", "tensors", "types", "params", "size")
-    return (Text(tuple(_facts(description))), Table(headers, tuple(rows), left=(1, 2, 4)))
+        lines.append(("-", "not in a layer", "", description.outside))
+    table = table_of(
+        lines,
+        ("layer", lambda line: line[0]), ("kind", lambda line: line[1]),
+        ("goes", lambda line: line[2]), ("tensors", lambda line: line[3].n_tensor),
+        ("types", lambda line: ", ".join(f"{n} {name}" for name, n in line[3].types.items())),
+        ("params", lambda line: count(line[3].n_param)),
+        ("size", lambda line: size(line[3].size_bytes)), left=(1, 2, 4),
+    )  # fmt: skip
+    return (Text(_facts(description)), table)
 
 
-def _facts(description: ModelDescription) -> Iterator[str]:
+def _facts(description: ModelDescription) -> tuple[str, ...]:
     model = description.model
     total = max(sum(model.types.values()), 1)
     shares = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in model.types.items())
     more = f" (+ {len(model.files) - 1} more shards)" if len(model.files) > 1 else ""
-    yield f"file          {model.path}{more}"
-    yield f"name          {model.name or '-'}"
-    yield f"architecture  {model.arch}"
-    yield f"layers        {model.n_layer}"
-    yield f"parameters    {count(model.n_param)}"
-    yield f"size          {size(model.size_bytes)} ({model.bits_per_weight:.2f} bits per weight)"
-    yield f"types         {shares or '-'}"
-    yield f"removable     {description.refused or _removal_line(description.layers)}"
-    yield f"fingerprint   {model.fingerprint}"
+    return (
+        f"file          {model.path}{more}",
+        f"name          {model.name or '-'}",
+        f"architecture  {model.arch}",
+        f"layers        {model.n_layer}",
+        f"parameters    {count(model.n_param)}",
+        f"size          {size(model.size_bytes)} ({model.bits_per_weight:.2f} bits per weight)",
+        f"types         {shares or '-'}",
+        f"removable     {description.refused or _removal_line(description.layers)}",
+        f"fingerprint   {model.fingerprint}",
+    )
 
 
 def _removal_line(layers: Sequence[LayerDescription]) -> str:
@@ -183,9 +170,3 @@ def _removal_cell(layer: LayerDescription) -> str:
         return "never"
     others = [n for n in layer.removable_with if n != layer.layer]
     return f"with {format_layers(others)}" if others else "alone"
-
-
-def _row(label: str, kind: str, goes: str, group: TensorGroup) -> tuple[str, ...]:
-    types = ", ".join(f"{n} {name}" for name, n in group.types.items())
-    n_tensor, n_param, n_byte = str(group.n_tensor), count(group.n_param), size(group.size_bytes)
-    return (label, kind, goes, n_tensor, types, n_param, n_byte)

@@ -1,11 +1,13 @@
-"""Sensitivity of layers, similarity of runs, loss against speed, as pictures.
+"""Sensitivity of layers, similarity of runs, loss against speed, as pictures; bars made of text.
 
-Needs matplotlib: `pip install ggprune[plot]`. It is loaded when a picture is written.
+A picture needs matplotlib: `pip install ggprune[plot]`. It is loaded when a picture is written.
 """
 
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,22 +18,44 @@ import numpy as np
 from ggprune.errors import MissingExtraError, UsageError
 from ggprune.files.pending import write_bytes
 from ggprune.model.cut import Unit
-from ggprune.report.blocks import Figure, Panel
-from ggprune.report.table import is_log_scale
+from ggprune.report.blocks import Figure
 from ggprune.scoring import Choice, Ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LOG_RATIO = 30.0  # values that spread wider than this are drawn on a logarithmic scale
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe-Ito: distinct in all kinds of colour blindness.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
 
 LEFT_OUT = {
-    Unit.LAYER: "layer left out",
-    Unit.ATTN: "layer whose attention is left out",
+    Unit.LAYER: "layer left out", Unit.ATTN: "layer whose attention is left out",
     Unit.FFN: "layer whose FFN is left out",
-}
+}  # fmt: skip
+
+
+def is_log_scale(values: Sequence[float]) -> bool:
+    positive = [v for v in values if v > 0]
+    return bool(positive) and max(positive) > LOG_RATIO * min(positive)
+
+
+def bars(values: Sequence[float], width: int = 16) -> list[str]:
+    """A horizontal bar for each value, the longest for the largest, in eighths of a character.
+
+    On a logarithmic scale the smallest value still gets a bar that can be seen.
+    """
+    positive = [v for v in values if v > 0] or [1.0]
+    high, floor = max(positive), min(positive) / 2
+    is_log = is_log_scale(values)
+    shown = []
+    for value in values:
+        length = 0.0
+        if value > 0:
+            length = math.log(value / floor) / math.log(high / floor) if is_log else value / high
+        eighths = round(8 * width * length)
+        shown.append("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip())
+    return shown
 
 
 def check_plot(path: Path) -> None:
@@ -55,43 +79,40 @@ def draw(figure: Figure, format_name: str) -> bytes:
     """The picture as `png`, `svg` or `pdf`."""
     from matplotlib.figure import Figure as Canvas
 
-    heights = [panel.height for panel in figure.panels]
+    heights = [height for _, height in figure.panels]
     canvas = Canvas(figsize=(figure.width, sum(heights)), layout="constrained")
     axes = canvas.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for panel, place in zip(figure.panels, axes, strict=True):
-        panel.draw(place)
+    for (draw_panel, _), place in zip(figure.panels, axes, strict=True):
+        draw_panel(place)
     picture = io.BytesIO()
     canvas.savefig(picture, format=format_name, dpi=150)
     return picture.getvalue()
 
 
 def ranking_figure(ranking: Ranking) -> Figure:
-    """KL divergence without each layer, with standard errors, the similarity of all windows, and
-    what each number of layers costs and gives if a set was chosen.
-    """
-    panels = [Panel(partial(_draw_sensitivity, ranking=ranking), 3.2)]
+    """Loss without each layer, similarity of windows, and loss against speed of a chosen set."""
+    panels = [(partial(_draw_sensitivity, ranking=ranking), 3.2)]
     if ranking.windows.size > 4:
-        panels.append(Panel(partial(_draw_windows, ranking=ranking), 5))
+        panels.append((partial(_draw_windows, ranking=ranking), 5))
     if ranking.chosen is not None:
-        panels.append(Panel(partial(_draw_front, choice=ranking.chosen), 3.6))
+        panels.append((partial(_draw_front, choice=ranking.chosen), 3.6))
     width = max(6.0, 0.28 * len(ranking.layers))
     return Figure("What the model loses without each layer", width, tuple(panels))
 
 
 def choice_figure(choice: Choice) -> Figure:
     """What each number of layers costs and gives."""
-    panel = Panel(partial(_draw_front, choice=choice), 3.8)
+    panel = (partial(_draw_front, choice=choice), 3.8)
     return Figure("What each number of layers costs and gives", 6.0, (panel,))
 
 
 def _draw_front(axes: Axes, choice: Choice) -> None:
     """Loss against predicted speed, a point for every number of layers; simpler choices beside."""
     points = choice.front[1:]  # the whole model loses nothing: not on a logarithmic scale
-    speeds, losses = [p.speedup for p in points], [p.kld.value for p in points]
-    errors = [p.kld.se for p in points]
+    losses = [point.kld.value for point in points]
     axes.errorbar(
-        speeds, losses, yerr=errors, fmt="o-", color=BLUE, ecolor=GREY, capsize=2,
-        label=choice.strategy.value, zorder=3,
+        [point.speedup for point in points], losses, yerr=[point.kld.se for point in points],
+        fmt="o-", color=BLUE, ecolor=GREY, capsize=2, label=choice.strategy.value, zorder=3,
     )  # fmt: skip
     for point in points:
         axes.annotate(
@@ -107,8 +128,8 @@ def _draw_front(axes: Axes, choice: Choice) -> None:
     if is_log_scale(losses):
         axes.set_yscale("log")
     axes.margins(x=0.08, y=0.15)
-    axes.set_xlabel("speed-up of generating, predicted from the bytes read per token")
-    axes.set_ylabel("KL divergence (nats per token)")
+    xlabel = "speed-up of generating, predicted from the bytes read per token"
+    axes.set(xlabel=xlabel, ylabel="KL divergence (nats per token)")
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -122,8 +143,7 @@ def _draw_sensitivity(axes: Axes, ranking: Ranking) -> None:
     if is_log_scale(values):
         axes.set_yscale("log")
     axes.set_xticks(layers[:: max(1, len(layers) // 40)])
-    axes.set_xlabel(LEFT_OUT[ranking.unit])
-    axes.set_ylabel("KL divergence (nats per token)")
+    axes.set(xlabel=LEFT_OUT[ranking.unit], ylabel="KL divergence (nats per token)")
     axes.set_title(f"{Path(ranking.model.path).name} on {ranking.calibration.source}", size=10)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -135,15 +155,13 @@ def _draw_windows(axes: Axes, ranking: Ranking) -> None:
     """
     n_layer = len(ranking.windows) - 1
     rows = np.full((n_layer - 1, n_layer), np.nan)
-    for first in range(n_layer):
-        for length in range(1, min(n_layer - first, n_layer - 1) + 1):
-            rows[length - 1, first] = ranking.windows[first, first + length]
+    for length in range(1, n_layer):
+        rows[length - 1, : n_layer - length + 1] = np.diagonal(ranking.windows, length)
     image = axes.imshow(
         rows, origin="lower", aspect="auto", cmap="cividis",
         extent=(-0.5, n_layer - 0.5, 0.5, n_layer - 0.5),
     )  # fmt: skip
-    axes.set_xlabel("first layer of the run")
-    axes.set_ylabel("layers in the run")
+    axes.set(xlabel="first layer of the run", ylabel="layers in the run")
     axes.set_xticks(range(0, n_layer, max(1, n_layer // 40)))
     axes.set_yticks(range(1, n_layer, max(1, n_layer // 20)))
     axes.figure.colorbar(image, ax=axes, label="angular distance (0: same direction, 1: opposite)")

@@ -1,91 +1,73 @@
-"""A ranking: its layers by importance, and the set that was chosen, where one was."""
+"""Layers by importance; a chosen set: how it was found, what it gives, what stands beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 from ggprune.model.cut import Unit
-from ggprune.report import chosen
-from ggprune.report.blocks import Block, Table, Text
-from ggprune.report.plot import ranking_figure
-from ggprune.report.table import bars, is_log_scale
-from ggprune.report.units import estimate, number, percent
-from ggprune.scoring import LayerScore, Metric, Ranking
-from ggprune.scoring.activations import LayerActivations
+from ggprune.pipeline.result import FrontRow
+from ggprune.report.blocks import Block, Column, Table, Text, table_of
+from ggprune.report.plot import bars, choice_figure, is_log_scale, ranking_figure
+from ggprune.report.units import count, estimate, number, percent, size, speed_cell
+from ggprune.scoring import Choice, LayerScore, Metric, Ranking
 from ggprune.scoring.metric import BY_KLD
 
 UNITS = {Unit.LAYER: "layer", Unit.ATTN: "attention of", Unit.FFN: "FFN of"}
 
-Column = tuple[str, Callable[[LayerScore], str]]
+# Shown where the layers are ordered by it.
+METRICS: dict[Metric, Column[LayerScore]] = {
+    Metric.RMS_DELTA_P: ("RMS Δp", lambda s: percent(s.rms_delta_p)),
+    Metric.ANGULAR: ("angular", lambda s: estimate(s.angular)),
+    Metric.RELATIVE_MAGNITUDE: ("rel. magnitude", lambda s: estimate(s.relative_magnitude)),
+    Metric.MAGNITUDE: ("magnitude", lambda s: number(s.magnitude or 0.0, 0)),
+}
+IMATRIX: tuple[Column[LayerScore], ...] = (
+    ("imatrix energy", lambda s: number(s.activations.energy) if s.activations else None),
+    (
+        "imatrix cosine",
+        lambda s: number(a.cosine) if (a := s.activations) and a.cosine is not None else None,
+    ),
+)
 
 
 def blocks(ranking: Ranking) -> tuple[Block, ...]:
     """Layers by importance, the least important first."""
-    choice = chosen.texts(ranking.chosen) if ranking.chosen is not None else ()
-    notes = (Text((note,)) for note in _notes(ranking))
-    return (_head(ranking), _table(ranking), *notes, *choice, ranking_figure(ranking))
-
-
-def _head(ranking: Ranking) -> Text:
     model, text = ranking.model, ranking.calibration
-    line = (
+    head = (
         f"{model.path}: {model.n_layer} layers of {model.arch}, "
         f"PPL {estimate(ranking.base_ppl)} on {text.source} "
         f"({text.n_chunk} chunks of {text.n_ctx}, {text.n_token} tokens scored)"
     )
-    return Text((line,))
+    choice = _choice_texts(ranking.chosen) if ranking.chosen is not None else ()
+    notes = (Text((note,)) for note in _notes(ranking))
+    return (Text((head,)), _table(ranking), *notes, *choice, ranking_figure(ranking))
 
 
 def _table(ranking: Ranking) -> Table:
     by_layer = {score.layer: score for score in ranking.layers}
     scores = [by_layer[layer] for layer in ranking.order]
-    values = [score.value(ranking.by.metric) for score in scores]
-    scale = "importance (log)" if is_log_scale(values) else "importance"
-    columns: tuple[Column, ...] = (
-        (UNITS[ranking.unit], lambda s: f"{s.layer} *" if _is_marked(ranking, s) else str(s.layer)),
+    metric = ranking.by.metric
+    values = [score.value(metric) for score in scores]
+    bar_of = dict(zip(ranking.order, bars(values), strict=True))
+    columns: tuple[Column[LayerScore], ...] = (
+        (UNITS[ranking.unit], lambda s: f"{s.layer} *" if _is_marked(ranking, s) else s.layer),
         ("KLD without it", lambda s: estimate(s.kld)),
         ("99 % of tokens", lambda s: number(s.kld_99)),
         ("PPL without it", lambda s: estimate(s.ppl)),
         ("same top p", lambda s: percent(s.same_top_p)),
         ("BI", lambda s: estimate(s.bi)),
-        *_extra_columns(ranking),
-        ("tokens", lambda s: str(s.kld.n)),
+        *((METRICS[metric],) if metric in METRICS else ()),
+        *(IMATRIX if any(score.activations for score in scores) else ()),
+        ("tokens", lambda s: s.kld.n),
     )
-    rows = tuple(
-        (*(cell(score) for _, cell in columns), bar)
-        for score, bar in zip(scores, bars(values), strict=True)
-    )
-    return Table((*(name for name, _ in columns), scale), rows, left=(len(columns),))
+    scale = "importance (log)" if is_log_scale(values) else "importance"
+    bar: Column[LayerScore] = (scale, lambda s: bar_of[s.layer])
+    return table_of(scores, *columns, bar, left=(len(columns),))
 
 
 def _is_marked(ranking: Ranking, score: LayerScore) -> bool:
     """Modules are never removed alone."""
     return ranking.unit is Unit.LAYER and not score.removable
-
-
-def _extra_columns(ranking: Ranking) -> tuple[Column, ...]:
-    """What is not always there: the metric that was asked for, statistics of an imatrix."""
-    columns: dict[Metric, Column] = {
-        Metric.RMS_DELTA_P: ("RMS Δp", lambda s: percent(s.rms_delta_p)),
-        Metric.ANGULAR: ("angular", lambda s: estimate(s.angular)),
-        Metric.RELATIVE_MAGNITUDE: ("rel. magnitude", lambda s: estimate(s.relative_magnitude)),
-        Metric.MAGNITUDE: ("magnitude", lambda s: number(s.magnitude or 0.0, 0)),
-    }
-    metric = ranking.by.metric
-    asked = (columns[metric],) if metric in columns else ()
-    if not any(score.activations for score in ranking.layers):
-        return asked
-    return (
-        *asked,
-        ("imatrix energy", lambda s: number(s.activations.energy) if s.activations else "-"),
-        ("imatrix cosine", lambda s: _cosine(s.activations)),
-    )
-
-
-def _cosine(activations: LayerActivations | None) -> str:
-    if activations is None or activations.cosine is None:
-        return "-"
-    return number(activations.cosine)
 
 
 def _notes(ranking: Ranking) -> Iterator[str]:
@@ -96,3 +78,59 @@ def _notes(ranking: Ranking) -> Iterator[str]:
     if ranking.undecided:
         pairs = ", ".join(f"{a} and {b}" for a, b in ranking.undecided)
         yield f"Not settled by this text, more chunks would be needed: {pairs}."
+
+
+def choice_blocks(choice: Choice) -> tuple[Block, ...]:
+    return (*_choice_texts(choice), choice_figure(choice))
+
+
+def _choice_texts(choice: Choice) -> tuple[Block, ...]:
+    """The race of every step, what each number of layers costs and gives, the set."""
+    front = front_table([FrontRow(point, None, None) for point in choice.front])
+    return (*((steps_table(choice),) * bool(choice.steps)), front, decision(choice))
+
+
+def decision(choice: Choice) -> Text:
+    """The set, and what simpler strategies would have chosen, on the calibration text."""
+    best = choice.best
+    lines = [
+        f"chosen by {choice.strategy.value}: {best.drop} "
+        f"(KLD {estimate(best.kld)}, {estimate(best.ppl_ratio)} times the PPL; "
+        f"{choice.n_set} sets measured)"
+    ]
+    for other in choice.others:
+        strategy, point = other.strategy, other.point
+        ratio = f", {point.kld.value / best.kld.value:.2f}x" if best.kld.value > 0 else ""
+        lines.append(f"{strategy.value} would be {point.drop} (KLD {estimate(point.kld)}{ratio})")
+    return Text(tuple(lines))
+
+
+def steps_table(choice: Choice) -> Table:
+    """One row per race: what it took, and what came of it."""
+    return table_of(
+        choice.steps,
+        ("race", lambda step: step.what), ("sets", lambda step: step.n_set),
+        ("passes", lambda step: step.n_pass), ("time s", lambda step: f"{step.time_s:.1f}"),
+        ("winner", lambda step: step.drop), ("KLD", lambda step: estimate(step.kld)),
+        ("tokens", lambda step: step.kld.n), left=(0, 4),
+    )  # fmt: skip
+
+
+def front_table(front: Sequence[FrontRow]) -> Table:
+    """What each number of layers costs and gives; predicted from bytes, measured where it was."""
+    measured: tuple[Column[FrontRow], ...] = (
+        ("tg t/s", lambda row: speed_cell(row.tg)),
+        ("measured", lambda row: f"{row.speedup:.3f}x" if row.speedup else None),
+    )
+    return table_of(
+        front,
+        ("dropped", lambda row: len(row.point.drop)),
+        ("layers", lambda row: str(row.point.drop) or None),
+        ("KLD", lambda row: estimate(row.point.kld)),
+        ("PPL ratio", lambda row: estimate(row.point.ppl_ratio)),
+        ("size", lambda row: size(row.point.footprint.size_bytes)),
+        ("params", lambda row: count(row.point.footprint.n_param)),
+        ("predicted speed-up", lambda row: f"{row.point.speedup:.3f}x"),
+        *(measured if any(row.tg for row in front) else ()),
+        left=(1,),
+    )

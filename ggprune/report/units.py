@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,26 +13,20 @@ if TYPE_CHECKING:
 
 def size(n_bytes: int) -> str:
     """`4.58 GiB`, with llama-bench's binary units."""
-    value = float(n_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            return f"{n_bytes} B" if unit == "B" else f"{value:.2f} {unit}"
-        value /= 1024
-    raise AssertionError("unreachable")
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:.2f} {name}"
+    return f"{n_bytes} B"
 
 
 def count(n: int) -> str:
     """`8.03 B`, `124.44 M`: decimal, as llama-bench prints parameters."""
-    if n >= 1e9:
-        return f"{n / 1e9:.2f} B"
-    return f"{n / 1e6:.2f} M"
+    return f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.2f} M"
 
 
-def estimate(e: Estimate, digits: int = 4) -> str:
+def estimate(e: Estimate) -> str:
     """`6.4073 ± 0.0391`."""
-    if not math.isfinite(e.value):
-        return str(e.value)
-    return f"{number(e.value, digits)} ± {number(e.se, digits)}"
+    return f"{number(e.value)} ± {number(e.se)}" if math.isfinite(e.value) else str(e.value)
 
 
 def percent(e: Estimate) -> str:
@@ -48,3 +43,7 @@ def number(value: float, digits: int = 4) -> str:
 def speed_cell(speed: Speed | None) -> str:
     """`12.34 ± 0.56`."""
     return f"{speed.mean:.2f} ± {speed.stdev:.2f}" if speed else "-"
+
+
+def named_versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,8 +1,9 @@
-"""What was written, or would be: a pruned model, a quantized one, a model's companion."""
+"""What was written, or would be: pruned, quantized and synthetic models, a model's companions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +12,9 @@ from ggprune.files.keys import INLINE, Key
 from ggprune.model import Model
 from ggprune.model.layers import format_layers
 from ggprune.pipeline import OutputFiles
-from ggprune.report.blocks import Block, Text
-from ggprune.report.units import size
+from ggprune.pipeline.synth import Blueprint, Shape, count_parameters, known_shapes, make_tensors
+from ggprune.report.blocks import Block, Text, table_of
+from ggprune.report.units import count, size
 from ggprune.surgery import PrunePlan
 from ggprune.surgery.remap import Remapped
 
@@ -77,16 +79,37 @@ class Companion:
     out: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShapeDescription:
+    """A well-known model's name and size."""
+
+    name: str
+    source: str
+    arch: str
+    n_layer: int
+    n_param: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthModel:
+    """A model with random weights: written, or only worked out."""
+
+    shape: ShapeDescription
+    type: str
+    types: Annotated[dict[str, int], "tensors of each type"]
+    seed: int
+    path: Annotated[Path | None, Key(name="out.path")]
+    size_bytes: Annotated[int, Key(name="out.size_bytes")]
+    written: Annotated[bool, Key(name="out.written"), "false with --dry-run"]
+
+
 def pruned_model(
     model: Model, plan: PrunePlan, files: OutputFiles, *, written: bool
 ) -> PrunedModel:
     summary = PlanSummary(
-        fingerprint=plan.fingerprint,
-        arch=plan.arch,
-        n_layer=plan.n_layer,
-        drop=plan.drop,
+        fingerprint=plan.fingerprint, arch=plan.arch, n_layer=plan.n_layer, drop=plan.drop,
         keep=plan.keep,
-    )
+    )  # fmt: skip
     out = ModelFiles(
         paths=files.paths, arch=plan.out_arch, size_bytes=files.size_bytes, written=written
     )
@@ -103,49 +126,72 @@ def quantized_model(
     return QuantizedModel(SourceFile(model.path, model.size_bytes), type_name, out, files.notes)
 
 
-def blocks(result: PrunedModel | QuantizedModel | Companion) -> tuple[Block, ...]:
+def list_shapes() -> dict[str, list[ShapeDescription]]:
+    """All that are known, as a document."""
+    return {"shapes": [_describe(shape) for shape in known_shapes()]}
+
+
+def synth_model(blueprint: Blueprint, out: Path | None, *, written: bool) -> SynthModel:
+    types = Counter(tensor.type.name for tensor in blueprint.contents.tensors)
+    return SynthModel(
+        shape=_describe(blueprint.shape), type=blueprint.type, types=dict(types),
+        seed=blueprint.seed, path=out, size_bytes=blueprint.size_bytes, written=written,
+    )  # fmt: skip
+
+
+def _describe(shape: Shape) -> ShapeDescription:
+    return ShapeDescription(
+        name=shape.name, source=shape.source, arch=shape.arch, n_layer=shape.n_layer,
+        n_param=count_parameters(make_tensors(shape)),
+    )  # fmt: skip
+
+
+def blocks(result: PrunedModel | QuantizedModel | Companion | SynthModel) -> tuple[Text, ...]:
+    """What it is, what a user must know about it, and where it is."""
     match result:
-        case PrunedModel():
-            lines = _pruned(result)
-        case QuantizedModel():
-            lines = _quantized(result)
-        case Companion():
-            lines = _companion(result)
-    return (Text(lines),)
+        case Companion(done, path):
+            kept = f"{done.n_after} of {done.n_before} tensors belong to layers that stay"
+            facts, notes, paths, written = [f"{done.kind}: {kept}"], done.notes, [path], True
+        case SynthModel(path=place, written=written):
+            facts, notes, paths = _synth_facts(result), (), [place] if place is not None else []
+        case _:
+            facts, notes = _facts(result), result.notes
+            paths, written = list(result.out.paths), result.out.written
+    lines = (*facts, *(f"note     {note}" for note in notes))
+    return (Text((*lines, *(f"{'written ' if written else 'would be'} {p}" for p in paths))),)
 
 
-def _pruned(pruned: PrunedModel) -> tuple[str, ...]:
-    plan, out, before = pruned.plan, pruned.out, pruned.source.size_bytes
-    change = 100 * (out.size_bytes / before - 1)
-    lines = (
+def _facts(result: PrunedModel | QuantizedModel) -> list[str]:
+    before, after = result.source.size_bytes, result.out.size_bytes
+    sizes, n_byte = f"size     {size(before)} -> {size(after)}", f"bytes    {after}"
+    if isinstance(result, QuantizedModel):
+        return [f"type     {result.type}", sizes, n_byte]
+    plan = result.plan
+    return [
         f"drop     {format_layers(plan.drop) or '(nothing)'}",
         f"keep     {format_layers(plan.keep)}  (renumbered to 0-{len(plan.keep) - 1})",
         f"layers   {plan.n_layer} -> {len(plan.keep)}",
-        f"size     {size(before)} -> {size(out.size_bytes)} ({change:+.1f} %)",
-        f"bytes    {out.size_bytes}",
-    )
-    return (*lines, *_noted(pruned.notes), *_named(out))
+        f"{sizes} ({100 * (after / before - 1):+.1f} %)",
+        n_byte,
+    ]
 
 
-def _quantized(quantized: QuantizedModel) -> tuple[str, ...]:
-    out = quantized.out
-    lines = (
-        f"type     {quantized.type}",
-        f"size     {size(quantized.source.size_bytes)} -> {size(out.size_bytes)}",
-        f"bytes    {out.size_bytes}",
-    )
-    return (*lines, *_noted(quantized.notes), *_named(out))
+def _synth_facts(model: SynthModel) -> list[str]:
+    shape, n_byte = model.shape, model.size_bytes
+    return [
+        f"shape    {shape.name} ({shape.source}): {shape.arch}, {shape.n_layer} layers",
+        f"params   {shape.n_param} ({count(shape.n_param)})",
+        f"type     {model.type}",
+        f"size     {size(n_byte)}",
+        f"bytes    {n_byte}",
+    ]
 
 
-def _companion(companion: Companion) -> tuple[str, ...]:
-    done = companion.remapped
-    kept = f"{done.n_after} of {done.n_before} tensors belong to layers that stay"
-    return (f"{done.kind}: {kept}", *_noted(done.notes), f"written  {companion.out}")
-
-
-def _noted(notes: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"note     {note}" for note in notes)
-
-
-def _named(out: ModelFiles) -> tuple[str, ...]:
-    return tuple(f"{'written ' if out.written else 'would be'} {path}" for path in out.paths)
+def shape_blocks(shapes: Mapping[str, Iterable[ShapeDescription]]) -> tuple[Block, ...]:
+    return (table_of(
+        shapes["shapes"],
+        ("shape", lambda shape: shape.name), ("arch", lambda shape: shape.arch),
+        ("layers", lambda shape: shape.n_layer),
+        ("parameters", lambda shape: f"{shape.n_param:,}"),
+        ("source", lambda shape: shape.source), left=(0, 1, 4),
+    ),)  # fmt: skip

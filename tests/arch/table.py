@@ -22,7 +22,7 @@ import numpy as np
 from ggprune.arch import architecture_of
 from ggprune.errors import ArchitectureError, GGPruneError, LlamaAbortError, LlamaError
 from ggprune.model.layers import format_layers
-from ggprune.report.table import markdown_table
+from ggprune.report.blocks import markdown_table
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Logits, Tokens
 from tests.arch.exactness import Checker, Loaded, Outcome

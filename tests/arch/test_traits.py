@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ggprune.arch import layer_traits
+from ggprune.report.blocks import terminal
 from ggprune.report.model import blocks, describe
-from ggprune.report.terminal import terminal
 from tests.arch.families import FAMILIES
 
 EXPECTED = {

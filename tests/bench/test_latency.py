@@ -4,8 +4,8 @@ import pytest
 
 from ggprune.bench.latency import Batch, Latency, Requests, measure_latency
 from ggprune.errors import UsageError
-from ggprune.report.latency import blocks
-from ggprune.report.terminal import terminal
+from ggprune.report.bench import latency_blocks
+from ggprune.report.blocks import terminal
 from ggprune.runtime.session import Compute, LlamaModel
 from tests.conftest import TINY
 from tests.helpers import Steps
@@ -41,7 +41,7 @@ def test_every_setting_of_every_model() -> None:
     assert first.latencies[0].ratio is None
     assert second.latencies[3].ratio is not None
     assert second.latencies[3].ratio.n == 2
-    table, machine = terminal(blocks(report)).split("\n\n")
+    table, machine = terminal(latency_blocks(report)).split("\n\n")
     assert len(table.splitlines()) == 2 + 8
     assert machine.startswith(report.hardware.devices[0].name)
 

@@ -8,7 +8,7 @@ from ggprune.bench.roofline import make_roofline
 from ggprune.bench.speed import Machine, compared
 from ggprune.files.documents import encode_fields
 from ggprune.report.bench import roofline_blocks
-from ggprune.report.terminal import terminal
+from ggprune.report.blocks import terminal
 from ggprune.runtime.buffers import Cache
 
 MACHINE = Machine("CPU", (), 2, "abc")

@@ -9,7 +9,7 @@ from ggprune.bench import Case, Grid, Speed, benchmark, benchmark_cases
 from ggprune.bench.runner import Runner
 from ggprune.files.documents import encode_fields
 from ggprune.report.bench import speed_table
-from ggprune.report.terminal import terminal
+from ggprune.report.blocks import terminal
 from ggprune.runtime.session import Compute
 from tests.conftest import TINY
 from tests.helpers import Steps

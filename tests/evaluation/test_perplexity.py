@@ -15,8 +15,8 @@ from ggprune.metrics.divergence import distribution, divergence
 from ggprune.metrics.text import Text, read_text
 from ggprune.model import Model
 from ggprune.pipeline import Job, write
+from ggprune.report.blocks import terminal
 from ggprune.report.evaluation import blocks
-from ggprune.report.terminal import terminal
 from ggprune.surgery import make_plan
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.random_models import make_random_model

@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import UsageError
-from ggprune.report.blocks import Block, Code, Figure, Heading, Table, Text
-from ggprune.report.markdown import markdown
-from ggprune.report.reportfile import check_report, report_text
-from ggprune.report.terminal import terminal
+from ggprune.report.blocks import (
+    Block,
+    Code,
+    Figure,
+    Heading,
+    Table,
+    Text,
+    check_report,
+    markdown,
+    report_text,
+    terminal,
+)
 
 BLOCKS: tuple[Block, ...] = (
     Heading("A model", level=1),

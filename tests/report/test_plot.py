@@ -10,21 +10,20 @@ import pytest
 from ggprune.errors import MissingExtraError, OutputError, UsageError
 from ggprune.metrics.text import read_text
 from ggprune.model import Model
-from ggprune.report.blocks import Figure, Panel
+from ggprune.report.blocks import Figure, terminal
 from ggprune.report.plot import check_plot, draw, ranking_figure, write_figure
 from ggprune.report.ranking import blocks
-from ggprune.report.terminal import terminal
 from tests.conftest import CALIBRATION
 from tests.scoring.ranked import ranked
 
 MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-EMPTY = Figure("nothing", 2.0, (Panel(lambda axes: axes.plot([0, 1]), 1.0),))
+EMPTY = Figure("nothing", 2.0, ((lambda axes: axes.plot([0, 1]), 1.0),))
 
 
 def test_plots(tiny: Model, tmp_path: Path) -> None:
     ranking = ranked(tiny, read_text(CALIBRATION), n_ctx=32, n_chunk=2)
     figure = ranking_figure(ranking)
-    assert [panel.height for panel in figure.panels] == [3.2, 5]  # no set was chosen
+    assert [height for _, height in figure.panels] == [3.2, 5]  # no set was chosen
     for suffix, magic in MAGIC.items():
         path = tmp_path / f"plot.{suffix}"
         write_figure(figure, path)
@@ -64,7 +63,7 @@ def test_a_drawing_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        write_figure(Figure("broken", 2.0, (Panel(fail, 1.0),)), tmp_path / "plot.png")
+        write_figure(Figure("broken", 2.0, ((fail, 1.0),)), tmp_path / "plot.png")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,11 +13,9 @@ from ggprune.evaluation.tasks import TaskMetric, TaskScores
 from ggprune.files.documents import to_text
 from ggprune.model import Model
 from ggprune.pipeline import OutputFiles
-from ggprune.report import evaluation, health, synth, tasks, written
+from ggprune.report import evaluation, written
 from ggprune.report import model as described
-from ggprune.report.blocks import Code, Heading, Table, Text
-from ggprune.report.markdown import markdown
-from ggprune.report.terminal import terminal
+from ggprune.report.blocks import Code, Heading, Table, Text, markdown, terminal
 from ggprune.surgery import make_plan
 from ggprune.surgery.remap import Remapped
 from tests.conftest import TINY
@@ -91,7 +89,7 @@ def test_a_model(tiny: Model) -> None:
 def test_describing_a_model_loads_nothing_that_computes() -> None:
     script = (
         "import sys; from ggprune.model import open_model; from ggprune.report.model import *;"
-        "from ggprune.report.terminal import terminal;"
+        "from ggprune.report.blocks import terminal;"
         f"terminal(blocks(describe(open_model({str(TINY)!r}))));"
         "names = {name.split('.')[1] for name in sys.modules if name.startswith('ggprune.')};"
         "print(*sorted(names), 'llama_cpp' in sys.modules, 'matplotlib' in sys.modules)"
@@ -104,10 +102,10 @@ def test_describing_a_model_loads_nothing_that_computes() -> None:
 
 
 def test_shapes() -> None:
-    shapes = synth.list_shapes()
-    (table,) = synth.blocks(shapes)
+    shapes = written.list_shapes()
+    (table,) = written.shape_blocks(shapes)
     assert isinstance(table, Table)
-    assert len(table.rows) == len(shapes.shapes) > 1
+    assert len(table.rows) == len(shapes["shapes"]) > 1
     assert list(json.loads(to_text(shapes))["shapes"][0]) == [
         "name", "source", "arch", "n_layer", "n_param",
     ]  # fmt: skip
@@ -122,11 +120,11 @@ def test_what_models_write_is_never_taken_for_markdown() -> None:
         base=count_texts(base),
         versions={},
     )
-    table, excerpts = health.blocks([result])
+    table, excerpts = evaluation.text_blocks([result])
     assert isinstance(table, Table)
     assert [row[0] for row in table.rows] == ["base", "a.gguf"]
     assert excerpts == Text(("> Once", "  base: fine", "  a.gguf: # no heading ```"))
-    whole = health.blocks([result], whole=True)
+    whole = evaluation.text_blocks([result], whole=True)
     assert whole[1:] == (
         Heading("Prompt 1", level=3),
         Code("Once"),
@@ -140,7 +138,7 @@ def test_what_models_write_is_never_taken_for_markdown() -> None:
 
 def test_reports_of_evaluations() -> None:
     scores = TaskScores("a.gguf", None, (TaskMetric("boolq", "acc", 0.5, None),), {"ggprune": "1"})
-    report = evaluation.report([scores], "a.gguf", tasks.blocks([scores]))
+    report = evaluation.report(scores.versions, "a.gguf", evaluation.task_blocks([scores]))
     assert markdown(report) == (
         "# a.gguf\n\n"
         "| model  | task  | metric |  value |   ± |\n"

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from ggprune.metrics.estimates import Estimate
-from ggprune.report.table import bars, markdown_table
+from ggprune.report.blocks import markdown_table
+from ggprune.report.plot import bars
 from ggprune.report.units import count, estimate, number, size
 
 

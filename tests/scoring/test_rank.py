@@ -15,8 +15,8 @@ from ggprune.model import Model, open_model
 from ggprune.model.cut import Unit
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline import Job, write
+from ggprune.report.blocks import terminal
 from ggprune.report.ranking import blocks
-from ggprune.report.terminal import terminal
 from ggprune.scoring import (
     DropRequest,
     Goal,
