@@ -13,8 +13,6 @@ from typing import Protocol
 from ggprune.runtime.tensor import StreamNode, check_layout, set_computed, tensor_name
 
 Handler = Callable[[StreamNode], None]
-
-
 Taps = Mapping[bytes, Handler]
 
 
@@ -38,15 +36,10 @@ class EvalCallback:
         self._checked = False
 
     def __call__(self, pointer: int, ask: bool, _: object) -> bool:
-        start = time.perf_counter()
-        stop = self._call(pointer, ask)
-        self.time_s += time.perf_counter() - start
-        return stop
-
-    def _call(self, pointer: int, ask: bool) -> bool:
         """What ctypes cannot raise is kept in `error` and stops the decode."""
         if self.error is not None:
             return False
+        start = time.perf_counter()
         try:
             if not self._checked:
                 check_layout(pointer)
@@ -54,10 +47,12 @@ class EvalCallback:
             if ask:
                 return self.program.ask(pointer)
             self.program.computed(pointer)
+            return True
         except BaseException as e:
             self.error = e
             return False
-        return True
+        finally:
+            self.time_s += time.perf_counter() - start
 
 
 class NamedTaps:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import LlamaError
-from ggprune.runtime.library import ggml
+from ggprune.runtime.library import REMEDY, declare, ggml
 
 MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64
 TYPE_F32 = 0
@@ -47,15 +48,15 @@ COMPUTE = 16  # GGML_TENSOR_FLAG_COMPUTE, ggml.h: without it a backend skips the
 @cache
 def accessors() -> ctypes.CDLL:
     """ggml's functions on tensors, typed."""
-    lib = ggml()
-    lib.ggml_get_name.restype, lib.ggml_get_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-    lib.ggml_nbytes.restype, lib.ggml_nbytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
-    lib.ggml_nelements.restype, lib.ggml_nelements.argtypes = ctypes.c_int64, [ctypes.c_void_p]
-    lib.ggml_op_name.restype, lib.ggml_op_name.argtypes = ctypes.c_char_p, [ctypes.c_int]
-    for function in (lib.ggml_backend_tensor_get, lib.ggml_backend_tensor_set):
-        function.restype = None
-        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-    return lib
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    return declare(ggml(), {
+        "ggml_get_name": (ctypes.c_char_p, pointer),
+        "ggml_nbytes": (size, pointer),
+        "ggml_nelements": (ctypes.c_int64, pointer),
+        "ggml_op_name": (ctypes.c_char_p, ctypes.c_int),
+        "ggml_backend_tensor_get": (None, pointer, pointer, size, size),
+        "ggml_backend_tensor_set": (None, pointer, pointer, size, size),
+    })  # fmt: skip
 
 
 def tensor_name(pointer: int) -> bytes:
@@ -78,14 +79,8 @@ def set_computed(pointer: int, computed: bool) -> None:
 def check_layout(pointer: int) -> None:
     """Raises LlamaError unless name and extents read through the struct are what ggml says."""
     lib, tensor = accessors(), TensorStruct.from_address(pointer)
-    n_element = 1
-    for n in tensor.ne:
-        n_element *= n
-    if tensor.name != lib.ggml_get_name(pointer) or n_element != lib.ggml_nelements(pointer):
-        raise LlamaError(
-            "this build of llama.cpp lays out its tensors differently; "
-            "install the llama-cpp-python version that ggprune was tested with"
-        )
+    if tensor.name != lib.ggml_get_name(pointer) or prod(tensor.ne) != lib.ggml_nelements(pointer):
+        raise LlamaError(f"this build of llama.cpp lays out its tensors differently; {REMEDY}")
 
 
 class StreamNode:
@@ -96,8 +91,7 @@ class StreamNode:
         struct = TensorStruct.from_address(pointer)
         n_row = int(struct.ne[1] * struct.ne[2] * struct.ne[3])  # several streams: several rows
         self.shape = (n_row, int(struct.ne[0]))  # (n_row, n_embd)
-        n_value = self.shape[0] * self.shape[1]
-        if struct.type != TYPE_F32 or accessors().ggml_nbytes(pointer) != 4 * n_value:
+        if struct.type != TYPE_F32 or accessors().ggml_nbytes(pointer) != 4 * prod(self.shape):
             name = tensor_name(pointer).decode()
             raise LlamaError(f"graph node {name} is not a plain matrix of 32-bit floats")
 
