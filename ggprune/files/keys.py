@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
-from functools import cache, cached_property
+from functools import cache
 from inspect import get_annotations
 from types import SimpleNamespace
 from typing import Annotated, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -64,14 +64,12 @@ class Entry:
         return cast(type, self.hint)
 
 
-def entries_of(cls: type) -> tuple[Entry, ...]:
+def _entries_of(cls: type) -> tuple[Entry, ...]:
     """The keys of a dataclass's document, in its order."""
-    return _entries(cls)
-
-
-@cache
-def _entries(cls: type) -> tuple[Entry, ...]:
-    hints = _hints(cls)
+    hints: dict[str, object] = {}
+    for base in reversed(cls.__mro__):  # each in the words of the module that the class is in
+        named = SimpleNamespace(__annotations__=get_annotations(base))
+        hints |= get_type_hints(named, vars(sys.modules[base.__module__]), include_extras=True)
     entries = [
         _entry(
             field.name, hints[field.name],
@@ -88,21 +86,22 @@ def _entries(cls: type) -> tuple[Entry, ...]:
     return tuple(entry for entry in entries if not entry.key.left_out)
 
 
-def _hints(cls: type) -> dict[str, object]:
-    """The types of all fields, each in the words of the module that its class is in."""
-    hints: dict[str, object] = {}
-    for base in reversed(cls.__mro__):
-        named = SimpleNamespace(__annotations__=get_annotations(base))
-        hints |= get_type_hints(named, vars(sys.modules[base.__module__]), include_extras=True)
-    return hints
+def _places_of(cls: type) -> frozenset[Place]:
+    """Where all keys of a class stand, with those that inlined fields bring."""
+    entries = entries_of(cls)
+    own = {entry.place for entry in entries if not entry.key.inline}
+    return frozenset(own.union(*(places_of(e.inlined) for e in entries if e.key.inline)))
+
+
+# Typed again: `cache` alone does not take the classes of all values.
+entries_of: Callable[[type], tuple[Entry, ...]] = cache(_entries_of)
+places_of: Callable[[type], frozenset[Place]] = cache(_places_of)
 
 
 def _marked(cls: type) -> Iterator[tuple[str, Callable[..., object]]]:
     """The properties that are written, in the order of the class; first those it inherits."""
-    members = [item for base in reversed(cls.__mro__) for item in vars(base).items()]
-    for name, member in members:
-        function = member.fget if isinstance(member, property) else None
-        function = member.func if isinstance(member, cached_property) else function
+    for name, member in (item for base in reversed(cls.__mro__) for item in vars(base).items()):
+        function = getattr(member, "fget", None) or getattr(member, "func", None)
         if "written" in getattr(function, "__dict__", {}):
             yield name, cast("Callable[..., object]", function)
 
@@ -113,24 +112,8 @@ def _entry(
     bare, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     key = next((note for note in notes if isinstance(note, Key)), Key())
     about = next((note for note in notes if isinstance(note, str)), "")
+    place = tuple((name or key.name or attribute).split("."))
     return Entry(
-        place=tuple((name or key.name or attribute).split(".")),
-        attribute=attribute,
-        hint=bare,
-        about=about,
-        key=key,
-        is_read=is_read,
-        is_required=is_required and not key.optional,
-    )
-
-
-def places_of(cls: type) -> frozenset[Place]:
-    """Where all keys of a class stand, with those that inlined fields bring."""
-    return _places(cls)
-
-
-@cache
-def _places(cls: type) -> frozenset[Place]:
-    entries = entries_of(cls)
-    own = {entry.place for entry in entries if not entry.key.inline}
-    return frozenset(own.union(*(places_of(e.inlined) for e in entries if e.key.inline)))
+        place=place, attribute=attribute, hint=bare, about=about, key=key,
+        is_read=is_read, is_required=is_required and not key.optional,
+    )  # fmt: skip

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ggprune.errors import OutputError
+
+
+@contextlib.contextmanager
+def write_errors(target: Path) -> Iterator[None]:
+    """Turn what the operating system says in the block into an OutputError."""
+    try:
+        yield
+    except OSError as e:
+        raise OutputError(f"{target}: cannot be written: {e.strerror}") from e
 
 
 def check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_bytes: int = 0) -> None:
@@ -15,31 +25,23 @@ def check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_byte
 
     `inputs` are files that must survive whatever `force` says.
     """
-    try:
-        _check_output(target, inputs, force=force, size_bytes=size_bytes)
-    except OSError as e:
-        raise OutputError(f"{target}: cannot be written: {e.strerror}") from e
-
-
-def _check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_bytes: int) -> None:
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder, expected a file name")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target}: there is no folder {target.parent}")
-    for path in inputs:
-        if target.exists() and path.exists() and target.samefile(path):
+    folder = target.parent
+    with write_errors(target):
+        if target.is_dir():
+            raise OutputError(f"{target}: is a folder, expected a file name")
+        if not folder.is_dir():
+            raise OutputError(f"{target}: there is no folder {folder}")
+        if target.exists() and any(path.exists() and target.samefile(path) for path in inputs):
             raise OutputError(f"{target}: is the input itself; choose another output file")
-    if target.exists() and not target.is_file():
-        raise OutputError(f"{target}: is not a regular file; it would be replaced")
-    if os.path.lexists(target) and not force:
-        raise OutputError(f"{target}: exists already; use --force to replace it")
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"{target}: no permission to write in {target.parent}")
-    free = shutil.disk_usage(target.parent).free
-    if size_bytes > free:
-        raise OutputError(
-            f"{target}: needs {size_bytes} bytes, {free} are free in {target.parent.resolve()}"
-        )
+        if target.exists() and not target.is_file():
+            raise OutputError(f"{target}: is not a regular file; it would be replaced")
+        if os.path.lexists(target) and not force:
+            raise OutputError(f"{target}: exists already; use --force to replace it")
+        if not os.access(folder, os.W_OK):
+            raise OutputError(f"{target}: no permission to write in {folder}")
+        if size_bytes > (free := shutil.disk_usage(folder).free):
+            where = folder.resolve()
+            raise OutputError(f"{target}: needs {size_bytes} bytes, {free} are free in {where}")
 
 
 def check_outputs(

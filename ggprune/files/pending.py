@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ggprune.errors import GGPruneError, OutputError
-from ggprune.files.outputs import check_output
+from ggprune.files.outputs import check_output, write_errors
 
 
 class PendingFile:
@@ -26,13 +26,14 @@ class PendingFile:
     def __init__(self, target: Path) -> None:
         self.target = target
         self._name: Path | None = None  # only where files cannot be nameless
+        self._committed = False
         try:
             self.fd = self._open_nameless()
             self.path = Path(f"/proc/{os.getpid()}/fd/{self.fd}")
         except (AttributeError, OSError):
-            self.fd, name = self._open_named()
+            with write_errors(target):
+                self.fd, name = tempfile.mkstemp(".part", ".ggprune-", target.parent)
             self._name = self.path = Path(name)
-        self._committed = False
 
     def _open_nameless(self) -> int:
         fd = os.open(self.target.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
@@ -40,12 +41,6 @@ class PendingFile:
             os.close(fd)
             raise OSError("no /proc")
         return fd
-
-    def _open_named(self) -> tuple[int, str]:
-        try:
-            return tempfile.mkstemp(prefix=".ggprune-", suffix=".part", dir=self.target.parent)
-        except OSError as e:
-            raise OutputError(f"{self.target}: cannot be written: {e.strerror}") from e
 
     def __enter__(self) -> PendingFile:
         return self
@@ -84,7 +79,9 @@ class PendingFile:
         if self._name is not None:
             if not force and os.path.lexists(self.target):
                 raise FileExistsError
-            self._name.chmod(0o666 & ~_umask())
+            mask = os.umask(0)
+            os.umask(mask)
+            self._name.chmod(0o666 & ~mask)
             self._name.replace(self.target)
         elif force and os.path.lexists(self.target):
             beside = f".ggprune-{os.getpid()}-{self.fd}.part"
@@ -98,12 +95,6 @@ class PendingFile:
             os.link(self.path, self.target.name, dst_dir_fd=folder)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_text(target: Path, text: str, *, force: bool) -> None:
     """Write a small file the same way. Raises OutputError if it cannot be written."""
     write_bytes(target, text.encode("utf-8"), force=force)
@@ -112,13 +103,10 @@ def write_text(target: Path, text: str, *, force: bool) -> None:
 def write_bytes(target: Path, data: bytes, *, force: bool) -> None:
     """Raises OutputError if the file cannot be written."""
     check_output(target, (), force=force)
-    try:
-        with PendingFile(target) as pending:
-            with os.fdopen(os.dup(pending.fd), "wb") as file:
-                file.write(data)
-            pending.commit(force=force)
-    except OSError as e:
-        raise OutputError(f"{target}: cannot be written: {e.strerror}") from e
+    with write_errors(target), PendingFile(target) as pending:
+        with os.fdopen(os.dup(pending.fd), "wb") as file:
+            file.write(data)
+        pending.commit(force=force)
 
 
 @contextlib.contextmanager

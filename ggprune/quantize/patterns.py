@@ -34,10 +34,9 @@ def match_rules(model: Model, rules: Sequence[TensorTypeRule]) -> dict[str, str]
         types[match["name"]] = match["new"].upper()
 
     for probe in PROBES:
-        options = QuantizeOptions(probe, tensor_types=tuple(rules))
         try:
             with listen_to_lines(_MATCH_LINE, collect):
-                dry_run(model, options, None)
+                dry_run(model, QuantizeOptions(probe, tensor_types=tuple(rules)), None)
         except LlamaError as e:
             told = str(e).replace(f"cannot be quantized to {probe}", "--tensor-type fails")
             raise LlamaError(told) from e
