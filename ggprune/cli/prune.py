@@ -16,8 +16,7 @@ from ggprune.cli.quantizing import Quantizing
 from ggprune.cli.writing import Writing
 from ggprune.errors import UsageError
 from ggprune.files.documents import to_text
-from ggprune.files.outputs import check_outputs
-from ggprune.files.pending import write_text
+from ggprune.files.outputs import check_outputs, write_text
 from ggprune.model import Model, open_model
 from ggprune.model.layers import parse_layers
 from ggprune.pipeline import Job, choose_first, planned, write

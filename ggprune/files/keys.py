@@ -7,7 +7,7 @@ where it differs from the field; `@written` puts a property among the keys. Know
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from inspect import get_annotations
@@ -67,17 +67,19 @@ class Entry:
 def _entries_of(cls: type) -> tuple[Entry, ...]:
     """The keys of a dataclass's document, in its order."""
     hints: dict[str, object] = {}
-    for base in reversed(cls.__mro__):  # each in the words of the module that the class is in
+    marked: list[tuple[str, Callable[..., object]]] = []  # first those that the class inherits
+    for base in reversed(cls.__mro__):  # hints are in the words of the module that it is in
         named = SimpleNamespace(__annotations__=get_annotations(base))
         hints |= get_type_hints(named, vars(sys.modules[base.__module__]), include_extras=True)
+        for name, member in vars(base).items():
+            function = getattr(member, "fget", None) or getattr(member, "func", None)
+            if function and "written" in getattr(function, "__dict__", {}):
+                marked.append((name, function))
     entries = [
-        _entry(
-            field.name, hints[field.name],
-            is_required=field.default is MISSING and field.default_factory is MISSING,
-        )
-        for field in fields(cls)
-    ]  # fmt: skip
-    for attribute, function in _marked(cls):
+        _entry(f.name, hints[f.name], is_required=f.default is f.default_factory is MISSING)
+        for f in fields(cls)
+    ]
+    for attribute, function in marked:
         name, before = vars(function)["written"]
         hint = get_type_hints(function, include_extras=True)["return"]
         attributes = [entry.attribute for entry in entries]
@@ -96,14 +98,6 @@ def _places_of(cls: type) -> frozenset[Place]:
 # Typed again: `cache` alone does not take the classes of all values.
 entries_of: Callable[[type], tuple[Entry, ...]] = cache(_entries_of)
 places_of: Callable[[type], frozenset[Place]] = cache(_places_of)
-
-
-def _marked(cls: type) -> Iterator[tuple[str, Callable[..., object]]]:
-    """The properties that are written, in the order of the class; first those it inherits."""
-    for name, member in (item for base in reversed(cls.__mro__) for item in vars(base).items()):
-        function = getattr(member, "fget", None) or getattr(member, "func", None)
-        if "written" in getattr(function, "__dict__", {}):
-            yield name, cast("Callable[..., object]", function)
 
 
 def _entry(

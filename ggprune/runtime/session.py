@@ -17,11 +17,11 @@ from typing import Annotated, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.errors import DataError, LlamaError
+from ggprune.errors import DataError, LlamaError, VerificationError
 from ggprune.files.keys import Key
 from ggprune.model.types import tensor_type
-from ggprune.runtime.callback import EvalCallback, NamedTaps, Program, Taps
 from ggprune.runtime.library import Llama, default_threads, llama, log_tail
+from ggprune.runtime.nodes import EvalCallback, NamedTaps, Program, Taps
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
@@ -276,3 +276,20 @@ def _free_session(lib: Llama, handle: object, batch: ctypes.Structure, callback:
     lib.llama_free(handle)
     lib.llama_batch_free(batch)
     del callback
+
+
+def check_loads(paths: Sequence[Path], n_token: int = 8) -> None:
+    """Load a model (all its shards) on the CPU and decode a few tokens. Run it through `isolated`.
+
+    Raises LlamaError if it does not load, VerificationError if its logits are not finite.
+    """
+    compute = Compute(n_gpu_layers=0)
+    with (
+        LlamaModel(paths[0], compute, repack=False, shards=paths) as model,
+        Session(model, 2 * n_token, compute=compute) as session,
+    ):
+        tokens = np.arange(n_token, dtype=np.int32)[None, :] % model.n_vocab
+        if model.has_encoder:
+            session.encode(tokens)
+        if not np.isfinite(session.chunk_logits(tokens, n_token)).all():
+            raise VerificationError(f"{paths[0]}: llama.cpp loads it, its logits are not finite")

@@ -1,14 +1,19 @@
-"""ggml's tensor as it lies in memory, so that graph nodes can be read and overwritten.
+"""Nodes of llama.cpp's graph: how they lie in memory, and the function that it calls for each.
 
-The layout follows `struct ggml_tensor` in ggml/include/ggml.h. It is not part of a stable
-interface, so it is checked against the library's own accessors before it is relied on.
+llama.cpp asks about every node before computing it (`cb_eval`); for those that a program names it
+stops right behind them and lets it read or overwrite the values. The layout follows `struct
+ggml_tensor` in ggml/include/ggml.h. It is not part of a stable interface, so it is checked against
+the library's own accessors before it is relied on. Knows nothing of layers.
 """
 
 from __future__ import annotations
 
 import ctypes
+import time
+from collections.abc import Callable, Mapping
 from functools import cache
 from math import prod
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,3 +125,60 @@ class StreamNode:
             raise LlamaError(f"a residual of shape {values.shape} does not fit {self.shape}")
         data = np.ascontiguousarray(values)
         accessors().ggml_backend_tensor_set(self.pointer, data.ctypes.data, 0, data.nbytes)
+
+
+Handler = Callable[[StreamNode], None]
+Taps = Mapping[bytes, Handler]
+
+
+class Program(Protocol):
+    """What to do during one decode."""
+
+    def ask(self, pointer: int) -> bool:
+        """Called for every node in the order of computation, before it; True: stop behind it."""
+
+    def computed(self, pointer: int) -> None:
+        """Called for the nodes that `ask` said True to."""
+
+
+class EvalCallback:
+    """The function llama.cpp calls for every node. The program may be exchanged between decodes."""
+
+    def __init__(self) -> None:
+        self.program: Program = NamedTaps({})
+        self.error: BaseException | None = None
+        self.time_s = 0.0  # spent in it, with what the program does
+        self._checked = False
+
+    def __call__(self, pointer: int, ask: bool, _: object) -> bool:
+        """What ctypes cannot raise is kept in `error` and stops the decode."""
+        if self.error is not None:
+            return False
+        start = time.perf_counter()
+        try:
+            if not self._checked:
+                check_layout(pointer)
+                self._checked = True
+            if ask:
+                return self.program.ask(pointer)
+            self.program.computed(pointer)
+            return True
+        except BaseException as e:
+            self.error = e
+            return False
+        finally:
+            self.time_s += time.perf_counter() - start
+
+
+class NamedTaps:
+    """Calls handlers for nodes by name, and computes everything."""
+
+    def __init__(self, taps: Taps) -> None:
+        self.taps = taps
+
+    def ask(self, pointer: int) -> bool:
+        set_computed(pointer, True)  # an earlier program may have left it out
+        return tensor_name(pointer) in self.taps
+
+    def computed(self, pointer: int) -> None:
+        self.taps[tensor_name(pointer)](StreamNode(pointer))
