@@ -48,10 +48,8 @@ def select_entries(
 def check_quantizable(model: Model, imatrix: Imatrix | None) -> None:
     """Raises LlamaError if the quantizer would garble the file, DataError for a strange imatrix."""
     if model.alignment != QUANTIZER_ALIGNMENT:
-        raise LlamaError(
-            f"{model.path}: llama.cpp's quantizer cannot write general.alignment = "
-            f"{model.alignment}, only {QUANTIZER_ALIGNMENT}"
-        )
+        told = f"general.alignment = {model.alignment}, only {QUANTIZER_ALIGNMENT}"
+        raise LlamaError(f"{model.path}: llama.cpp's quantizer cannot write {told}")
     if imatrix is not None and not any(t.name in imatrix.entries for t in model.tensors):
         raise DataError(f"{imatrix.path}: has no entry for any tensor of {model.path}")
 
@@ -81,31 +79,32 @@ def check_types(
                 f"{model.path}: {name} is quantized already ({tensor.type.name}, it would become "
                 f"{made}); --allow-requantize quantizes it again, at a loss of quality"
             )
-        if imatrix is not None and tensor.name in imatrix.entries:
-            _check_size(tensor, name, imatrix)
-        elif imatrix is not None:
-            _check_missing(tensor, name, made, options, imatrix)
+        if imatrix is not None:
+            _check_entry(tensor, name, made, options, imatrix)
 
 
-def _check_size(tensor: Tensor, name: str, imatrix: Imatrix) -> None:
-    """An entry has a value for every column of every expert, shape[0] * shape[2]."""
-    size, expected = imatrix.entries[tensor.name].size, tensor.shape[0] * prod(tensor.shape[2:3])
-    # The quantizer too ignores what does not fit for embeddings: llama-imatrix cannot see them.
-    if size != expected and tensor.name not in EMBEDDINGS:
-        told = f"{name} has {size} values, expected {expected}"
-        raise DataError(f"{imatrix.path}: {told}: made for another model?")
-
-
-def _check_missing(
+def _check_entry(
     tensor: Tensor, name: str, made: str, options: QuantizeOptions, imatrix: Imatrix
 ) -> None:
+    if tensor.name in imatrix.entries:
+        # A value for every column of every expert. The quantizer too ignores what does not fit for
+        # embeddings: llama-imatrix cannot see them.
+        size, expected = (
+            imatrix.entries[tensor.name].size,
+            tensor.shape[0] * prod(tensor.shape[2:3]),
+        )
+        if size != expected and tensor.name not in EMBEDDINGS:
+            told = f"{name} has {size} values, expected {expected}"
+            raise DataError(f"{imatrix.path}: {told}: made for another model?")
+        return
+    missing = f"{imatrix.path}: has no entry for {name}, which"
     if needs_imatrix(tensor.name, made, options.type):
-        raise DataError(f"{imatrix.path}: has no entry for {name}, which {made} cannot do without")
+        raise DataError(f"{missing} {made} cannot do without")
     is_measured = tensor.name.startswith(MEASURED) and tensor.name not in imatrix.left_out
     if is_measured and tensor_type(made).block_size > 1:
         raise DataError(
-            f"{imatrix.path}: has no entry for {name}, which is to become {made}: made for another "
-            f"model? --exclude-weights {name} quantizes it without one"
+            f"{missing} is to become {made}: made for another model? --exclude-weights {name} "
+            "quantizes it without one"
         )
 
 
@@ -127,7 +126,5 @@ def missing_entries(
     if not without:
         return ()
     shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
-    return (
-        f"{len(without)} of {len(quantized)} tensors are quantized without an entry of "
-        f"{imatrix.path.name}, as by llama-quantize: {shown}",
-    )
+    counts = f"{len(without)} of {len(quantized)} tensors are quantized without an entry of"
+    return (f"{counts} {imatrix.path.name}, as by llama-quantize: {shown}",)

@@ -78,11 +78,10 @@ def forecast(
         bumped = (f"{len(raised)} tensors beside the cuts are stored in {better} instead of less",)
     n_changed = sum(types[t.name] != t.type.name for t in model.tensors)
     if _is_there(model, options, n_changed):
-        note = f"the model is {options.type} already: its tensors are copied"
-        note += (
-            f"; --allow-requantize would give {n_changed} of them another type, at a loss"
-            if n_changed else ", not quantized again"
-        )  # fmt: skip
+        what = ", not quantized again"
+        if n_changed:
+            what = f"; --allow-requantize would give {n_changed} of them another type, at a loss"
+        note = f"the model is {options.type} already: its tensors are copied{what}"
         return Forecast(options, None, {}, (note,))
     old_names = {new: old for old, new in unpruned.names.items()} if unpruned else {}
     check_types(model, types, options, imatrix, old_names)

@@ -79,19 +79,15 @@ def dry_run(model: Model, options: QuantizeOptions, imatrix: Imatrix | None) -> 
                 f"{model.path}: {tensor.name} has rows of {tensor.shape[0]}, {name} needs "
                 f"multiples of {tensor_type(name).block_size}"
             )
-    types: dict[str, str] = {}
-
-    def collect(match: re.Match[str]) -> None:
-        types[match["name"]] = (match["new"] or match["old"]).upper()
-
-    with listen_to_lines(_TENSOR_LINE, collect):
+    lines: list[re.Match[str]] = []
+    with listen_to_lines(_TENSOR_LINE, lines.append):
         _run(model.path, Path("unused"), options, imatrix, dry_run=True)
-    return types
+    return {line["name"]: (line["new"] or line["old"]).upper() for line in lines}
 
 
 @contextlib.contextmanager
 def listen_to_lines(
-    pattern: re.Pattern[str], handle: Callable[[re.Match[str]], None]
+    pattern: re.Pattern[str], handle: Callable[[re.Match[str]], object]
 ) -> Iterator[None]:
     """Call `handle` for every line of the log that matches; lines are logged in several pieces."""
     pieces: list[str] = []
@@ -99,9 +95,9 @@ def listen_to_lines(
     def listen(text: str) -> None:
         pieces.append(text)
         if text.endswith("\n"):
-            match = pattern.match("".join(pieces))
+            line = "".join(pieces)
             pieces.clear()
-            if match:
+            if match := pattern.match(line):
                 handle(match)
 
     with log_tail().heard_by(listen):
