@@ -9,7 +9,7 @@ import numpy as np
 from ggprune.model import Model, open_model
 from ggprune.pipeline import Job, write
 from ggprune.progress import Progress
-from ggprune.runtime.callback import Taps
+from ggprune.runtime.nodes import Taps
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
 from ggprune.surgery import make_plan
 

@@ -18,7 +18,7 @@ from ggprune.model import Value
 from ggprune.model.gguf import read_gguf
 from ggprune.model.metadata import string
 from ggprune.runtime.library import ggml, llama
-from ggprune.runtime.tensor import TensorStruct, accessors, tensor_name
+from ggprune.runtime.nodes import TensorStruct, accessors, tensor_name
 from tests.gguf_files import FakeTensor, build, kv
 
 SIGMA = 0.1

@@ -26,9 +26,8 @@ from ggprune.arch import StreamNames
 from ggprune.errors import LlamaError
 from ggprune.metrics.estimates import Float32
 from ggprune.model.layers import runs_of
-from ggprune.runtime.callback import Handler
+from ggprune.runtime.nodes import Handler, StreamNode
 from ggprune.runtime.session import Logits, Session, Tokens
-from ggprune.runtime.tensor import StreamNode
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import LlamaError
-from ggprune.runtime.tensor import COMPUTE, TensorStruct, op_name, tensor_name
+from ggprune.runtime.nodes import COMPUTE, TensorStruct, op_name, tensor_name
 
 Mask = NDArray[np.bool_]
 

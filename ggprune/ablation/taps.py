@@ -13,8 +13,7 @@ from ggprune.arch import StreamNames
 from ggprune.errors import LlamaError
 from ggprune.metrics.estimates import Float32
 from ggprune.model.layers import runs_of
-from ggprune.runtime.callback import Handler, NamedTaps, Taps
-from ggprune.runtime.tensor import StreamNode, set_computed
+from ggprune.runtime.nodes import Handler, NamedTaps, StreamNode, Taps, set_computed
 
 
 class Tracer(NamedTaps):

@@ -197,6 +197,6 @@ class Batch:
         return time.perf_counter() - start
 
     def _decode(self, tokens: Tokens, position: int) -> None:
-        self.session.decode_together(tokens, position)
+        self.session.decode(tokens, position)
         self.session.synchronize()
         self.n_decoded += tokens.size

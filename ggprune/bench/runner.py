@@ -16,7 +16,6 @@ from ggprune.bench.cases import Case
 from ggprune.runtime.buffers import listening, parse_buffers
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
-from ggprune.runtime.state import read_state, write_state
 from ggprune.runtime.threadpool import Threadpool
 
 
@@ -127,9 +126,9 @@ class Runner:
         """Put tokens in front of the test; computed once, then restored."""
         key = (case.n_depth, case.compute)
         if self._state is not None and self._state[0] == key:
-            if write_state(self._session(), self._state[1]):
+            if self._session().write_state(self._state[1]):
                 self._position = case.n_depth
                 return
             self._clear()
         self._read(self._tokens(case.n_depth))
-        self._state = key, read_state(self._session())
+        self._state = key, self._session().read_state()

@@ -13,8 +13,7 @@ from ggprune.cli.options import AsJson, Confidence, Force, UseCache
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.files.documents import to_text
-from ggprune.files.outputs import check_outputs
-from ggprune.files.pending import write_text
+from ggprune.files.outputs import check_outputs, write_text
 from ggprune.model import open_model
 from ggprune.pipeline.safe import choose
 from ggprune.report.plot import check_plot, choice_figure, write_figure

@@ -19,8 +19,7 @@ from ggprune.evaluation import Evaluation, SaveLogits
 from ggprune.evaluation.choices import ChoiceKind, ChoiceScore
 from ggprune.evaluation.health import Health, read_prompts
 from ggprune.evaluation.tasks import TaskScores, check_tasks
-from ggprune.files.outputs import check_outputs
-from ggprune.files.pending import write_text
+from ggprune.files.outputs import check_outputs, write_text
 from ggprune.metrics.text import EVALUATION
 from ggprune.model import open_model
 from ggprune.pipeline import safe

@@ -15,8 +15,7 @@ from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
 from ggprune.errors import UsageError
 from ggprune.files.documents import to_text
-from ggprune.files.outputs import check_outputs
-from ggprune.files.pending import write_text
+from ggprune.files.outputs import check_outputs, write_text
 from ggprune.model import Model, open_model
 from ggprune.model.layers import parse_layers
 from ggprune.pipeline import AS_INPUT, Job, choose_first, planned, write

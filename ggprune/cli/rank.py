@@ -14,8 +14,7 @@ from ggprune.cli.measuring import Computing, Search, Targets, cache_folder, give
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.files.documents import to_text
-from ggprune.files.outputs import check_outputs
-from ggprune.files.pending import write_text
+from ggprune.files.outputs import check_outputs, write_text
 from ggprune.metrics.text import CALIBRATION
 from ggprune.model import open_model
 from ggprune.model.imatrix import read_imatrix

@@ -9,8 +9,7 @@ from typer import Argument
 
 from ggprune.cli.options import AsJson, Force
 from ggprune.cli.output import show
-from ggprune.files.outputs import check_outputs
-from ggprune.files.pending import disk_errors
+from ggprune.files.outputs import check_outputs, disk_errors
 from ggprune.report.written import Companion, blocks
 from ggprune.surgery.plan import read_plan
 from ggprune.surgery.remap import remap

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError, OutputError
-from ggprune.files.outputs import check_output
-from ggprune.files.pending import PendingFile
+from ggprune.files.outputs import PendingFile, check_output
 from ggprune.metrics.chunks import Chunk, Chunks, n_scored
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.metrics.logits import Comparison, TokenScores, for_blocks, log_sum_exp, token_scores

@@ -26,7 +26,7 @@ def copy_bytes(src: int, src_offset: int, dst: int, dst_offset: int, n: int) -> 
         except OSError as e:
             if e.errno not in UNSUPPORTED:
                 raise
-    return _read_write(src, src_offset, dst, dst_offset, n)
+    return os.pwrite(dst, os.pread(src, min(n, BUFFER_BYTES), src_offset), dst_offset)
 
 
 def copy_range(src: int, src_offset: int, dst: int, dst_offset: int, n: int) -> Iterator[int]:
@@ -62,13 +62,5 @@ def _sendfile(src: int, src_offset: int, dst: int, dst_offset: int, n: int) -> i
     return os.sendfile(dst, src, src_offset, n)
 
 
-def _read_write(src: int, src_offset: int, dst: int, dst_offset: int, n: int) -> int:
-    data = os.pread(src, min(n, BUFFER_BYTES), src_offset)
-    return os.pwrite(dst, data, dst_offset)
-
-
-_METHODS = tuple(
-    method
-    for name, method in (("copy_file_range", _copy_file_range), ("sendfile", _sendfile))
-    if hasattr(os, name)
-)
+# Those that the system has, by the name of what they call.
+_METHODS = tuple(m for m in (_copy_file_range, _sendfile) if hasattr(os, m.__name__[1:]))

@@ -7,9 +7,9 @@ where it differs from the field; `@written` puts a property among the keys. Know
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from functools import cache, cached_property
+from functools import cache
 from inspect import get_annotations
 from types import SimpleNamespace
 from typing import Annotated, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -64,22 +64,22 @@ class Entry:
         return cast(type, self.hint)
 
 
-def entries_of(cls: type) -> tuple[Entry, ...]:
+def _entries_of(cls: type) -> tuple[Entry, ...]:
     """The keys of a dataclass's document, in its order."""
-    return _entries(cls)
-
-
-@cache
-def _entries(cls: type) -> tuple[Entry, ...]:
-    hints = _hints(cls)
+    hints: dict[str, object] = {}
+    marked: list[tuple[str, Callable[..., object]]] = []  # first those that the class inherits
+    for base in reversed(cls.__mro__):  # hints are in the words of the module that it is in
+        named = SimpleNamespace(__annotations__=get_annotations(base))
+        hints |= get_type_hints(named, vars(sys.modules[base.__module__]), include_extras=True)
+        for name, member in vars(base).items():
+            function = getattr(member, "fget", None) or getattr(member, "func", None)
+            if function and "written" in getattr(function, "__dict__", {}):
+                marked.append((name, function))
     entries = [
-        _entry(
-            field.name, hints[field.name],
-            is_required=field.default is MISSING and field.default_factory is MISSING,
-        )
-        for field in fields(cls)
-    ]  # fmt: skip
-    for attribute, function in _marked(cls):
+        _entry(f.name, hints[f.name], is_required=f.default is f.default_factory is MISSING)
+        for f in fields(cls)
+    ]
+    for attribute, function in marked:
         name, before = vars(function)["written"]
         hint = get_type_hints(function, include_extras=True)["return"]
         attributes = [entry.attribute for entry in entries]
@@ -88,23 +88,16 @@ def _entries(cls: type) -> tuple[Entry, ...]:
     return tuple(entry for entry in entries if not entry.key.left_out)
 
 
-def _hints(cls: type) -> dict[str, object]:
-    """The types of all fields, each in the words of the module that its class is in."""
-    hints: dict[str, object] = {}
-    for base in reversed(cls.__mro__):
-        named = SimpleNamespace(__annotations__=get_annotations(base))
-        hints |= get_type_hints(named, vars(sys.modules[base.__module__]), include_extras=True)
-    return hints
+def _places_of(cls: type) -> frozenset[Place]:
+    """Where all keys of a class stand, with those that inlined fields bring."""
+    entries = entries_of(cls)
+    own = {entry.place for entry in entries if not entry.key.inline}
+    return frozenset(own.union(*(places_of(e.inlined) for e in entries if e.key.inline)))
 
 
-def _marked(cls: type) -> Iterator[tuple[str, Callable[..., object]]]:
-    """The properties that are written, in the order of the class; first those it inherits."""
-    members = [item for base in reversed(cls.__mro__) for item in vars(base).items()]
-    for name, member in members:
-        function = member.fget if isinstance(member, property) else None
-        function = member.func if isinstance(member, cached_property) else function
-        if "written" in getattr(function, "__dict__", {}):
-            yield name, cast("Callable[..., object]", function)
+# Typed again: `cache` alone does not take the classes of all values.
+entries_of: Callable[[type], tuple[Entry, ...]] = cache(_entries_of)
+places_of: Callable[[type], frozenset[Place]] = cache(_places_of)
 
 
 def _entry(
@@ -113,24 +106,8 @@ def _entry(
     bare, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     key = next((note for note in notes if isinstance(note, Key)), Key())
     about = next((note for note in notes if isinstance(note, str)), "")
+    place = tuple((name or key.name or attribute).split("."))
     return Entry(
-        place=tuple((name or key.name or attribute).split(".")),
-        attribute=attribute,
-        hint=bare,
-        about=about,
-        key=key,
-        is_read=is_read,
-        is_required=is_required and not key.optional,
-    )
-
-
-def places_of(cls: type) -> frozenset[Place]:
-    """Where all keys of a class stand, with those that inlined fields bring."""
-    return _places(cls)
-
-
-@cache
-def _places(cls: type) -> frozenset[Place]:
-    entries = entries_of(cls)
-    own = {entry.place for entry in entries if not entry.key.inline}
-    return frozenset(own.union(*(places_of(e.inlined) for e in entries if e.key.inline)))
+        place=place, attribute=attribute, hint=bare, about=about, key=key,
+        is_read=is_read, is_required=is_required and not key.optional,
+    )  # fmt: skip

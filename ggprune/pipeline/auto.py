@@ -17,8 +17,7 @@ from ggprune.bench import Benchmark
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health, read_prompts
-from ggprune.files.outputs import check_output
-from ggprune.files.pending import PendingFile, disk_errors
+from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import Text
 from ggprune.model import Model

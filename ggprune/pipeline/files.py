@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggprune.errors import LlamaAbortError
-from ggprune.files.pending import PendingFile, disk_errors
+from ggprune.files.outputs import PendingFile, disk_errors
 from ggprune.model import Model, open_model
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.loadcheck import check_loads
+from ggprune.runtime.session import check_loads
 from ggprune.surgery import Layout
 
 

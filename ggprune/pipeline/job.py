@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ggprune.errors import GGPruneError
-from ggprune.files.outputs import check_output
-from ggprune.files.pending import PendingFile, disk_errors
+from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline.files import OutputFiles, header_only, publish

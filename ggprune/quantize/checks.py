@@ -18,8 +18,7 @@ from ggprune.quantize.quantizer import EMBEDDINGS
 QUANTIZER_ALIGNMENT = 32  # llama_model_quantize pads to it whatever general.alignment says
 # src/llama-quant.cpp, tensor_requires_imatrix
 NEEDY_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
-# tools/imatrix/imatrix.cpp, collect_imatrix: the tensors that llama-imatrix measures
-MEASURED = "blk."
+MEASURED = "blk."  # tools/imatrix/imatrix.cpp, collect_imatrix: what llama-imatrix measures
 
 
 def select_entries(
@@ -33,87 +32,79 @@ def select_entries(
     """
     if imatrix is None:
         return None
-    entries = {n: values for n, values in imatrix.entries.items() if _is_included(n, options)}
+
+    def is_included(name: str) -> bool:
+        parts = options.include_weights or options.exclude_weights  # never both
+        return any(part in name for part in parts) == bool(options.include_weights)
+
+    entries = {name: values for name, values in imatrix.entries.items() if is_included(name)}
     if imatrix.entries and not entries:
         raise DataError(f"{imatrix.path}: --include-weights, --exclude-weights leave no entry")
-    left_out = {t.name for t in model.tensors if not _is_included(t.name, options)}
+    left_out = {t.name for t in model.tensors if not is_included(t.name)}
     left_out |= {t.name for n in mtp_blocks(model) for t in model.layers[n]}
     return replace(imatrix, entries=entries, left_out=imatrix.left_out | left_out)
-
-
-def _is_included(name: str, options: QuantizeOptions) -> bool:
-    if any(part in name for part in options.exclude_weights):
-        return False
-    return not options.include_weights or any(part in name for part in options.include_weights)
 
 
 def check_quantizable(model: Model, imatrix: Imatrix | None) -> None:
     """Raises LlamaError if the quantizer would garble the file, DataError for a strange imatrix."""
     if model.alignment != QUANTIZER_ALIGNMENT:
-        raise LlamaError(
-            f"{model.path}: llama.cpp's quantizer cannot write general.alignment = "
-            f"{model.alignment}, only {QUANTIZER_ALIGNMENT}"
-        )
+        told = f"general.alignment = {model.alignment}, only {QUANTIZER_ALIGNMENT}"
+        raise LlamaError(f"{model.path}: llama.cpp's quantizer cannot write {told}")
     if imatrix is not None and not any(t.name in imatrix.entries for t in model.tensors):
         raise DataError(f"{imatrix.path}: has no entry for any tensor of {model.path}")
 
 
 def check_types(
-    model: Model,
-    types: Mapping[str, str],
-    options: QuantizeOptions,
-    imatrix: Imatrix | None,
+    model: Model, types: Mapping[str, str], options: QuantizeOptions, imatrix: Imatrix | None,
     known_as: Mapping[str, str] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """What the real run would refuse in the middle of its work, or the user should not accept.
 
     Raises LlamaError for a tensor that is quantized already or needs an importance matrix, and
     DataError for an entry of that matrix that is missing or does not fit, each with the name;
     `known_as` has the names by which the user knows the tensors where these differ.
     """
-    names = known_as or {}
-    for tensor in model.tensors:
-        made = types[tensor.name]
-        if needs_imatrix(tensor.name, made, options.type) and imatrix is None:
+    names = {t.name: (known_as or {}).get(t.name, t.name) for t in model.tensors}
+    for tensor in model.tensors if imatrix is None else ():
+        name, made = names[tensor.name], types[tensor.name]
+        if needs_imatrix(tensor.name, made, options.type):
             raise LlamaError(
                 f"{model.path}: cannot be quantized to {options.type} without an importance "
-                f"matrix: {names.get(tensor.name, tensor.name)} would become {made}; give one with "
-                "--imatrix"
+                f"matrix: {name} would become {made}; give one with --imatrix"
             )
     for tensor in (t for t in model.tensors if types[t.name] != t.type.name):
-        name, made = names.get(tensor.name, tensor.name), types[tensor.name]
+        name, made = names[tensor.name], types[tensor.name]
         if tensor.type.block_size > 1 and not options.allow_requantize:
             raise LlamaError(
                 f"{model.path}: {name} is quantized already ({tensor.type.name}, it would become "
                 f"{made}); --allow-requantize quantizes it again, at a loss of quality"
             )
-        if imatrix is not None and tensor.name in imatrix.entries:
-            _check_size(tensor, name, imatrix)
-        elif imatrix is not None:
-            _check_missing(tensor, name, made, options, imatrix)
+        if imatrix is not None:
+            _check_entry(tensor, name, made, options, imatrix)
 
 
-def _check_size(tensor: Tensor, name: str, imatrix: Imatrix) -> None:
-    """An entry has a value for every column of every expert, shape[0] * shape[2]."""
-    size, expected = imatrix.entries[tensor.name].size, tensor.shape[0] * prod(tensor.shape[2:3])
-    # The quantizer too ignores what does not fit for embeddings: llama-imatrix cannot see them.
-    if size != expected and tensor.name not in EMBEDDINGS:
-        raise DataError(
-            f"{imatrix.path}: {name} has {size} values, expected {expected}: made for another "
-            "model?"
-        )
-
-
-def _check_missing(
+def _check_entry(
     tensor: Tensor, name: str, made: str, options: QuantizeOptions, imatrix: Imatrix
 ) -> None:
+    if tensor.name in imatrix.entries:
+        # A value for every column of every expert. The quantizer too ignores what does not fit for
+        # embeddings: llama-imatrix cannot see them.
+        size, expected = (
+            imatrix.entries[tensor.name].size,
+            tensor.shape[0] * prod(tensor.shape[2:3]),
+        )
+        if size != expected and tensor.name not in EMBEDDINGS:
+            told = f"{name} has {size} values, expected {expected}"
+            raise DataError(f"{imatrix.path}: {told}: made for another model?")
+        return
+    missing = f"{imatrix.path}: has no entry for {name}, which"
     if needs_imatrix(tensor.name, made, options.type):
-        raise DataError(f"{imatrix.path}: has no entry for {name}, which {made} cannot do without")
+        raise DataError(f"{missing} {made} cannot do without")
     is_measured = tensor.name.startswith(MEASURED) and tensor.name not in imatrix.left_out
     if is_measured and tensor_type(made).block_size > 1:
         raise DataError(
-            f"{imatrix.path}: has no entry for {name}, which is to become {made}: made for another "
-            f"model? --exclude-weights {name} quantizes it without one"
+            f"{missing} is to become {made}: made for another model? --exclude-weights {name} "
+            "quantizes it without one"
         )
 
 
@@ -135,7 +126,5 @@ def missing_entries(
     if not without:
         return ()
     shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
-    return (
-        f"{len(without)} of {len(quantized)} tensors are quantized without an entry of "
-        f"{imatrix.path.name}, as by llama-quantize: {shown}",
-    )
+    counts = f"{len(without)} of {len(quantized)} tensors are quantized without an entry of"
+    return (f"{counts} {imatrix.path.name}, as by llama-quantize: {shown}",)

@@ -6,6 +6,7 @@ that is of the type already is copied. Runs llama.cpp: where, is for the caller 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,8 @@ from ggprune.model.metadata import scalar, string
 from ggprune.model.types import tensor_type
 from ggprune.quantize.checks import check_quantizable, check_types, missing_entries
 from ggprune.quantize.options import FILE_TYPES, QuantizeOptions, TensorTypeRule
-from ggprune.quantize.params import added_metadata
 from ggprune.quantize.patterns import exact_rules, match_rules
-from ggprune.quantize.quantizer import dry_run
+from ggprune.quantize.quantizer import added_metadata, dry_run
 from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import Contents
 
@@ -30,12 +30,11 @@ FILE_TYPE = "general.file_type"
 QUANTIZER_NUMBERS = ("general.quantization_version", FILE_TYPE)
 # And what llama-quantize asks it to set.
 QUANTIZER_KEYS = (
-    *QUANTIZER_NUMBERS,
-    "quantize.imatrix.file",
-    "quantize.imatrix.dataset",
-    "quantize.imatrix.entries_count",
-    "quantize.imatrix.chunks_count",
-)
+    *QUANTIZER_NUMBERS, "quantize.imatrix.file", "quantize.imatrix.dataset",
+    "quantize.imatrix.entries_count", "quantize.imatrix.chunks_count",
+)  # fmt: skip
+# As llama_model_quantize stores overrides; a str is a string.
+STORED_AS = {bool: ValueType.BOOL, int: ValueType.UINT32, float: ValueType.FLOAT32}
 
 
 @dataclass(frozen=True)
@@ -68,22 +67,25 @@ def forecast(
     if options.tensor_types:
         options = replace(options, tensor_types=_own_rules(model, options, unpruned))
     types = dry_run(model, options, imatrix)
-    raised: dict[str, str] = {}
-    if options.bump_interface is not None and unpruned is not None:
-        raised = _raised(model, types, unpruned.beside_cuts, options.bump_interface)
+    bumped: tuple[str, ...] = ()
+    if (better := options.bump_interface) is not None and unpruned is not None:
+        quantized = _quantized(model, types)
+        low = [name for name, made in quantized.items() if _bits(made) < _bits(better)]
+        raised = {name: better for name in low if name in unpruned.beside_cuts}
         if raised:
-            exact = exact_rules(_quantized(model, types) | raised)
-            options = replace(options, tensor_types=exact)
+            options = replace(options, tensor_types=exact_rules(quantized | raised))
             types = dry_run(model, options, imatrix)
-    changed = [t.name for t in model.tensors if types[t.name] != t.type.name]
-    if _is_there(model, options, changed):
-        return Forecast(options, None, {}, (_copied(options, len(changed)),))
+        bumped = (f"{len(raised)} tensors beside the cuts are stored in {better} instead of less",)
+    n_changed = sum(types[t.name] != t.type.name for t in model.tensors)
+    if _is_there(model, options, n_changed):
+        what = ", not quantized again"
+        if n_changed:
+            what = f"; --allow-requantize would give {n_changed} of them another type, at a loss"
+        note = f"the model is {options.type} already: its tensors are copied{what}"
+        return Forecast(options, None, {}, (note,))
     old_names = {new: old for old, new in unpruned.names.items()} if unpruned else {}
     check_types(model, types, options, imatrix, old_names)
-    notes = missing_entries(model, types, imatrix)
-    if options.bump_interface is not None and unpruned is not None:
-        better = options.bump_interface
-        notes += (f"{len(raised)} tensors beside the cuts are stored in {better} instead of less",)
+    notes = missing_entries(model, types, imatrix) + bumped
     return Forecast(options, types, _added(options, imatrix), notes)
 
 
@@ -91,14 +93,12 @@ def forecast_each(
     model: Model, all_options: Sequence[QuantizeOptions], imatrix: Imatrix | None
 ) -> tuple[Forecast | None, ...]:
     """For each of the options, without patterns; None for types the model's shapes do not allow."""
-    forecasts: list[Forecast | None] = []
-    for options in all_options:
-        try:
+    forecasts: list[Forecast | None] = [None] * len(all_options)
+    for i, options in enumerate(all_options):
+        with contextlib.suppress(LlamaError, DataError):
             types = dry_run(model, options, imatrix)
             check_types(model, types, options, imatrix)
-            forecasts.append(Forecast(options, types, _added(options, imatrix)))
-        except (LlamaError, DataError):
-            forecasts.append(None)
+            forecasts[i] = Forecast(options, types, _added(options, imatrix))
     return tuple(forecasts)
 
 
@@ -107,11 +107,9 @@ def quantized_contents(contents: Contents, forecast: Forecast) -> Contents:
     if forecast.types is None:
         return contents
     by_name = {t.name: t for t in contents.tensors}
-    tensors = tuple(
-        replace(by_name[name], type=tensor_type(made), source=None)
-        for name, made in forecast.types.items()
-    )
-    numbers = {key: scalar(ValueType.UINT32, 0) for key in QUANTIZER_NUMBERS}
+    made = ((by_name[name], tensor_type(kind)) for name, kind in forecast.types.items())
+    tensors = tuple(replace(tensor, type=kind, source=None) for tensor, kind in made)
+    numbers = dict.fromkeys(QUANTIZER_NUMBERS, scalar(ValueType.UINT32, 0))
     metadata = {**contents.metadata, **numbers, **forecast.added}
     return replace(contents, metadata=metadata, tensors=tensors)
 
@@ -171,20 +169,12 @@ def _quantized(model: Model, types: Mapping[str, str]) -> dict[str, str]:
     return {name: kind for name, kind in made.items() if tensor_type(kind).block_size > 1}
 
 
-def _raised(
-    model: Model, types: Mapping[str, str], names: frozenset[str], better: str
-) -> dict[str, str]:
-    """Tensors of these names that would be stored in fewer bits than `better`."""
-    least, quantized = _bits(better), _quantized(model, types)
-    return {n: better for n, made in quantized.items() if n in names and _bits(made) < least}
-
-
 def _bits(name: str) -> float:
     kind = tensor_type(name)
     return 8 * kind.block_bytes / kind.block_size
 
 
-def _is_there(model: Model, options: QuantizeOptions, changed: Sequence[str]) -> bool:
+def _is_there(model: Model, options: QuantizeOptions, n_changed: int) -> bool:
     """Is the file of the wanted type already, and nothing else asked for?
 
     A pruned file is, though its depth would give it another mixture now: requantizing what is
@@ -196,24 +186,11 @@ def _is_there(model: Model, options: QuantizeOptions, changed: Sequence[str]) ->
     plain = QuantizeOptions(
         options.type, n_threads=options.n_threads, max_buffer_mib=options.max_buffer_mib
     )
-    return options == plain or not changed
-
-
-def _copied(options: QuantizeOptions, n_other: int) -> str:
-    note = f"the model is {options.type} already: its tensors are copied"
-    if not n_other:
-        return f"{note}, not quantized again"
-    return f"{note}; --allow-requantize would give {n_other} of them another type, at a loss"
+    return options == plain or not n_changed
 
 
 def _added(options: QuantizeOptions, imatrix: Imatrix | None) -> dict[str, Value]:
-    return {key: _value(value) for key, value in added_metadata(options, imatrix).items()}
-
-
-def _value(value: bool | int | float | str) -> Value:
-    """As llama_model_quantize stores overrides."""
-    if isinstance(value, str):
-        return string(value)
-    if isinstance(value, bool):
-        return scalar(ValueType.BOOL, value)
-    return scalar(ValueType.UINT32 if isinstance(value, int) else ValueType.FLOAT32, value)
+    return {
+        key: string(value) if isinstance(value, str) else scalar(STORED_AS[type(value)], value)
+        for key, value in added_metadata(options, imatrix).items()
+    }

@@ -5,7 +5,7 @@ The names are those of tools/quantize/quantize.cpp. Nothing here knows a model o
 
 from __future__ import annotations
 
-import math
+import contextlib
 import re
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
@@ -140,38 +140,30 @@ def parse_overrides(texts: Iterable[str]) -> tuple[KvOverride, ...]:
     Raises UsageError for what the quantizer would change on the way: it stores the amount of a
     negative number, cuts long texts, and takes a number with a slip in it as far as it goes.
     """
-    return tuple(_parse_override(text) for text in texts)
+    return tuple(map(_parse_override, texts))
 
 
 def _parse_override(text: str) -> KvOverride:
     match = _OVERRIDE.fullmatch(text)
     if match is None:
         raise UsageError(f"--override-kv {text}: write KEY=TYPE:VALUE, TYPE int, float, bool, str")
-    key, value = match["key"], match["value"]
+    key, kind, value = match.group("key", "type", "value")
     if key.startswith(_FIXED_KEYS):
         raise UsageError(f"--override-kv {text}: {key} follows from the file and cannot be set")
-    if len(key.encode("utf-8", "surrogateescape")) > MAX_TEXT_BYTES:
-        raise UsageError(f"--override-kv {text}: a key has at most {MAX_TEXT_BYTES} bytes")
-    return KvOverride(key, _override_value(text, match["type"], value))
-
-
-def _override_value(text: str, kind: str, value: str) -> bool | int | float | str:
+    for what, part in (("key", key), ("str", value if kind == "str" else "")):
+        if len(part.encode("utf-8", "surrogateescape")) > MAX_TEXT_BYTES:
+            raise UsageError(f"--override-kv {text}: a {what} has at most {MAX_TEXT_BYTES} bytes")
     if kind == "str":
-        if len(value.encode("utf-8", "surrogateescape")) > MAX_TEXT_BYTES:
-            raise UsageError(f"--override-kv {text}: a str has at most {MAX_TEXT_BYTES} bytes")
-        return value
+        return KvOverride(key, value)
     if kind == "bool":
         if value not in ("true", "false"):
             raise UsageError(f"--override-kv {text}: a bool is true or false")
-        return value == "true"
+        return KvOverride(key, value == "true")
     if kind == "int":
         if not (value.isascii() and value.isdecimal() and int(value) < 1 << 32):
             raise UsageError(f"--override-kv {text}: an int is stored as u32: 0 to {(1 << 32) - 1}")
-        return int(value)
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not abs(number) < 3.4028235e38:  # the largest f32; NaN fails as well
-        raise UsageError(f"--override-kv {text}: '{value}' is not a number that fits into f32")
-    return number
+        return KvOverride(key, int(value))
+    with contextlib.suppress(ValueError):
+        if abs(float(value)) < 3.4028235e38:  # the largest f32; NaN fails as well
+            return KvOverride(key, float(value))
+    raise UsageError(f"--override-kv {text}: '{value}' is not a number that fits into f32")

@@ -28,20 +28,15 @@ def match_rules(model: Model, rules: Sequence[TensorTypeRule]) -> dict[str, str]
 
     Raises LlamaError for a pattern that is no regular expression.
     """
-    types: dict[str, str] = {}
-
-    def collect(match: re.Match[str]) -> None:
-        types[match["name"]] = match["new"].upper()
-
+    lines: list[re.Match[str]] = []
     for probe in PROBES:
-        options = QuantizeOptions(probe, tensor_types=tuple(rules))
         try:
-            with listen_to_lines(_MATCH_LINE, collect):
-                dry_run(model, options, None)
+            with listen_to_lines(_MATCH_LINE, lines.append):
+                dry_run(model, QuantizeOptions(probe, tensor_types=tuple(rules)), None)
         except LlamaError as e:
             told = str(e).replace(f"cannot be quantized to {probe}", "--tensor-type fails")
             raise LlamaError(told) from e
-    return types
+    return {line["name"]: line["new"].upper() for line in lines}
 
 
 def exact_rules(types: Mapping[str, str]) -> tuple[TensorTypeRule, ...]:
@@ -52,10 +47,10 @@ def exact_rules(types: Mapping[str, str]) -> tuple[TensorTypeRule, ...]:
         block = block_of(name)
         if block is None:
             others.append(TensorTypeRule(f"^{_escape(name)}$", made))
-            continue
-        stack, number = block
-        rest = name.removeprefix(f"{stack}blk.{number}.")
-        kinds.setdefault((stack, rest, made), []).append(number)
+        else:
+            stack, number = block
+            rest = name.removeprefix(f"{stack}blk.{number}.")
+            kinds.setdefault((stack, rest, made), []).append(number)
     grouped = [
         TensorTypeRule(rf"^{_escape(stack)}blk\.({'|'.join(map(str, n))})\.{_escape(rest)}$", made)
         for (stack, rest, made), n in kinds.items()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggprune.errors import MissingExtraError, UsageError
-from ggprune.files.pending import write_bytes
+from ggprune.files.outputs import write_bytes
 from ggprune.model.cut import Unit
 from ggprune.report.blocks import Figure
 from ggprune.scoring import Choice, Ranking

@@ -20,8 +20,6 @@ import psutil
 from ggprune.files.keys import LEFT_OUT
 from ggprune.runtime.library import llama, log_tail
 
-MIB = 1 << 20
-
 _BUFFER = re.compile(
     r"(?P<device>\S+) +(?:DSV4 \S+ )?(?P<kind>model|KV|RS|state|compute|output) buffer size = +"
     r"(?P<mib>[\d.]+) MiB"
@@ -69,12 +67,8 @@ def listening() -> Iterator[list[str]]:
     """What llama.cpp logs meanwhile, in pieces."""
     llama()
     pieces: list[str] = []
-    listener = pieces.append
-    log_tail().listeners.append(listener)
-    try:
+    with log_tail().heard_by(pieces.append):
         yield pieces
-    finally:
-        log_tail().listeners.remove(listener)
 
 
 def parse_buffers(log: str) -> Buffers:
@@ -82,8 +76,7 @@ def parse_buffers(log: str) -> Buffers:
     sizes: dict[tuple[str, str], int] = {}
     for match in _BUFFER.finditer(log):
         key, size = (match["device"], match["kind"]), _bytes(match["mib"])
-        again = match["kind"] in RESERVED_AGAIN
-        sizes[key] = size if again else sizes.get(key, 0) + size
+        sizes[key] = size if match["kind"] in RESERVED_AGAIN else sizes.get(key, 0) + size
     caches = [Cache(_bytes(m["mib"]), max(int(m["cells"]), 1)) for m in _CACHE.finditer(log)]
     return Buffers(tuple(Buffer(*key, size) for key, size in sizes.items()), tuple(caches))
 
@@ -93,10 +86,9 @@ def peak_rss_bytes() -> int:
 
     On Linux that of the program that runs now: `ru_maxrss` counts what its parent had, too.
     """
-    if sys.platform == "linux":
-        match = _PEAK.search(Path("/proc/self/status").read_text())
-        if match is not None:
-            return int(match[1]) * 1024
+    status = Path("/proc/self/status")
+    if sys.platform == "linux" and (match := _PEAK.search(status.read_text())):
+        return int(match[1]) * 1024
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource
@@ -106,4 +98,4 @@ def peak_rss_bytes() -> int:
 
 
 def _bytes(mib: str) -> int:
-    return round(float(mib) * MIB)
+    return round(float(mib) * (1 << 20))

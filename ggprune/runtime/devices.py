@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated
 
-from ggprune.runtime.library import ggml, llama
+from ggprune.runtime.library import declare, ggml, llama
 
 KINDS = ("cpu", "gpu", "igpu", "accel")  # enum ggml_backend_dev_type, ggml-backend.h
-GPU_KINDS = ("gpu", "igpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +27,24 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        return self.kind in GPU_KINDS
+        return self.kind in ("gpu", "igpu")
 
 
 def devices() -> tuple[Device, ...]:
     """All devices, in llama.cpp's order."""
-    lib, _ = _libraries()
-    return tuple(_device(lib.ggml_backend_dev_get(i)) for i in range(lib.ggml_backend_dev_count()))
+    lib, base = _libraries()
+    listed = []
+    for i in range(lib.ggml_backend_dev_count()):
+        handle, free, total = lib.ggml_backend_dev_get(i), ctypes.c_size_t(), ctypes.c_size_t()
+        base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        kind = base.ggml_backend_dev_type(handle)
+        listed.append(Device(
+            name=base.ggml_backend_dev_name(handle).decode(),
+            description=base.ggml_backend_dev_description(handle).decode().strip(),
+            kind=KINDS[kind] if kind < len(KINDS) else "other",
+            total_bytes=total.value, free_bytes=free.value,
+        ))  # fmt: skip
+    return tuple(listed)
 
 
 def backend_names() -> str:
@@ -47,41 +57,23 @@ def backend_names() -> str:
 
 def build_commit() -> str:
     """The commit that ggml was built from."""
-    base = ggml()
-    base.ggml_commit.restype = ctypes.c_char_p
-    commit: bytes = base.ggml_commit()
-    return commit.decode().removesuffix("-dirty")
-
-
-def _device(handle: int) -> Device:
     _, base = _libraries()
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-    kind = base.ggml_backend_dev_type(handle)
-    return Device(
-        name=base.ggml_backend_dev_name(handle).decode(),
-        description=base.ggml_backend_dev_description(handle).decode().strip(),
-        kind=KINDS[kind] if kind < len(KINDS) else "other",
-        total_bytes=total.value,
-        free_bytes=free.value,
-    )
+    return str(base.ggml_commit().decode()).removesuffix("-dirty")
 
 
 @cache
 def _libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
-    """libggml, which lists devices, and libggml-base, which describes them; typed."""
+    """libggml, which lists devices, and libggml-base, which describes them."""
     llama()  # finds the backends
-    lib, base = ggml("ggml"), ggml()
-    for name in ("dev", "reg"):
-        count, get = (getattr(lib, f"ggml_backend_{name}_{what}") for what in ("count", "get"))
-        count.restype, get.restype, get.argtypes = (
-            ctypes.c_size_t, ctypes.c_void_p, [ctypes.c_size_t],
-        )  # fmt: skip
-    for name in ("dev_name", "dev_description", "dev_type", "reg_name"):
-        function = getattr(base, f"ggml_backend_{name}")
-        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_char_p
-    base.ggml_backend_dev_type.restype = ctypes.c_int
-    sizes = ctypes.POINTER(ctypes.c_size_t)
-    base.ggml_backend_dev_memory.restype = None
-    base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, sizes, sizes]
+    handle, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    lib = declare(ggml("ggml"), {
+        "ggml_backend_dev_count": (size,), "ggml_backend_dev_get": (handle, size),
+        "ggml_backend_reg_count": (size,), "ggml_backend_reg_get": (handle, size),
+    })  # fmt: skip
+    sizes = ctypes.POINTER(size)
+    base = declare(ggml(), {
+        "ggml_backend_dev_name": (text, handle), "ggml_backend_dev_description": (text, handle),
+        "ggml_backend_dev_type": (ctypes.c_int, handle), "ggml_backend_reg_name": (text, handle),
+        "ggml_backend_dev_memory": (None, handle, sizes, sizes), "ggml_commit": (text,),
+    })  # fmt: skip
     return lib, base

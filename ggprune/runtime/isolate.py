@@ -14,10 +14,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from ggprune.errors import LlamaAbortError
 
@@ -34,7 +35,8 @@ def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
         log = Path(folder) / "stderr"
-        child = context.Process(target=_serve, args=(sender, log, function, args, kwargs))
+        job = partial(function, *args, **kwargs)
+        child = context.Process(target=_serve, args=(sender, log, job))
         try:
             with _without_main(), _undisturbed():
                 child.start()
@@ -52,8 +54,7 @@ def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
                 child.join()
     if not ok:
         raise value
-    result: T = value
-    return result
+    return cast(T, value)
 
 
 @contextlib.contextmanager
@@ -89,18 +90,17 @@ def _undisturbed() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
 
 
-def _serve(
-    sender: Connection,
-    log: Path,
-    function: Callable[..., object],
-    args: tuple[object, ...],
-    kwargs: dict[str, object],
-) -> None:
+def _serve(sender: Connection, log: Path, job: Callable[[], object]) -> None:
+    """Python's stderr keeps the terminal; file descriptor 2, the C++ side's, goes to `log`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
-    _split_stderr(log)
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(fd, 2)
+    os.close(fd)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        answer: tuple[bool, object] = (True, function(*args, **kwargs))
+        answer: tuple[bool, object] = (True, job())
     except BaseException as e:
         answer = (False, e)
     sender.send(answer)
@@ -113,15 +113,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _split_stderr(log: Path) -> None:
-    """Python's stderr keeps the terminal; file descriptor 2, the C++ side's, goes to `log`."""
-    os.environ["GGML_NO_BACKTRACE"] = "1"
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(fd, 2)
-    os.close(fd)
 
 
 def _obituary(exit_code: int | None, log: Path) -> str:

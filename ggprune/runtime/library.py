@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,25 +23,37 @@ from ggprune.errors import LlamaError
 from ggprune.version import __version__
 
 Llama: TypeAlias = ModuleType  # llama_cpp: its functions are not typed
-LogCallback = Callable[[int, bytes, object], None]  # level, text
 
+# llama_log_callback (level, text, user data); ctypes makes one type of equal ones
+_LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 LOG_LINES = 40
 SERIOUS = (3, 4)  # GGML_LOG_LEVEL_WARN, GGML_LOG_LEVEL_ERROR
+# What to do where a struct or a table of ggml's is not as expected.
+REMEDY = "install the llama-cpp-python version that ggprune was tested with"
 
 
 class LogTail:
     """The last lines of a log. Keeps the callback alive: a collected one is a segfault."""
 
-    def __init__(self, make_callback: Callable[[LogCallback], object]) -> None:
+    def __init__(self) -> None:
         self.lines: deque[tuple[int, str]] = deque(maxlen=LOG_LINES)
         self.listeners: list[Callable[[str], object]] = []
-        self.callback = make_callback(self._on_line)
+        self.callback = _LOG_CALLBACK(self._on_line)
 
     def _on_line(self, level: int, text: bytes, _: object) -> None:
         piece = text.decode("utf-8", "replace")
         self.lines.append((level, piece.rstrip("\n")))
         for listener in self.listeners:
             listener(piece)
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[str], object]) -> Iterator[None]:
+        """Call `listener` with every piece of the log meanwhile; a line may come in several."""
+        self.listeners.append(listener)
+        try:
+            yield
+        finally:
+            self.listeners.remove(listener)
 
     def last_error(self) -> str:
         """The newest error that says a reason, else the newest one at all, else nothing."""
@@ -62,31 +75,29 @@ def llama() -> Llama:
     return module
 
 
-@cache
-def log_tail() -> LogTail:
-    import llama_cpp
-
-    return LogTail(llama_cpp.llama_log_callback)
+log_tail = cache(LogTail)  # the one that llama.cpp logs to
 
 
 @cache
 def ggml(name: str = "ggml-base") -> ctypes.CDLL:
     """One of ggml's libraries that llama_cpp brings but does not bind."""
-    from llama_cpp._ctypes_extensions import load_shared_library
-
     folder = Path(str(llama().__file__)).parent / "lib"
-    library: ctypes.CDLL = load_shared_library(name, folder)
+    library: ctypes.CDLL = llama()._ctypes_extensions.load_shared_library(name, folder)
     return library
+
+
+def declare(lib: ctypes.CDLL, types: Mapping[str, tuple[object, ...]]) -> ctypes.CDLL:
+    """Say what functions of a library give and take: (result, argument, ...) by name."""
+    for name, (result, *arguments) in types.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
 
 
 def versions() -> dict[str, str]:
     """What produced a result; part of every report."""
-    return {
-        "ggprune": __version__,
-        "llama-cpp-python": version("llama-cpp-python"),
-        "gguf": version("gguf"),
-        "numpy": version("numpy"),
-    }
+    packages = ("llama-cpp-python", "gguf", "numpy")
+    return {"ggprune": __version__, **{name: version(name) for name in packages}}
 
 
 def default_threads() -> int:

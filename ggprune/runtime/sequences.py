@@ -52,9 +52,6 @@ class SharedSession(Session):
         self.n_threads = (compute or Compute()).n_threads or default_threads()
         super().__init__(model, -(-n_cell // n_seq), n_seq=n_seq, compute=compute)
 
-    def __enter__(self) -> SharedSession:
-        return self
-
     def _params(self, compute: Compute, *, tapped: bool) -> ctypes.Structure:
         params = super()._params(compute, tapped=tapped)
         params.n_ctx = self.n_cell
@@ -63,8 +60,7 @@ class SharedSession(Session):
 
     @property
     def can_share(self) -> bool:
-        """Can a token belong to several sequences? Memories that are all state have no slot for it
-        (hybrids do)."""
+        """Can a token belong to several sequences? Hybrids too have slots, pure states do not."""
         return not self.lib.llama_model_is_recurrent(self.model.handle)
 
     def decode_entries(self, entries: Entries) -> Iterator[tuple[int, Logits]]:
@@ -75,32 +71,32 @@ class SharedSession(Session):
         n_done = 0
         for start in range(0, len(entries), self.n_batch):
             part = slice(start, start + self.n_batch)
-            batch = _Batch(self.lib, entries, part)
-            self._check(self.lib.llama_decode(self.handle, batch.handle), "decode")
+            batch, _alive = _batch(self.lib, entries, part)
+            self._check(self.lib.llama_decode(self.handle, batch), "decode")
             n_output = int(entries.outputs[part].sum())
             if n_output:
                 yield n_done, self._logits(1, n_output)[0]
             n_done += n_output
 
 
-class _Batch:
-    """A llama_batch whose arrays are numpy's; they live as long as this object."""
-
-    def __init__(self, lib: Llama, entries: Entries, part: slice) -> None:
-        sequences = entries.sequences[part]
-        n_seq = np.array([len(s) for s in sequences], np.int32)
-        self.flat = np.array([i for s in sequences for i in s], np.int32)
-        starts = np.concatenate([[0], np.cumsum(n_seq[:-1])])
-        addresses = (self.flat.ctypes.data + 4 * starts).astype(np.uintp)
-        self.arrays: tuple[NDArray[np.generic], ...] = (
-            np.ascontiguousarray(entries.tokens[part], np.int32),
-            np.ascontiguousarray(entries.positions[part], np.int32),
-            n_seq,
-            addresses,
-            entries.outputs[part].astype(np.int8),
-        )
-        self.handle = lib.llama_batch()
-        self.handle.n_tokens = len(sequences)
-        for i, name in enumerate(("token", "pos", "n_seq_id", "seq_id", "logits")):
-            kind = dict(lib.llama_batch._fields_)[name]
-            setattr(self.handle, name, ctypes.cast(self.arrays[i].ctypes.data, kind))
+def _batch(
+    lib: Llama, entries: Entries, part: slice
+) -> tuple[ctypes.Structure, list[NDArray[np.generic]]]:
+    """A llama_batch, and the arrays that it points into: they must outlive it."""
+    sequences = entries.sequences[part]
+    n_seq = np.array([len(s) for s in sequences], np.int32)
+    flat = np.array([i for s in sequences for i in s], np.int32)
+    starts = np.concatenate([[0], np.cumsum(n_seq[:-1])])
+    arrays: dict[str, NDArray[np.generic]] = {
+        "token": np.ascontiguousarray(entries.tokens[part], np.int32),
+        "pos": np.ascontiguousarray(entries.positions[part], np.int32),
+        "n_seq_id": n_seq,
+        "seq_id": (flat.ctypes.data + 4 * starts).astype(np.uintp),
+        "logits": entries.outputs[part].astype(np.int8),
+    }
+    batch: ctypes.Structure = lib.llama_batch()
+    batch.n_tokens = len(sequences)
+    kinds = dict(lib.llama_batch._fields_)
+    for name, array in arrays.items():
+        setattr(batch, name, ctypes.cast(array.ctypes.data, kinds[name]))
+    return batch, [flat, *arrays.values()]

@@ -12,24 +12,20 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.errors import DataError, LlamaError
+from ggprune.errors import DataError, LlamaError, VerificationError
 from ggprune.files.keys import Key
 from ggprune.model.types import tensor_type
-from ggprune.runtime.callback import EvalCallback, NamedTaps, Program, Taps
 from ggprune.runtime.library import Llama, default_threads, llama, log_tail
+from ggprune.runtime.nodes import EvalCallback, NamedTaps, Program, Taps
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
-
-
-def _threads_used(n_threads: int | None) -> int:
-    return n_threads or default_threads()
-
+T = TypeVar("T")
 
 FLASH_NUMBERS = {True: 1, False: 0, None: -1}  # as llama-bench has them
 
@@ -40,7 +36,8 @@ class Compute:
 
     n_batch: int = 2048
     n_ubatch: int = 512
-    n_threads: Annotated[int | None, Key(write=_threads_used)] = None  # None: the physical cores
+    # None: the physical cores
+    n_threads: Annotated[int | None, Key(write=lambda n: n or default_threads())] = None
     n_gpu_layers: int = -1  # negative: all that fit a GPU build has room for; CPU builds ignore it
     flash_attn: Annotated[
         bool | None,
@@ -51,18 +48,25 @@ class Compute:
     type_v: str = "f16"
 
 
-class LlamaModel:
+class _Freed:
+    """A context manager that gives back what llama.cpp holds for it."""
+
+    close: weakref.finalize[..., object]
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LlamaModel(_Freed):
     """Weights and vocabulary of a GGUF file, loaded by llama.cpp. Use as a context manager."""
 
     def __init__(
-        self,
-        path: Path,
-        compute: Compute | None = None,
-        *,
-        vocab_only: bool = False,
-        repack: bool = True,
-        shards: Sequence[Path] = (),
-    ) -> None:
+        self, path: Path, compute: Compute | None = None, *,
+        vocab_only: bool = False, repack: bool = True, shards: Sequence[Path] = (),
+    ) -> None:  # fmt: skip
         """`shards` are all files of a split model, in order, if they are not named as such.
 
         Without `repack` weights stay in the mapped file: no second copy, but slower to compute.
@@ -83,34 +87,13 @@ class LlamaModel:
             self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise LlamaError(f"{path}: llama.cpp cannot load it: {log_tail().last_error()}")
-        self._finalizer = weakref.finalize(self, self.lib.llama_model_free, self.handle)
+        self.close = weakref.finalize(self, self.lib.llama_model_free, self.handle)
         self.vocab = self.lib.llama_model_get_vocab(self.handle)
-
-    def __enter__(self) -> LlamaModel:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._finalizer()
-
-    @property
-    def n_vocab(self) -> int:
-        return int(self.lib.llama_vocab_n_tokens(self.vocab))
-
-    @property
-    def n_param(self) -> int:
-        return int(self.lib.llama_model_n_params(self.handle))
-
-    @property
-    def size_bytes(self) -> int:
-        return int(self.lib.llama_model_size(self.handle))
-
-    @property
-    def has_encoder(self) -> bool:
-        """Does the model read its input with an encoder before it decodes?"""
-        return bool(self.lib.llama_model_has_encoder(self.handle))
+        self.n_vocab = int(self.lib.llama_vocab_n_tokens(self.vocab))
+        self.n_param = int(self.lib.llama_model_n_params(self.handle))
+        self.size_bytes = int(self.lib.llama_model_size(self.handle))
+        # Does it read its input with an encoder before it decodes?
+        self.has_encoder = bool(self.lib.llama_model_has_encoder(self.handle))
 
     @property
     def description(self) -> str:
@@ -142,21 +125,16 @@ class LlamaModel:
         return np.array(buffer[:n], np.int32)
 
 
-class Session:
+class Session(_Freed):
     """A context for up to `n_seq` chunks of `n_ctx` tokens at once. Use as a context manager.
 
     With `tapped`, the taps set by `tap` are in force in every decode.
     """
 
     def __init__(
-        self,
-        model: LlamaModel,
-        n_ctx: int,
-        *,
-        n_seq: int = 1,
-        compute: Compute | None = None,
-        tapped: bool = False,
-    ) -> None:
+        self, model: LlamaModel, n_ctx: int, *,
+        n_seq: int = 1, compute: Compute | None = None, tapped: bool = False,
+    ) -> None:  # fmt: skip
         """Raises LlamaError if llama.cpp cannot create the context."""
         compute = compute or Compute()
         self.model, self.lib, self.n_ctx, self.n_seq = model, model.lib, n_ctx, n_seq
@@ -168,10 +146,15 @@ class Session:
         if not self.handle:
             reason = log_tail().last_error()
             raise LlamaError(f"{model.path}: llama.cpp cannot create a context: {reason}")
-        self._batch = self.lib.llama_batch_init(self.n_batch, 0, 1)
-        self._token, self._position, self._has_logits = _fields(self._batch, self.n_batch)
-        self._finalizer = weakref.finalize(
-            self, _free_session, self.lib, self.handle, self._batch, self._c_callback
+        self._batch = batch = self.lib.llama_batch_init(self.n_batch, 0, 1)
+        for i in range(self.n_batch):
+            batch.seq_id[i][0] = 0
+        arrays = (batch.n_seq_id, batch.token, batch.pos, batch.logits)
+        n_seq_id, *fields = (np.ctypeslib.as_array(array, (self.n_batch,)) for array in arrays)
+        n_seq_id[:] = 1
+        self._token, self._position, self._has_logits = fields
+        self.close = weakref.finalize(
+            self, _free_session, self.lib, self.handle, batch, self._c_callback
         )
 
     def _params(self, compute: Compute, *, tapped: bool) -> ctypes.Structure:
@@ -180,8 +163,7 @@ class Session:
         params.n_batch = self.n_batch
         params.n_ubatch = min(compute.n_ubatch, self.n_batch)
         params.n_seq_max = self.n_seq
-        threads = compute.n_threads or default_threads()
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = compute.n_threads or default_threads()
         if compute.flash_attn is not None:
             params.flash_attn_type = int(compute.flash_attn)
         params.type_k = tensor_type(compute.type_k.upper()).id
@@ -190,15 +172,6 @@ class Session:
             self._c_callback = self.lib.ggml_backend_sched_eval_callback(self._callback)
             params.cb_eval = self._c_callback
         return params
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._finalizer()
 
     def tap(self, taps: Taps) -> None:
         """Exchange the taps; an empty mapping computes the model as it is."""
@@ -239,22 +212,21 @@ class Session:
         step = n_ctx if n_seq > 1 else min(self.n_batch, n_ctx)
         parts = []
         for start in range(0, n_ctx, step):
-            n = min(step, n_ctx - start)
-            n_out = max(0, start + n - max(start, n_ctx - n_output))
-            self._decode(tokens[:, start : start + n], start, n_out)
+            end = min(start + step, n_ctx)
+            n_out = max(0, end - max(start, n_ctx - n_output))
+            self.decode(tokens[:, start:end], start, n_out)
             if n_out:
-                parts.append(self._logits(n_seq, n_out))
-            if start + n < n_ctx and n_out:
-                parts[-1] = parts[-1].copy()
+                logits = self._logits(n_seq, n_out)
+                parts.append(logits if end == n_ctx else logits.copy())
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def decode(self, tokens: Tokens, position: int) -> None:
-        """Decode one sequence's next tokens with logits for the last one, as llama-bench does."""
-        self._decode(tokens[None, :], position, 1)
+    def decode(self, tokens: Tokens, position: int, n_output: int = 1) -> None:
+        """Decode the next tokens of one sequence, (n,), or of all in one batch, (n_seq, n).
 
-    def decode_together(self, tokens: Tokens, position: int) -> None:
-        """The same for the next tokens of all sequences, (n_seq, n), in one batch."""
-        self._decode(tokens, position, 1)
+        Computes logits for the last `n_output` of each; one is what llama-bench asks for.
+        """
+        self._fill_batch(np.atleast_2d(tokens), position, n_output)
+        self._check(self.lib.llama_decode(self.handle, self._batch), "decode")
 
     def encode(self, tokens: Tokens) -> None:
         """Have the encoder of an encoder-decoder model read one sequence, (1, n) token ids."""
@@ -262,10 +234,18 @@ class Session:
         self._fill_batch(tokens, 0, tokens.shape[1])
         self._check(self.lib.llama_encode(self.handle, self._batch), "encode")
 
-    def _decode(self, tokens: Tokens, position: int, n_output: int) -> None:
-        """tokens: (n_seq, n). Logits for the last n_output columns."""
-        self._fill_batch(tokens, position, n_output)
-        self._check(self.lib.llama_decode(self.handle, self._batch), "decode")
+    def read_state(self) -> bytes:
+        """What a session of one sequence remembers: saves reading the same tokens again."""
+        n_byte = self.lib.llama_state_seq_get_size(self.handle, 0)
+        buffer = (ctypes.c_uint8 * n_byte)()
+        if self.lib.llama_state_seq_get_data(self.handle, buffer, n_byte, 0) != n_byte:
+            raise LlamaError(f"{self.model.path}: llama.cpp could not copy the context's state")
+        return bytes(buffer)
+
+    def write_state(self, state: bytes) -> bool:
+        """Put it back into an empty session; False if it does not fit, which leaves no trace."""
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        return bool(self.lib.llama_state_seq_set_data(self.handle, buffer, len(state), 0))
 
     def _fill_batch(self, tokens: Tokens, position: int, n_output: int) -> None:
         n_seq, n = tokens.shape
@@ -287,21 +267,8 @@ class Session:
             raise LlamaError(f"{self.model.path}: llama.cpp could not {what} ({status}): {reason}")
 
     def _logits(self, n_seq: int, n_output: int) -> Logits:
-        pointer = self.lib.llama_get_logits(self.handle)
-        return np.ctypeslib.as_array(pointer, (n_seq, n_output, self.model.n_vocab))
-
-
-def _fields(
-    batch: ctypes.Structure, n: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int8]]:
-    """A batch's token ids, positions and where logits are wanted, for one sequence at first."""
-    for i in range(n):
-        batch.seq_id[i][0] = 0
-    np.ctypeslib.as_array(batch.n_seq_id, (n,))[:] = 1
-    token, position, has_logits = (
-        np.ctypeslib.as_array(pointer, (n,)) for pointer in (batch.token, batch.pos, batch.logits)
-    )
-    return token, position, has_logits
+        shape = (n_seq, n_output, self.model.n_vocab)
+        return np.ctypeslib.as_array(self.lib.llama_get_logits(self.handle), shape)
 
 
 def _free_session(lib: Llama, handle: object, batch: ctypes.Structure, callback: object) -> None:
@@ -309,3 +276,20 @@ def _free_session(lib: Llama, handle: object, batch: ctypes.Structure, callback:
     lib.llama_free(handle)
     lib.llama_batch_free(batch)
     del callback
+
+
+def check_loads(paths: Sequence[Path], n_token: int = 8) -> None:
+    """Load a model (all its shards) on the CPU and decode a few tokens. Run it through `isolated`.
+
+    Raises LlamaError if it does not load, VerificationError if its logits are not finite.
+    """
+    compute = Compute(n_gpu_layers=0)
+    with (
+        LlamaModel(paths[0], compute, repack=False, shards=paths) as model,
+        Session(model, 2 * n_token, compute=compute) as session,
+    ):
+        tokens = np.arange(n_token, dtype=np.int32)[None, :] % model.n_vocab
+        if model.has_encoder:
+            session.encode(tokens)
+        if not np.isfinite(session.chunk_logits(tokens, n_token)).all():
+            raise VerificationError(f"{paths[0]}: llama.cpp loads it, its logits are not finite")

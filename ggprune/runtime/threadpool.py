@@ -7,11 +7,9 @@ struct follows `ggml_threadpool_params` in ggml/include/ggml.h and is checked be
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache
 
 from ggprune.errors import LlamaError
-from ggprune.runtime.library import ggml
+from ggprune.runtime.library import REMEDY, declare, ggml
 from ggprune.runtime.session import Session
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
@@ -35,38 +33,30 @@ class Threadpool:
     """Threads for one session; close the session first. Raises LlamaError if there can be none."""
 
     def __init__(self, session: Session, n_threads: int) -> None:
+        pointer, text = ctypes.c_void_p, ctypes.c_char_p
+        lib = declare(ggml("ggml"), {"ggml_backend_reg_by_name": (pointer, text)})
+        base = declare(ggml(), {"ggml_backend_reg_get_proc_address": (pointer, pointer, text)})
         params = ThreadpoolParams()
-        ggml().ggml_threadpool_params_init(ctypes.byref(params), n_threads)
+        base.ggml_threadpool_params_init(ctypes.byref(params), n_threads)
         if (params.n_threads, params.poll) != (n_threads, POLL):
             raise LlamaError(
-                "this build of llama.cpp lays out its threads' settings differently; "
-                "install the llama-cpp-python version that ggprune was tested with"
+                f"this build of llama.cpp lays out its threads' settings differently; {REMEDY}"
             )
-        new, self._free = _functions()
-        self._handle = new(ctypes.byref(params))
+        cpu = lib.ggml_backend_reg_by_name(b"CPU")  # may be loaded at run time, so it is asked
+        new, free = (
+            base.ggml_backend_reg_get_proc_address(cpu, f"ggml_threadpool_{name}".encode())
+            for name in ("new", "free")
+        )
+        if not (new and free):
+            raise LlamaError("this build of llama.cpp has no threads to keep")
+        self._free = ctypes.CFUNCTYPE(None, pointer)(free)
+        self._handle = ctypes.CFUNCTYPE(pointer, pointer)(new)(ctypes.byref(params))
         if not self._handle:
             raise LlamaError(f"llama.cpp could not start {n_threads} threads")
-        attach = ggml("llama").llama_attach_threadpool
-        attach.restype, attach.argtypes = None, [ctypes.c_void_p] * 3
-        attach(session.handle, self._handle, None)
+        attached = declare(ggml("llama"), {"llama_attach_threadpool": (None, *[pointer] * 3)})
+        attached.llama_attach_threadpool(session.handle, self._handle, None)
 
     def close(self) -> None:
         if self._handle:
             self._free(self._handle)
             self._handle = None
-
-
-@cache
-def _functions() -> tuple[Callable[[object], int | None], Callable[[int], None]]:
-    """ggml_threadpool_new and _free, asked of the CPU backend: it may be loaded at run time."""
-    base, lib = ggml(), ggml("ggml")
-    lib.ggml_backend_reg_by_name.restype = ctypes.c_void_p
-    lib.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]
-    address = base.ggml_backend_reg_get_proc_address
-    address.restype, address.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
-    cpu = lib.ggml_backend_reg_by_name(b"CPU")
-    places = [address(cpu, f"ggml_threadpool_{name}".encode()) for name in ("new", "free")]
-    if not all(places):
-        raise LlamaError("this build of llama.cpp has no threads to keep")
-    new = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(places[0])
-    return new, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(places[1])

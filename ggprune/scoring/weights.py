@@ -25,7 +25,7 @@ from ggprune.model import Model, Tensor
 from ggprune.model.names import Role, block_of, roles_of
 from ggprune.model.types import TensorType
 from ggprune.progress import SILENT, Progress
-from ggprune.runtime.dequantize import Dequantizer
+from ggprune.runtime.convert import Dequantizer
 from ggprune.runtime.library import default_threads
 
 PIECE_BYTES = 16 << 20  # what one thread is given at a time

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggprune.errors import DataError, FormatError
-from ggprune.files.outputs import check_output
-from ggprune.files.pending import PendingFile
+from ggprune.files.outputs import PendingFile, check_output
 from ggprune.files.reading import read_bytes
 from ggprune.model import Model, Value, open_model
 from ggprune.model.gguf import MAGIC

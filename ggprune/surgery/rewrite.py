@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ggprune.errors import FormatError
 from ggprune.files.copy import copy_range, start_writeback
-from ggprune.files.pending import PendingFile
+from ggprune.files.outputs import PendingFile
 from ggprune.model import Model
 from ggprune.model.model import open_shards
 from ggprune.progress import SILENT, Progress

@@ -17,7 +17,7 @@ from ggprune.arch import (
 )
 from ggprune.errors import ArchitectureError
 from ggprune.model import Model
-from ggprune.runtime.callback import Taps
+from ggprune.runtime.nodes import Taps
 from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
 from ggprune.surgery import make_plan
 from tests.helpers import ONE_GRAPH, pruned_copy, random_tokens

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.files.pending import PendingFile
+from ggprune.files.outputs import PendingFile
 from ggprune.model import Model
 from ggprune.pipeline import Job, job, planned, write
 from ggprune.pipeline.job import write_into

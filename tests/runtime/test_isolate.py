@@ -9,7 +9,7 @@ import pytest
 
 from ggprune.errors import LlamaAbortError, LlamaError
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.loadcheck import check_loads
+from ggprune.runtime.session import check_loads
 from tests.conftest import TINY
 
 

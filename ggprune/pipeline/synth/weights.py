@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ggprune.model.types import TensorType
 from ggprune.pipeline.synth.tensors import Weights
-from ggprune.runtime.encode import encode_rows
+from ggprune.runtime.convert import encode_rows
 
 PIECE = 256  # numbers; the longest block of any type
 POOL = 1 << 18  # numbers, 1 MiB while they are floats

@@ -15,8 +15,7 @@ import numpy as np
 
 from ggprune.errors import LlamaError, UsageError
 from ggprune.files.copy import start_writeback
-from ggprune.files.outputs import check_output
-from ggprune.files.pending import PendingFile, disk_errors
+from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.model import GGUFFile, Model, Value, ValueType, open_model
 from ggprune.model.gguf import DEFAULT_ALIGNMENT, VERSIONS
 from ggprune.model.imatrix import Imatrix

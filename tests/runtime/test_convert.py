@@ -14,8 +14,8 @@ from ggprune.model import open_model
 from ggprune.model.types import TENSOR_TYPES, TensorType, tensor_type
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
-from ggprune.runtime import dequantize as module
-from ggprune.runtime.dequantize import Dequantizer, TypeTraits, check_layout
+from ggprune.runtime import convert as module
+from ggprune.runtime.convert import Dequantizer, TypeTraits, check_layout
 from tests.conftest import TINY
 
 NOT_CONVERTED = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"}

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import OutputError
-from ggprune.files.outputs import check_output, check_outputs
-from ggprune.files.pending import PendingFile, write_text
+from ggprune.files.outputs import PendingFile, check_output, check_outputs, write_text
 
 
 @pytest.fixture(params=["nameless", "named"])
@@ -66,7 +65,7 @@ def test_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from ggprune.files.pending import PendingFile\n"
+        "from ggprune.files.outputs import PendingFile\n"
         "with PendingFile(Path(sys.argv[1]) / 'out') as pending:\n"
         "    os.write(pending.fd, b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -1,4 +1,4 @@
-"""Stored weights to floats, by ggml's own conversion for every type it has.
+"""Stored weights to floats and back, by ggml's own conversions and quantizers.
 
 The conversions are reached through `struct ggml_type_traits` of ggml/include/ggml.h. It is not part
 of a stable interface, so it is checked against the library's own accessors before it is relied on.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ggprune.errors import DataError, LlamaError
 from ggprune.model.types import TensorType
-from ggprune.runtime.library import ggml, llama
+from ggprune.runtime.library import REMEDY, declare, ggml, llama
 
 TYPE_F32, TYPE_F16 = 0, 1
 
@@ -45,7 +45,20 @@ class Dequantizer:
 
     def __init__(self, tensor_type: TensorType) -> None:
         self.type = tensor_type
-        self._to_float = None if tensor_type.id == TYPE_F32 else _conversion(tensor_type)
+        self._to_float: Callable[[int, int, int], None] | None = None  # of F32
+        if tensor_type.id == TYPE_F32:
+            return
+        check_layout()
+        traits = _traits(tensor_type.id) if tensor_type.id < llama().GGML_TYPE_COUNT else None
+        if traits is None or traits.to_float is None:
+            raise DataError(f"ggml cannot convert {tensor_type.name} to floats")
+        expected = (tensor_type.block_size, tensor_type.block_bytes)
+        if (traits.blck_size, traits.type_size) != expected:
+            raise LlamaError(
+                f"this build of llama.cpp stores {traits.blck_size} values of {tensor_type.name} "
+                f"in {traits.type_size} bytes, expected {expected[0]} in {expected[1]}; {REMEDY}"
+            )
+        self._to_float = _TO_FLOAT(traits.to_float)
 
     def __call__(self, raw: NDArray[np.uint8], floats: NDArray[np.float32]) -> None:
         """Fill `floats` from the bytes that hold as many values, whole blocks of them.
@@ -61,19 +74,20 @@ class Dequantizer:
             self._to_float(raw.ctypes.data, floats.ctypes.data, len(floats))
 
 
-def _conversion(tensor_type: TensorType) -> Callable[[int, int, int], None]:
-    check_layout()
-    traits = _traits(tensor_type.id) if tensor_type.id < llama().GGML_TYPE_COUNT else None
-    if traits is None or traits.to_float is None:
-        raise DataError(f"ggml cannot convert {tensor_type.name} to floats")
-    if (traits.blck_size, traits.type_size) != (tensor_type.block_size, tensor_type.block_bytes):
-        raise LlamaError(
-            f"this build of llama.cpp stores {traits.blck_size} values of {tensor_type.name} in "
-            f"{traits.type_size} bytes, expected {tensor_type.block_size} in "
-            f"{tensor_type.block_bytes}; install the llama-cpp-python version that ggprune was "
-            "tested with"
-        )
-    return _TO_FLOAT(traits.to_float)
+def encode_rows(values: NDArray[np.float32], tensor_type: TensorType) -> NDArray[np.uint8]:
+    """Rows (n_row, n) as bytes (n_row, row_bytes). `n` is a multiple of the type's block size.
+
+    Types that cannot do without an importance matrix get one in which all columns are alike.
+    """
+    n_row, n = values.shape
+    source, alike = np.ascontiguousarray(values), np.ones(n, np.float32)
+    rows = np.empty((n_row, tensor_type.size_bytes((n,))), np.uint8)
+    needed = _library().ggml_quantize_requires_imatrix(tensor_type.id)
+    _library().ggml_quantize_chunk(
+        tensor_type.id, source.ctypes.data, rows.ctypes.data, 0, n_row, n,
+        alike.ctypes.data if needed else None,
+    )  # fmt: skip
+    return rows
 
 
 @cache
@@ -86,13 +100,12 @@ def check_layout() -> None:
     fits = all(
         (traits.type_name, traits.blck_size, traits.type_size)
         == (lib.ggml_type_name(i), lib.ggml_blck_size(i), lib.ggml_type_size(i))
-        for i, traits in ((i, _traits(i)) for i in range(llama().GGML_TYPE_COUNT))
+        for i, traits in enumerate(map(_traits, range(llama().GGML_TYPE_COUNT)))
     )
     exported = ctypes.cast(lib.ggml_fp16_to_fp32_row, ctypes.c_void_p).value
     if not fits or f32.to_float is not None or f16.to_float != exported:
         raise LlamaError(
-            "this build of llama.cpp lays out its table of types differently; "
-            "install the llama-cpp-python version that ggprune was tested with"
+            f"this build of llama.cpp lays out its table of types differently; {REMEDY}"
         )
 
 
@@ -103,12 +116,15 @@ def _traits(type_id: int) -> TypeTraits:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """ggml's functions on types, typed; names stay addresses, which are compared."""
-    lib = ggml()
-    lib.ggml_get_type_traits.restype = ctypes.POINTER(TypeTraits)
-    lib.ggml_type_name.restype = ctypes.c_void_p
-    lib.ggml_blck_size.restype = ctypes.c_int64
-    lib.ggml_type_size.restype = ctypes.c_size_t
-    for name in ("get_type_traits", "type_name", "blck_size", "type_size"):
-        getattr(lib, f"ggml_{name}").argtypes = [ctypes.c_int]
-    return lib
+    """ggml's functions on types; their names stay addresses, which are compared."""
+    kind, pointer, size = ctypes.c_int, ctypes.c_void_p, ctypes.c_int64
+    return declare(ggml(), {
+        "ggml_get_type_traits": (ctypes.POINTER(TypeTraits), kind),
+        "ggml_type_name": (pointer, kind),
+        "ggml_blck_size": (size, kind),
+        "ggml_type_size": (ctypes.c_size_t, kind),
+        "ggml_quantize_requires_imatrix": (ctypes.c_bool, kind),
+        "ggml_quantize_chunk": (
+            ctypes.c_size_t, kind, pointer, pointer, size, size, size, pointer,
+        ),
+    })  # fmt: skip

@@ -1,19 +1,25 @@
-"""ggml's tensor as it lies in memory, so that graph nodes can be read and overwritten.
+"""Nodes of llama.cpp's graph: how they lie in memory, and the function that it calls for each.
 
-The layout follows `struct ggml_tensor` in ggml/include/ggml.h. It is not part of a stable
-interface, so it is checked against the library's own accessors before it is relied on.
+llama.cpp asks about every node before computing it (`cb_eval`); for those that a program names it
+stops right behind them and lets it read or overwrite the values. The layout follows `struct
+ggml_tensor` in ggml/include/ggml.h. It is not part of a stable interface, so it is checked against
+the library's own accessors before it is relied on. Knows nothing of layers.
 """
 
 from __future__ import annotations
 
 import ctypes
+import time
+from collections.abc import Callable, Mapping
 from functools import cache
+from math import prod
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import LlamaError
-from ggprune.runtime.library import ggml
+from ggprune.runtime.library import REMEDY, declare, ggml
 
 MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64
 TYPE_F32 = 0
@@ -47,15 +53,15 @@ COMPUTE = 16  # GGML_TENSOR_FLAG_COMPUTE, ggml.h: without it a backend skips the
 @cache
 def accessors() -> ctypes.CDLL:
     """ggml's functions on tensors, typed."""
-    lib = ggml()
-    lib.ggml_get_name.restype, lib.ggml_get_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-    lib.ggml_nbytes.restype, lib.ggml_nbytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
-    lib.ggml_nelements.restype, lib.ggml_nelements.argtypes = ctypes.c_int64, [ctypes.c_void_p]
-    lib.ggml_op_name.restype, lib.ggml_op_name.argtypes = ctypes.c_char_p, [ctypes.c_int]
-    for function in (lib.ggml_backend_tensor_get, lib.ggml_backend_tensor_set):
-        function.restype = None
-        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-    return lib
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    return declare(ggml(), {
+        "ggml_get_name": (ctypes.c_char_p, pointer),
+        "ggml_nbytes": (size, pointer),
+        "ggml_nelements": (ctypes.c_int64, pointer),
+        "ggml_op_name": (ctypes.c_char_p, ctypes.c_int),
+        "ggml_backend_tensor_get": (None, pointer, pointer, size, size),
+        "ggml_backend_tensor_set": (None, pointer, pointer, size, size),
+    })  # fmt: skip
 
 
 def tensor_name(pointer: int) -> bytes:
@@ -78,14 +84,8 @@ def set_computed(pointer: int, computed: bool) -> None:
 def check_layout(pointer: int) -> None:
     """Raises LlamaError unless name and extents read through the struct are what ggml says."""
     lib, tensor = accessors(), TensorStruct.from_address(pointer)
-    n_element = 1
-    for n in tensor.ne:
-        n_element *= n
-    if tensor.name != lib.ggml_get_name(pointer) or n_element != lib.ggml_nelements(pointer):
-        raise LlamaError(
-            "this build of llama.cpp lays out its tensors differently; "
-            "install the llama-cpp-python version that ggprune was tested with"
-        )
+    if tensor.name != lib.ggml_get_name(pointer) or prod(tensor.ne) != lib.ggml_nelements(pointer):
+        raise LlamaError(f"this build of llama.cpp lays out its tensors differently; {REMEDY}")
 
 
 class StreamNode:
@@ -96,8 +96,7 @@ class StreamNode:
         struct = TensorStruct.from_address(pointer)
         n_row = int(struct.ne[1] * struct.ne[2] * struct.ne[3])  # several streams: several rows
         self.shape = (n_row, int(struct.ne[0]))  # (n_row, n_embd)
-        n_value = self.shape[0] * self.shape[1]
-        if struct.type != TYPE_F32 or accessors().ggml_nbytes(pointer) != 4 * n_value:
+        if struct.type != TYPE_F32 or accessors().ggml_nbytes(pointer) != 4 * prod(self.shape):
             name = tensor_name(pointer).decode()
             raise LlamaError(f"graph node {name} is not a plain matrix of 32-bit floats")
 
@@ -126,3 +125,60 @@ class StreamNode:
             raise LlamaError(f"a residual of shape {values.shape} does not fit {self.shape}")
         data = np.ascontiguousarray(values)
         accessors().ggml_backend_tensor_set(self.pointer, data.ctypes.data, 0, data.nbytes)
+
+
+Handler = Callable[[StreamNode], None]
+Taps = Mapping[bytes, Handler]
+
+
+class Program(Protocol):
+    """What to do during one decode."""
+
+    def ask(self, pointer: int) -> bool:
+        """Called for every node in the order of computation, before it; True: stop behind it."""
+
+    def computed(self, pointer: int) -> None:
+        """Called for the nodes that `ask` said True to."""
+
+
+class EvalCallback:
+    """The function llama.cpp calls for every node. The program may be exchanged between decodes."""
+
+    def __init__(self) -> None:
+        self.program: Program = NamedTaps({})
+        self.error: BaseException | None = None
+        self.time_s = 0.0  # spent in it, with what the program does
+        self._checked = False
+
+    def __call__(self, pointer: int, ask: bool, _: object) -> bool:
+        """What ctypes cannot raise is kept in `error` and stops the decode."""
+        if self.error is not None:
+            return False
+        start = time.perf_counter()
+        try:
+            if not self._checked:
+                check_layout(pointer)
+                self._checked = True
+            if ask:
+                return self.program.ask(pointer)
+            self.program.computed(pointer)
+            return True
+        except BaseException as e:
+            self.error = e
+            return False
+        finally:
+            self.time_s += time.perf_counter() - start
+
+
+class NamedTaps:
+    """Calls handlers for nodes by name, and computes everything."""
+
+    def __init__(self, taps: Taps) -> None:
+        self.taps = taps
+
+    def ask(self, pointer: int) -> bool:
+        set_computed(pointer, True)  # an earlier program may have left it out
+        return tensor_name(pointer) in self.taps
+
+    def computed(self, pointer: int) -> None:
+        self.taps[tensor_name(pointer)](StreamNode(pointer))
