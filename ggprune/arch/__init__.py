@@ -2,9 +2,8 @@
 
 from ggprune.arch.architecture import Architecture, StreamNames, architecture_of, check_scored
 from ggprune.arch.change import Change
-from ggprune.arch.engine import removal_change
 from ggprune.arch.hparams import mtp_blocks, n_trunk
-from ggprune.arch.legal import first_legal, legal_drop, nearest_legal, shortest_runs
+from ggprune.arch.legal import first_legal, legal_drop, nearest_legal, removal_change, shortest_runs
 from ggprune.arch.traits import layer_traits
 
 __all__ = [

@@ -1,29 +1,82 @@
-"""What a model's metadata states about its layers, read as llama.cpp reads it.
+"""What a model's metadata states about its layers, read as llama.cpp reads it, and what is left.
 
 `get_key_or_arr` and `get_arr` in src/llama-model-loader.cpp, the generic part of `load_hparams` in
-src/llama-model.cpp. Knows nothing of a removal, nor which of this an architecture makes use of.
+src/llama-model.cpp; sliding windows: `llama_hparams::set_swa_pattern` in src/llama-hparams.cpp.
+Keys are templates, in which `{arch}` stands for the architecture's name. Which of them has to
+follow the layers is for `rules` to say.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ggprune.arch.keys import (
-    DEEPSTACK,
-    HEAD_COUNT_KV,
-    INTERVAL,
-    NEXTN,
-    OTHER_ARRAYS,
-    PER_LAYER_ARRAYS,
-    RECURRENT,
-    SLIDING_WINDOW,
-    SWA_PATTERN,
-)
-from ggprune.arch.schedules import Flags, recurrent_flags
-from ggprune.errors import FormatError
+from ggprune.errors import ArchitectureError, FormatError
 from ggprune.model import Model, Value, ValueType
-from ggprune.model.metadata import SCALAR_SIZES
+from ggprune.model.metadata import SCALAR_FORMATS, SCALAR_SIZES, scalar
+
+BLOCK_COUNT = "{arch}.block_count"
+DECODER_BLOCK_COUNT = "{arch}.decoder_block_count"
+NEXTN = "{arch}.nextn_predict_layers"
+EMBEDDING_LENGTH = "{arch}.embedding_length"
+FEED_FORWARD_LENGTH = "{arch}.feed_forward_length"
+HEAD_COUNT = "{arch}.attention.head_count"
+HEAD_COUNT_KV = "{arch}.attention.head_count_kv"
+KEY_LENGTH = "{arch}.attention.key_length"
+VALUE_LENGTH = "{arch}.attention.value_length"
+HEAD_SIZES = (KEY_LENGTH, VALUE_LENGTH)
+SLIDING_WINDOW = "{arch}.attention.sliding_window"
+SWA_PATTERN = "{arch}.attention.sliding_window_pattern"
+ROPE_PATTERN = "{arch}.attention.rope_pattern"
+RECURRENT = "{arch}.attention.recurrent_layers"
+INTERVAL = "{arch}.full_attention_interval"
+DEEPSTACK = "{arch}.deepstack_mapping"
+INDEXER_TYPES = "{arch}.attention.indexer.types"
+INDEXER_TOP_K = "{arch}.attention.indexer.top_k"
+SHARED_KV = "{arch}.attention.shared_kv_layers"
+MOE_STEP = "{arch}.interleave_moe_layer_step"
+
+# One entry per layer where they are arrays; a scalar holds for all layers. Some are as long as the
+# trunk, some as all blocks: both lengths are followed.
+PER_LAYER_ARRAYS = (
+    HEAD_COUNT, HEAD_COUNT_KV, FEED_FORWARD_LENGTH, "{arch}.expert_used_count",
+    "{arch}.expert_feed_forward_length", "{arch}.swiglu_clamp_exp", "{arch}.swiglu_clamp_shexp",
+    SWA_PATTERN, RECURRENT, INDEXER_TYPES, ROPE_PATTERN, "{arch}.attention.compress_ratios",
+    "{arch}.activation_sparsity_scale",
+)  # fmt: skip
+
+# llama.cpp reads these without looking at their length, so they may be longer than the model.
+UNCHECKED_ARRAYS = (SWA_PATTERN, DEEPSTACK, "{arch}.attention.compress_ratios")
+
+# The first k layers differ from the rest: k falls by the number of dropped layers among them.
+PREFIX_COUNTS = ("{arch}.leading_dense_block_count", "{arch}.hash_layer_count")
+
+# Arrays whose length has nothing to do with the layers, whatever it happens to be.
+OTHER_ARRAYS = ("{arch}.rope.dimension_sections", "{arch}.classifier.output_labels")
+
+
+Flags = tuple[bool, ...]  # one per layer
+
+
+def swa_flags(period: int, n: int, *, dense_first: bool = False) -> Flags:
+    """True for layers with a sliding window. Period 0: all of them."""
+    if period == 0:
+        return (True,) * n
+    if dense_first:
+        return tuple(i % period != 0 for i in range(n))
+    return tuple(i % period < period - 1 for i in range(n))
+
+
+def recurrent_flags(interval: int, n: int) -> Flags:
+    """True for recurrent layers: all but every `interval`-th."""
+    return tuple((i + 1) % interval != 0 for i in range(n))
+
+
+def removed_below(keep: Sequence[int]) -> tuple[int, ...]:
+    """For every kept layer, how many layers in front of it are gone."""
+    return tuple(old - new for new, old in enumerate(keep))
+
 
 _WHOLE = frozenset(SCALAR_SIZES) - {ValueType.FLOAT32, ValueType.FLOAT64}
 
@@ -126,3 +179,42 @@ def n_trunk(model: Model) -> int:
 def mtp_blocks(model: Model) -> range:
     """The multi-token-prediction blocks, which come behind all other layers."""
     return range(n_trunk(model), model.n_layer)
+
+
+class Illegal(ArchitectureError):  # noqa: N818  a legal set is the opposite, not an "error"
+    """These layers cannot be removed together; another set may be."""
+
+
+@dataclass(frozen=True)
+class Removal(Hparams):
+    """A model and the layers that would remain of it."""
+
+    keep: tuple[int, ...]
+    trust: bool = False  # slice arrays that look per-layer and are not known
+
+    @cached_property
+    def trunk(self) -> tuple[int, ...]:
+        """The trunk's layers that remain."""
+        return tuple(n for n in self.keep if n < self.n_trunk)
+
+    def with_type_of(self, template: str, number: float) -> Value:
+        """A number in the type that the key has in the file."""
+        old = self.model.metadata[self.key(template)]
+        if old.type not in SCALAR_FORMATS:
+            raise FormatError(f"{self.model.path}: {self.key(template)} is not a number")
+        return scalar(old.type, number)
+
+    def sliced(self, template: str) -> Value:
+        """A per-layer array without the entries of the layers that go, element type kept."""
+        value, n_layer = self.model.metadata[self.key(template)], self.model.n_layer
+        n_entry = value.array_len or 0
+        if n_entry == n_layer or (n_entry > n_layer and template in UNCHECKED_ARRAYS):
+            return value.select([*self.keep, *range(n_layer, n_entry)])
+        if n_entry == self.n_trunk:
+            return value.select(self.trunk)
+        if n_entry == self.model.stacks[0][1]:  # of an encoder, whose decoder has none
+            return value.select([n for n in self.keep if n < n_entry])
+        raise FormatError(
+            f"{self.model.path}: {self.key(template)} has {value.array_len} entries, "
+            f"expected block_count = {n_layer}"
+        )

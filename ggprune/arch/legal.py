@@ -1,13 +1,57 @@
-"""Sets of layers that can be removed exactly: the nearest ones, and the cheapest ones."""
+"""Runs an architecture's rules on sets of layers: what changes, which sets are possible.
+
+Knows no rule by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice
 
-from ggprune.arch.engine import is_legal
-from ggprune.arch.hparams import n_trunk
+from ggprune.arch.architecture import architecture_of
+from ggprune.arch.change import Change
+from ggprune.arch.hparams import Illegal, Removal, n_trunk
+from ggprune.arch.rules import Generic, Rule
 from ggprune.model import Model
+
+
+def removal_change(model: Model, keep: Sequence[int], *, trust: bool = False) -> Change:
+    """Everything that changes when only the layers `keep` (sorted) remain.
+
+    Raises Illegal (an ArchitectureError) with the reasons if the result would not be exact,
+    FormatError if a per-layer array does not have one entry per layer.
+    """
+    row = architecture_of(model, trust=trust).row
+    try:
+        return _change_by(row.rules, Removal(model, tuple(keep), trust))
+    except Illegal as e:
+        raise Illegal(
+            f"{model.path}: not exact for {model.arch}: {e} (llama.cpp {row.source})"
+        ) from e
+
+
+def is_legal(model: Model, keep: Sequence[int], *, trust: bool = False) -> bool:
+    """Can exactly these layers remain? Raises ArchitectureError if the architecture is refused."""
+    rules = architecture_of(model, trust=trust).row.rules
+    try:
+        _change_by(rules, Removal(model, tuple(keep), trust))
+    except Illegal:
+        return False
+    return True
+
+
+def _change_by(rules: Iterable[Rule], removal: Removal) -> Change:
+    """What all rules change together. Raises Illegal with the reasons of all that object."""
+    change, reasons = Change(), []
+    for rule in (Generic(), *rules):
+        try:
+            change |= rule.change(removal)
+        except Illegal as e:
+            reasons.append(str(e))
+    if reasons:
+        raise Illegal("; ".join(reasons))
+    return change
+
 
 MAX_TRIES = 20_000
 MAX_RUN = 16  # longer than any period so far

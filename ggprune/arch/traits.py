@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ggprune.arch.hparams import Hparams
+from ggprune.arch.hparams import Flags, Hparams
 from ggprune.arch.rules import Rule
-from ggprune.arch.schedules import Flags
 from ggprune.arch.table import ArchitectureRow, architecture_table
 from ggprune.model import Model
 

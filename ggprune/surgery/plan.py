@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ggprune.arch import Change, nearest_legal, removal_change
-from ggprune.arch.removal import Illegal
+from ggprune.arch.hparams import Illegal
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import DocumentError, Key, decode, written
 from ggprune.files.reading import read_bytes

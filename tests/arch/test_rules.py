@@ -14,8 +14,8 @@ from ggprune.arch import (
     removal_change,
     shortest_runs,
 )
+from ggprune.arch.hparams import recurrent_flags, removed_below, swa_flags
 from ggprune.arch.rules import RULES, Generic
-from ggprune.arch.schedules import recurrent_flags, removed_below, swa_flags
 from ggprune.errors import ArchitectureError
 from ggprune.model import Model, open_model
 from tests.gguf_files import (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ggprune.arch.parse import parse_object
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.arch.rules.depth import (
     DeepseekLite,
@@ -24,9 +23,8 @@ from ggprune.arch.rules.recurrence import BothKinds, RecurrentInterval
 from ggprune.arch.rules.sharing import Deepstack, SharedIndex, SharedKv, TwoStacks
 from ggprune.arch.rules.tensors import AttentionScale, OneEmbeddingLayer, RescaledByDepth, Slices
 from ggprune.arch.rules.windows import FirstSwa, SwaArray, SwaPeriod, WindowsNeeded
-from ggprune.errors import DataError
 
-__all__ = ["RULES", "UNSAID", "Generic", "Rule", "parse_rule"]
+__all__ = ["RULES", "UNSAID", "Generic", "Rule"]
 
 # By the names that the rows have for them: `swa_period` is SwaPeriod.
 RULES: Mapping[str, type[Rule]] = {
@@ -38,17 +36,3 @@ RULES: Mapping[str, type[Rule]] = {
         Sliced, Slices, SwaArray, SwaPeriod, TwoStacks, WindowsNeeded,
     )
 }  # fmt: skip
-
-
-def parse_rule(row: object, place: str) -> Rule:
-    """The rule that a JSON object names, which stands at `place`.
-
-    Raises DataError with the place and the field if anything of it is unknown, missing or mistyped.
-    """
-    if not isinstance(row, Mapping) or "rule" not in row:
-        raise DataError(f"{place}: {row!r} does not name a rule")
-    name = row["rule"]
-    if not isinstance(name, str) or name not in RULES:
-        raise DataError(f"{place}: unknown rule {name}")
-    stated = {field: value for field, value in row.items() if field != "rule"}
-    return parse_object(RULES[name], stated, f"{place}: {name}")

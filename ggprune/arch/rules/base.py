@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import Hparams
-from ggprune.arch.removal import Removal
-from ggprune.arch.schedules import Flags
+from ggprune.arch.hparams import Flags, Hparams, Removal
 
 # When a rule holds: always, or in models that state the size of their sliding windows.
 Condition = Literal["if_stated"]

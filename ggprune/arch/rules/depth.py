@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ggprune.arch.change import Change
-from ggprune.arch.removal import Illegal, Removal
+from ggprune.arch.hparams import Illegal, Removal
 from ggprune.arch.rules.base import Condition, Rule, holds
 from ggprune.model import ValueType
 from ggprune.model.metadata import scalar

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
-from ggprune.arch.keys import (
+from ggprune.arch.hparams import (
     BLOCK_COUNT,
     EMBEDDING_LENGTH,
     HEAD_COUNT,
@@ -13,8 +13,9 @@ from ggprune.arch.keys import (
     NEXTN,
     PER_LAYER_ARRAYS,
     PREFIX_COUNTS,
+    Illegal,
+    Removal,
 )
-from ggprune.arch.removal import Illegal, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.model import Value, ValueType
 from ggprune.model.metadata import scalar

@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import Hparams
-from ggprune.arch.keys import HEAD_COUNT, ROPE_PATTERN, SLIDING_WINDOW, SWA_PATTERN
-from ggprune.arch.removal import Illegal, Removal
+from ggprune.arch.hparams import (
+    HEAD_COUNT,
+    ROPE_PATTERN,
+    SLIDING_WINDOW,
+    SWA_PATTERN,
+    Flags,
+    Hparams,
+    Illegal,
+    Removal,
+)
 from ggprune.arch.rules.base import Rule
-from ggprune.arch.schedules import Flags
 from ggprune.model import ValueType
 from ggprune.model.metadata import array, scalar
 

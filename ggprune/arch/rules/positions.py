@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import Hparams
-from ggprune.arch.keys import FEED_FORWARD_LENGTH, MOE_STEP
-from ggprune.arch.removal import Illegal, Removal
+from ggprune.arch.hparams import (
+    FEED_FORWARD_LENGTH,
+    MOE_STEP,
+    Flags,
+    Hparams,
+    Illegal,
+    Removal,
+    removed_below,
+)
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
-from ggprune.arch.schedules import Flags, removed_below
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import Hparams
-from ggprune.arch.keys import INTERVAL, RECURRENT
-from ggprune.arch.removal import Illegal, Removal
+from ggprune.arch.hparams import (
+    INTERVAL,
+    RECURRENT,
+    Flags,
+    Hparams,
+    Illegal,
+    Removal,
+    recurrent_flags,
+)
 from ggprune.arch.rules.base import Rule
-from ggprune.arch.schedules import Flags, recurrent_flags
 from ggprune.model import ValueType
 from ggprune.model.metadata import array
 

@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import Hparams
-from ggprune.arch.keys import (
+from ggprune.arch.hparams import (
     BLOCK_COUNT,
     DECODER_BLOCK_COUNT,
     DEEPSTACK,
     INDEXER_TOP_K,
     INDEXER_TYPES,
     SHARED_KV,
+    Flags,
+    Hparams,
+    Illegal,
+    Removal,
 )
-from ggprune.arch.removal import Illegal, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
-from ggprune.arch.schedules import Flags
 from ggprune.model import ValueType
 from ggprune.model.metadata import array, scalar
 from ggprune.model.names import rename_block

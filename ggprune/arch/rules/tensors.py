@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change, Edit, Scale, Slice
-from ggprune.arch.keys import EMBEDDING_LENGTH, HEAD_COUNT, KEY_LENGTH
-from ggprune.arch.removal import Illegal, Removal
+from ggprune.arch.hparams import EMBEDDING_LENGTH, HEAD_COUNT, KEY_LENGTH, Illegal, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.model import ValueType
 from ggprune.model.metadata import array

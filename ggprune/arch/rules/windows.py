@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import Hparams
-from ggprune.arch.keys import HEAD_SIZES, SLIDING_WINDOW, SWA_PATTERN
-from ggprune.arch.removal import Illegal, Removal
+from ggprune.arch.hparams import (
+    HEAD_SIZES,
+    SLIDING_WINDOW,
+    SWA_PATTERN,
+    Flags,
+    Hparams,
+    Illegal,
+    Removal,
+    swa_flags,
+)
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
-from ggprune.arch.schedules import Flags, swa_flags
 from ggprune.model import ValueType
 from ggprune.model.metadata import array
 
