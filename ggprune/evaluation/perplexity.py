@@ -26,8 +26,7 @@ from ggprune.evaluation.baselogits import (
 )
 from ggprune.files.keys import Key
 from ggprune.metrics.chunks import Chunk, Chunks, TextInfo, describe_text, make_chunks, n_scored
-from ggprune.metrics.divergence import Divergence, divergence
-from ggprune.metrics.estimates import Estimate, ppl_estimate
+from ggprune.metrics.estimates import Divergence, Estimate, divergence, ppl_estimate
 from ggprune.metrics.logits import (
     BaseLogits,
     Comparison,

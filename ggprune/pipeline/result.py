@@ -13,8 +13,7 @@ from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health
 from ggprune.files.documents import INLINE, Key, read_document
 from ggprune.metrics.chunks import TextInfo
-from ggprune.metrics.divergence import Divergence
-from ggprune.metrics.estimates import Estimate
+from ggprune.metrics.estimates import Divergence, Estimate
 from ggprune.model import open_model
 from ggprune.model.cut import Cut
 from ggprune.quantize.options import QuantizeOptions

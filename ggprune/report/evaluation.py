@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from ggprune.evaluation import Evaluation
-from ggprune.metrics.divergence import Distribution, Divergence
+from ggprune.metrics.estimates import Distribution, Divergence
 from ggprune.report.blocks import Block, Heading, Table, Text
 from ggprune.report.reportfile import named_versions
 from ggprune.report.units import estimate, percent

@@ -21,8 +21,7 @@ from ggprune.evaluation.tasks import TaskMetric, TaskScores
 from ggprune.files.documents import DocumentError, Json, decode, encode, encode_fields, to_text
 from ggprune.files.keys import entries_of
 from ggprune.metrics.chunks import TextInfo
-from ggprune.metrics.divergence import Distribution, Divergence
-from ggprune.metrics.estimates import Estimate
+from ggprune.metrics.estimates import Distribution, Divergence, Estimate
 from ggprune.runtime.buffers import Buffer, Buffers
 from ggprune.runtime.devices import Device
 from ggprune.runtime.session import Compute
