@@ -16,7 +16,7 @@ import numpy as np
 from ggprune.errors import DataError
 from ggprune.evaluation.perplexity import N_CTX, Evaluation
 from ggprune.metrics.chunks import TextInfo
-from ggprune.metrics.estimates import Estimate, Float64, ppl_estimate
+from ggprune.metrics.estimates import Float64, ppl_estimate
 from ggprune.metrics.logits import score_tokens
 from ggprune.metrics.text import Text
 from ggprune.progress import SILENT, Progress
@@ -36,15 +36,20 @@ def evaluate_strided(
 ) -> tuple[Evaluation, ...]:
     """Raises DataError if the text gives less than two windows or the stride is no part of one."""
     compute = compute or Compute()
-    evaluations = []
+    n_threads, evaluations = compute.n_threads or default_threads(), []
     for path in paths:
+        scored: list[Float64] = []
         with (
             LlamaModel(path, compute) as model,
             Session(model, n_ctx + stride // 2, compute=compute) as session,
         ):
             window = session.n_ctx_made
             windows = _windows(text, model.tokenize(text.content), window, stride, n_chunk)
-            ppl = _ppl(session, windows, stride, compute.n_threads or default_threads(), progress)
+            for i, tokens in enumerate(windows):
+                logits = session.chunk_logits(tokens[None, :], stride + 1, bos=False)[0, :-1]
+                scored.append(score_tokens(logits, tokens[-stride:], n_threads).nll)
+                progress.step(i + 1, len(windows))
+        ppl = ppl_estimate(np.concatenate(scored))
         info = TextInfo(
             source=text.source, sha256=text.sha256, n_ctx=window, n_chunk=len(windows),
             n_token=ppl.n, stride=stride,
@@ -69,14 +74,3 @@ def _windows(text: Text, tokens: Tokens, window: int, stride: int, n_chunk: int 
         raise DataError(f"{text.source}: gives {n_max} windows, {n_chunk} are asked for")
     views = np.lib.stride_tricks.sliding_window_view(tokens, window)[::stride]
     return views[: n_max if n_chunk is None else n_chunk]
-
-
-def _ppl(
-    session: Session, windows: Tokens, stride: int, n_threads: int, progress: Progress
-) -> Estimate:
-    scored: list[Float64] = []
-    for i, tokens in enumerate(windows):
-        logits = session.chunk_logits(tokens[None, :], stride + 1, bos=False)[0, :-1]
-        scored.append(score_tokens(logits, tokens[-stride:], n_threads).nll)
-        progress.step(i + 1, len(windows))
-    return ppl_estimate(np.concatenate(scored))

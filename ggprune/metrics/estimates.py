@@ -32,8 +32,7 @@ class Estimate:
 
 def mean_estimate(values: Float64) -> Estimate:
     """Mean and its standard error, sqrt((E[x^2] - E[x]^2) / (n - 1))."""
-    n = len(values)
-    mean = float(np.mean(values))
+    n, mean = len(values), float(np.mean(values))
     variance = float(np.mean(np.square(values))) - mean * mean
     return Estimate(mean, math.sqrt(max(variance, 0.0) / max(n - 1, 1)), n)
 

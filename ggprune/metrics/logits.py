@@ -40,8 +40,16 @@ class Comparison:
     """A changed model beside the base, token by token."""
 
     scores: TokenScores
+    base: TokenScores
     kld: Float64  # (n_token,) KL(base || changed), nats
-    same_top: NDArray[np.bool_]  # (n_token,)
+
+    @property
+    def delta_p(self) -> Float64:
+        return self.scores.p - self.base.p  # (n_token,)
+
+    @property
+    def same_top(self) -> NDArray[np.bool_]:
+        return np.equal(self.scores.top, self.base.top)  # (n_token,)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class BaseLogits:
         for_blocks(fill, logits.shape, n_threads, n_scratch=2)
         if not np.isfinite(kld).all():
             raise LlamaError("the KL divergence is not finite: a logit is minus infinity")
-        return Comparison(scores, kld, scores.top == self.scores.top)
+        return Comparison(scores, self.scores, kld)
 
 
 def base_logits(logits: Float32, targets: Tokens, n_threads: int = 1) -> BaseLogits:

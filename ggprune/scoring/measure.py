@@ -131,8 +131,7 @@ class Measurer:
         middle = time.perf_counter()
         result = base.compare(chunk.scored(logits), chunk.targets, self._n_threads)
         self._count(start, middle)
-        delta_p = result.scores.p - base.scores.p
-        return Rows(result.kld, result.scores.nll, delta_p, result.same_top)
+        return Rows(result.kld, result.scores.nll, result.delta_p, result.same_top)
 
     def _stream(self, computed: _Computed, within: Cut) -> Stream:
         """The residual stream without the cut `within`; two are kept."""
