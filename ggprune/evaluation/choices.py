@@ -10,13 +10,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from ggprune.evaluation.draw import draw_scaled, draw_uniform
 from ggprune.evaluation.task_files import (
     Blank,
     ChoiceTask,
@@ -24,7 +22,7 @@ from ggprune.evaluation.task_files import (
     read_multiple_choice,
     read_winogrande,
 )
-from ggprune.evaluation.trees import Query, answer, ask_branches, by_branch, tree_of
+from ggprune.evaluation.trees import Query, answer, ask_branches, tree_of
 from ggprune.files.keys import Key, written
 from ggprune.metrics.estimates import Estimate, Float64, share_estimate
 from ggprune.progress import SILENT, Progress
@@ -36,9 +34,6 @@ CELLS_PER_CTX = 4  # llama-perplexity makes room for four sequences of n_ctx tok
 N_SEQ = 32  # at once; more cost memory in recurrent models
 Z_95 = 1.95996398454  # as perplexity.cpp has it
 MIN_TRAILING = 3  # perplexity.cpp: k_min_trailing_ctx
-HELLASWAG_TASKS = 400  # llama-perplexity's default
-
-Tokenize = Callable[[str], Tokens]
 
 
 class ChoiceKind(str, Enum):
@@ -47,6 +42,13 @@ class ChoiceKind(str, Enum):
     HELLASWAG = "hellaswag"
     WINOGRANDE = "winogrande"
     MULTIPLE_CHOICE = "multiple-choice"
+
+
+READERS: dict[ChoiceKind, Callable[[Path, int | None], Sequence[ChoiceTask | Blank]]] = {
+    ChoiceKind.HELLASWAG: read_hellaswag,
+    ChoiceKind.WINOGRANDE: read_winogrande,
+    ChoiceKind.MULTIPLE_CHOICE: read_multiple_choice,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +80,15 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task as a question to the model: what to ask, and how its numbers become scores."""
+    """A task as a question to the model: what to ask, and how many of the answers are whose."""
 
     query: Query
-    score: Callable[[Float64], list[float]]  # log-probabilities -> one number a choice
+    lengths: list[int]  # log-probabilities of each choice
     right: frozenset[int]
+
+    def choose(self, log_p: Float64) -> int:
+        """The choice with the highest mean; the first of equals, as there."""
+        return int(np.argmax([np.mean(p) for p in np.split(log_p, np.cumsum(self.lengths)[:-1])]))
 
 
 def score_choices(
@@ -99,18 +105,25 @@ def score_choices(
 
     Raises DataError if the file is none of the kind or a task does not fit into 4 n_ctx tokens.
     """
-    read = {
-        ChoiceKind.HELLASWAG: _hellaswag,
-        ChoiceKind.WINOGRANDE: _winogrande,
-        ChoiceKind.MULTIPLE_CHOICE: _multiple_choice,
-    }[benchmark]
-    prepare = read(file, n_task)
+    tasks = READERS[benchmark](file, n_task)
     scores = []
     for i, path in enumerate(paths):
         with LlamaModel(path, compute) as model:
-            tasks = [task(model.tokenize) for task in prepare]
-            answers = _answer(model, tasks, n_ctx, compute, _Share(progress, i, len(paths)))
-        scores.append(_score(path, benchmark, file, tasks, answers))
+            prepared = [_prepare(task, model.tokenize) for task in tasks]
+            n_choice = [len(task.query.tree.branches) for task in prepared]
+            n_seq, n_cell = min(MAX_SEQ, max(N_SEQ, *n_choice)), CELLS_PER_CTX * n_ctx
+            with SharedSession(model, n_cell, n_seq=n_seq, compute=compute) as session:
+                share = _Share(progress, i, len(paths))
+                said = answer(session, [task.query for task in prepared], share)
+        answers = [task.choose(a.log_p) for task, a in zip(prepared, said, strict=True)]
+        is_right = [a in task.right for a, task in zip(answers, prepared, strict=True)]
+        scores.append(
+            ChoiceScore(
+                path=str(path), benchmark=benchmark, source=str(file), n_task=len(prepared),
+                accuracy=share_estimate(np.array(is_right)), chance=len(prepared) / sum(n_choice),
+                answers=tuple(answers), is_right=tuple(is_right), versions=versions(),
+            )
+        )  # fmt: skip
     return tuple(scores)
 
 
@@ -124,71 +137,25 @@ class _Share(Progress):
         self.whole.step(self.i * total + done, self.n_model * total)
 
 
-def _answer(
-    model: LlamaModel,
-    tasks: Sequence[Prepared],
-    n_ctx: int,
-    compute: Compute | None,
-    progress: Progress,
-) -> list[int]:
-    n_seq = min(MAX_SEQ, max(N_SEQ, *(len(task.query.tree.branches) for task in tasks)))
-    with SharedSession(model, CELLS_PER_CTX * n_ctx, n_seq=n_seq, compute=compute) as session:
-        answers = answer(session, [task.query for task in tasks], progress)
-    scores = [task.score(said.log_p) for task, said in zip(tasks, answers, strict=True)]
-    return [int(np.argmax(score)) for score in scores]  # the first of equals, as there
-
-
-def _score(
-    path: Path, benchmark: ChoiceKind, file: Path, tasks: Sequence[Prepared], answers: Sequence[int]
-) -> ChoiceScore:
-    hits = np.array([a in task.right for a, task in zip(answers, tasks, strict=True)])
-    chance = len(tasks) / sum(len(task.query.tree.branches) for task in tasks)
-    return ChoiceScore(
-        path=str(path), benchmark=benchmark, source=str(file), n_task=len(tasks),
-        accuracy=share_estimate(hits), chance=chance, answers=tuple(answers),
-        is_right=tuple(map(bool, hits)), versions=versions(),
-    )  # fmt: skip
-
-
-def _hellaswag(file: Path, n_task: int | None) -> list[Callable[[Tokenize], Prepared]]:
-    tasks = read_hellaswag(file)
-    order = draw_uniform(len(tasks), HELLASWAG_TASKS if n_task is None else n_task)
-    return [partial(_prepare_choice, tasks[i]) for i in order]
-
-
-def _multiple_choice(file: Path, n_task: int | None) -> list[Callable[[Tokenize], Prepared]]:
-    return [partial(_prepare_choice, task) for task in read_multiple_choice(file, n_task)]
-
-
-def _winogrande(file: Path, n_task: int | None) -> list[Callable[[Tokenize], Prepared]]:
-    tasks = read_winogrande(file)
-    if n_task is not None and n_task < len(tasks):
-        tasks = [tasks[i] for i in draw_scaled(len(tasks), n_task)]
-    return [partial(_prepare_blank, task) for task in tasks]
-
-
-def _prepare_choice(task: ChoiceTask, tokenize: Tokenize) -> Prepared:
-    """Mean log-probability of what the choices do not share."""
+def _prepare(task: ChoiceTask | Blank, tokenize: Callable[[str], Tokens]) -> Prepared:
+    """Mean log-probability of what the choices do not share, or of what follows the blank."""
+    if isinstance(task, Blank):
+        return _prepare_blank(task, tokenize)
     tree = tree_of([tokenize(f"{task.context} {choice}") for choice in task.choices])
-
-    def score(log_p: Float64) -> list[float]:
-        return [float(np.mean(part)) for part in by_branch(tree, log_p)]
-
-    return Prepared(ask_branches(tree), score, task.right)
+    return Prepared(ask_branches(tree), [len(branch) for branch in tree.branches], task.right)
 
 
-def _prepare_blank(task: Blank, tokenize: Tokenize) -> Prepared:
+def _prepare_blank(task: Blank, tokenize: Callable[[str], Tokens]) -> Prepared:
     """Mean log-probability of what follows the word, without the last token (the full stop).
 
     Where less than four tokens differ, the word itself counts too. Then llama-perplexity reads the
     second word's first token from the row behind the first sentence, not from the one before the
     word (a FIXME there); that is followed, because its numbers are the ones people compare.
     """
-    texts = [task.before + choice + task.after for choice in task.choices]
-    tree = tree_of([tokenize(text) for text in texts])
+    tree = tree_of([tokenize(task.before + choice + task.after) for choice in task.choices])
     n_prefix = len(tree.prefix)
     skip = min(map(len, tree.branches)) > MIN_TRAILING
-    rows, targets, lengths = [], [], []
+    rows, targets = [], []
     for i, (choice, branch) in enumerate(zip(task.choices, tree.branches, strict=True)):
         known = len(tokenize(task.before + choice)) if skip else n_prefix
         start = known - n_prefix if n_prefix < known < n_prefix + len(branch) else 0
@@ -198,10 +165,5 @@ def _prepare_blank(task: Blank, tokenize: Tokenize) -> Prepared:
             places[0] = len(tree.branches[0])
         rows += places
         targets.append(scored)
-        lengths.append(len(scored))
-
-    def score(log_p: Float64) -> list[float]:
-        return [float(np.mean(part)) for part in np.split(log_p, np.cumsum(lengths)[:-1])]
-
     query = Query(tree, np.array(rows, np.int64), np.concatenate(targets))
-    return Prepared(query, score, frozenset({task.right - 1}))
+    return Prepared(query, [len(scored) for scored in targets], frozenset({task.right - 1}))

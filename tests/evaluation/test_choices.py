@@ -10,8 +10,13 @@ import pytest
 
 from ggprune.errors import DataError
 from ggprune.evaluation.choices import ChoiceKind, score_choices, wilson
-from ggprune.evaluation.draw import draw_scaled, draw_uniform
-from ggprune.evaluation.task_files import read_hellaswag, read_multiple_choice, read_winogrande
+from ggprune.evaluation.task_files import (
+    draw_scaled,
+    draw_uniform,
+    read_hellaswag,
+    read_multiple_choice,
+    read_winogrande,
+)
 from ggprune.runtime.session import Compute
 from tests.conftest import FIXTURES, TINY
 
