@@ -6,7 +6,7 @@ computed is in likelihood and generate, which know nothing of lm-eval.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict, TypeVar
 
@@ -16,12 +16,7 @@ from lm_eval.api.registry import register_model
 
 from ggprune.errors import UsageError
 from ggprune.evaluation.generate import Wish, generate
-from ggprune.evaluation.likelihood import (
-    loglikelihoods,
-    rolling_windows,
-    split_pair,
-    without_bos,
-)
+from ggprune.evaluation.likelihood import loglikelihoods, rolling_windows, split_pair, without_bos
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import Compute, LlamaModel
@@ -75,9 +70,8 @@ class GgufModel(LM):  # type: ignore[misc]
         self.n_ctx, self.progress = int(n_ctx), progress
         compute = compute or Compute(n_threads=threads, n_gpu_layers=int(n_gpu_layers))
         self.model = LlamaModel(Path(pretrained), compute)
-        self.session = SharedSession(
-            self.model, CELLS_PER_CTX * self.n_ctx, n_seq=N_SEQ, compute=compute
-        )
+        n_cell = CELLS_PER_CTX * self.n_ctx
+        self.session = SharedSession(self.model, n_cell, n_seq=N_SEQ, compute=compute)
 
     def close(self) -> None:
         self.session.close()
@@ -92,8 +86,7 @@ class GgufModel(LM):  # type: ignore[misc]
         self, requests: Sequence[Request[tuple[str, str]]]
     ) -> list[tuple[float, bool]]:
         pairs = [split_pair(self.model, *request.args) for request in requests]
-        likelihoods = loglikelihoods(self.session, pairs, self.n_ctx, self.progress)
-        answers = [(likelihood.log_p, likelihood.is_greedy) for likelihood in likelihoods]
+        answers = loglikelihoods(self.session, pairs, self.n_ctx, self.progress)
         self._remember("loglikelihood", requests, answers)
         return answers
 
@@ -102,7 +95,7 @@ class GgufModel(LM):  # type: ignore[misc]
         texts = [without_bos(self.model, self.model.tokenize(r.args[0])) for r in requests]
         windows = [rolling_windows(tokens, start, self.n_ctx) for tokens in texts]
         pairs = [pair for text in windows for pair in text]
-        log_p = [x.log_p for x in loglikelihoods(self.session, pairs, self.n_ctx, self.progress)]
+        log_p = [p for p, _ in loglikelihoods(self.session, pairs, self.n_ctx, self.progress)]
         cuts = np.cumsum([len(text) for text in windows])[:-1]
         answers = [float(np.sum(part)) for part in np.split(np.array(log_p), cuts)]
         self._remember("loglikelihood_rolling", requests, answers)
@@ -133,19 +126,6 @@ class GgufModel(LM):  # type: ignore[misc]
     ) -> None:
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(kind, request.args, answer)
-
-
-def task_rows(
-    results: Mapping[str, Mapping[str, object]],
-) -> Iterator[tuple[str, str, float, float | None]]:
-    """(task, metric, value, standard error) of lm-eval's results; names without the filter."""
-    for task, metrics in results.items():
-        for name, value in metrics.items():
-            metric, _, kept = name.partition(",")
-            if not kept or metric.endswith("_stderr") or not isinstance(value, int | float):
-                continue
-            error = metrics.get(f"{metric}_stderr,{kept}")
-            yield task, metric, float(value), error if isinstance(error, float) else None
 
 
 if __name__ == "__main__":  # lm-eval's own command line, with this model in it

@@ -11,13 +11,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from ggprune.errors import DataError
 from ggprune.evaluation.generate import Continuation, Wish, generate
-from ggprune.evaluation.language import language_of
 from ggprune.evaluation.task_files import read_lines
 from ggprune.files.keys import INLINE, Key
 from ggprune.progress import SILENT, Progress
@@ -27,6 +27,7 @@ from ggprune.runtime.session import Compute, LlamaModel
 
 N_GRAM = 4  # tokens: shorter ones repeat in good text as well
 N_SEQ = 16  # texts written at once
+SURE = 0.9  # probability of a language; code, lists and sums stay below it
 EARLY = 0.5  # of the base's length
 PAIRS = {")": "(", "]": "[", "}": "{"}
 PROMPTS = "prompts.txt"
@@ -121,15 +122,14 @@ def read_prompts(path: Path | None) -> tuple[Prompt, ...]:
         lines = (files("ggprune.evaluation") / PROMPTS).read_text("utf-8").split("\n")
     else:
         lines = read_lines(path)
-    prompts = tuple(_prompt(line) for line in lines if line.strip() and not line.startswith("#"))
-    if not prompts:
+    fields = [
+        line.replace("\\n", "\n").replace("\\t", "\t").partition("\t")
+        for line in lines
+        if line.strip() and not line.startswith("#")
+    ]
+    if not fields:
         raise DataError(f"{path}: has no prompts")
-    return prompts
-
-
-def _prompt(line: str) -> Prompt:
-    text, _, expected = line.replace("\\n", "\n").replace("\\t", "\t").partition("\t")
-    return Prompt(text, expected.strip() or None)
+    return tuple(Prompt(text, expected.strip() or None) for text, _, expected in fields)
 
 
 def check_health(
@@ -173,12 +173,12 @@ def _samples(
 
 
 def _sample(prompt: Prompt, written: Continuation) -> Sample:
-    text = written.text
+    text, expected = written.text, prompt.expected
     return Sample(
         prompt=prompt.text, text=text, n_token=len(written.tokens), has_ended=written.has_ended,
         repetition=repetition(written.tokens), stray_brackets=stray_brackets(prompt.text, text),
         scripts=scripts(text), language=language_of(text),
-        is_right=begins_with(text, prompt.expected) if prompt.expected else None,
+        is_right=begins_with(text, expected) if expected else None,
     )  # fmt: skip
 
 
@@ -217,3 +217,23 @@ def begins_with(text: str, expected: str) -> bool:
     """Is the answer the first thing in the text, and is it all of the number or word?"""
     start = text.lstrip()
     return start.startswith(expected) and not start[len(expected) : len(expected) + 1].isalnum()
+
+
+def language_of(text: str) -> str | None:
+    """ISO 639-1 code of the language, as py3langid has it; None where it is not sure."""
+    language, probability = _identifier().classify(text)
+    return str(language) if probability >= SURE else None
+
+
+class Identifier(Protocol):
+    """A model of languages, as far as it is used here."""
+
+    def classify(self, text: str) -> tuple[str, float]: ...
+
+
+@cache
+def _identifier() -> Identifier:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier: Identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return identifier

@@ -7,27 +7,20 @@ What does not fit loses its beginning, as lm-eval does it. Knows nothing of task
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ggprune.errors import DataError
-from ggprune.evaluation.trees import Query, Tree, answer, ask_branches, by_branch
+from ggprune.evaluation.trees import Tree, answer, ask_branches, by_branch
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import LlamaModel, Tokens
 from ggprune.runtime.vocabulary import Vocabulary
 
-
-@dataclass(frozen=True)
-class Likelihood:
-    """log p of a continuation in nats, and whether greedy generation would have written it."""
-
-    log_p: float
-    is_greedy: bool
+Pair = tuple[Tokens, Tokens]  # context, continuation
 
 
-def split_pair(model: LlamaModel, context: str, continuation: str) -> tuple[Tokens, Tokens]:
+def split_pair(model: LlamaModel, context: str, continuation: str) -> Pair:
     """Tokens of both; the text is tokenized as a whole, white space belongs to what follows it.
 
     An empty context is the token that texts begin with. Raises DataError for no continuation.
@@ -49,26 +42,35 @@ def without_bos(model: LlamaModel, tokens: Tokens) -> Tokens:
 
 
 def loglikelihoods(
-    session: SharedSession,
-    pairs: Sequence[tuple[Tokens, Tokens]],
-    n_ctx: int,
-    progress: Progress = SILENT,
-) -> list[Likelihood]:
-    """Of (context, continuation), in their order; at most `n_ctx` tokens of each are read."""
-    fitted = [_fit(context, continuation, n_ctx) for context, continuation in pairs]
-    trees = _groups([context.tobytes() for context, _ in fitted], session.n_seq)
-    trees = [part for group in trees for part in _by_room(fitted, group, session.n_cell)]
-    queries = [_ask(fitted, group) for group in trees]
-    by_place: dict[int, Likelihood] = {}
-    for group, query, said in zip(trees, queries, answer(session, queries, progress), strict=True):
+    session: SharedSession, pairs: Sequence[Pair], n_ctx: int, progress: Progress = SILENT
+) -> list[tuple[float, bool]]:
+    """log p of each continuation in nats, and whether greedy generation would have written it.
+
+    In the order of the pairs; at most `n_ctx` tokens of each are read.
+    """
+    fitted = [_fit(pair, n_ctx) for pair in pairs]
+    by_context: dict[bytes, list[int]] = {}
+    for i, (context, _) in enumerate(fitted):
+        by_context.setdefault(context.tobytes(), []).append(i)
+    groups: list[list[int]] = []
+    for places in by_context.values():
+        for at in range(0, len(places), session.n_seq):
+            groups += _by_room(fitted, places[at : at + session.n_seq], session.n_cell)
+    queries = [
+        ask_branches(Tree(fitted[group[0]][0], tuple(fitted[i][1] for i in group)))
+        for group in groups
+    ]
+    by_place: dict[int, tuple[float, bool]] = {}
+    for group, query, said in zip(groups, queries, answer(session, queries, progress), strict=True):
         log_p, is_top = by_branch(query.tree, said.log_p), by_branch(query.tree, said.is_top)
         for place, values, tops in zip(group, log_p, is_top, strict=True):
-            by_place[place] = Likelihood(float(np.sum(values)), bool(np.all(tops)))
+            by_place[place] = float(np.sum(values)), bool(np.all(tops))
     return [by_place[i] for i in range(len(pairs))]
 
 
-def _fit(context: Tokens, continuation: Tokens, n_ctx: int) -> tuple[Tokens, Tokens]:
+def _fit(pair: Pair, n_ctx: int) -> Pair:
     """The end of the context that has room; the last token of a continuation is never read."""
+    context, continuation = pair
     room = n_ctx + 1 - len(continuation)
     if room < 1:
         raise DataError(
@@ -77,17 +79,7 @@ def _fit(context: Tokens, continuation: Tokens, n_ctx: int) -> tuple[Tokens, Tok
     return context[-room:], continuation
 
 
-def _groups(keys: Sequence[bytes], n_max: int) -> list[list[int]]:
-    """Places of equal keys, at most `n_max` together, in the order of their first."""
-    groups: dict[bytes, list[int]] = {}
-    for i, key in enumerate(keys):
-        groups.setdefault(key, []).append(i)
-    return [g[at : at + n_max] for g in groups.values() for at in range(0, len(g), n_max)]
-
-
-def _by_room(
-    pairs: Sequence[tuple[Tokens, Tokens]], group: Sequence[int], n_cell: int
-) -> list[list[int]]:
+def _by_room(pairs: Sequence[Pair], group: Sequence[int], n_cell: int) -> list[list[int]]:
     """A group cut so that each part fits into the session."""
     parts: list[list[int]] = []
     used = n_cell + 1
@@ -101,12 +93,7 @@ def _by_room(
     return parts
 
 
-def _ask(pairs: Sequence[tuple[Tokens, Tokens]], group: Sequence[int]) -> Query:
-    context = pairs[group[0]][0]
-    return ask_branches(Tree(context, tuple(pairs[i][1] for i in group)))
-
-
-def rolling_windows(tokens: Tokens, start: int, n_ctx: int) -> list[tuple[Tokens, Tokens]]:
+def rolling_windows(tokens: Tokens, start: int, n_ctx: int) -> list[Pair]:
     """A whole text as (context, continuation) pairs that score every token once.
 
     The first window begins with the token `start`; later ones follow the last token read, and the

@@ -6,7 +6,7 @@ where they come from and what is made of the numbers is the callers' business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,10 +18,11 @@ from ggprune.metrics.estimates import Float64
 from ggprune.metrics.logits import log_sum_exp
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import Entries, SharedSession, join
-from ggprune.runtime.session import Logits, Tokens
+from ggprune.runtime.session import Tokens
 
 Rows = NDArray[np.int64]
 V = TypeVar("V", bound=np.generic)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,6 @@ class Tree:
 
     @property
     def n_cell(self) -> int:
-        """Tokens that all of it takes."""
         return len(self.prefix) + sum(map(len, self.branches))
 
     def row(self, branch: int, position: int) -> int:
@@ -76,10 +76,8 @@ def tree_of(sequences: Sequence[Tokens]) -> Tree:
 
 def ask_branches(tree: Tree) -> Query:
     """Ask for every token of every branch."""
-    n = len(tree.prefix)
-    rows = [
-        tree.row(i, n + j - 1) for i, branch in enumerate(tree.branches) for j in range(len(branch))
-    ]
+    lengths, last = map(len, tree.branches), len(tree.prefix) - 1
+    rows = [tree.row(i, last + j) for i, n in enumerate(lengths) for j in range(n)]
     return Query(tree, np.array(rows, np.int64), np.concatenate(tree.branches))
 
 
@@ -96,30 +94,36 @@ def answer(
     Raises DataError if one does not fit alone.
     """
     answers: list[Answer] = []
-    for pack in _packs(session, queries):
+    for pack in packs(session, _sized(session, queries)):
         answers += _answer_pack(session, pack)
         progress.step(len(answers), len(queries))
     return answers
 
 
-def _packs(session: SharedSession, queries: Sequence[Query]) -> Iterator[list[Query]]:
-    pack: list[Query] = []
+def packs(session: SharedSession, sized: Iterable[tuple[T, int, int]]) -> Iterator[list[T]]:
+    """What fits into the session together, in its order; with each the cells and the sequences
+    that it takes."""
+    pack: list[T] = []
     n_cell = n_seq = 0
-    for i, query in enumerate(queries):
-        tree = query.tree
-        if tree.n_cell > session.n_cell or len(tree.branches) > session.n_seq:
-            raise DataError(
-                f"task {i} has {tree.n_cell} tokens in {len(tree.branches)} sequences, the context "
-                f"has room for {session.n_cell} in {session.n_seq}: use a larger -c"
-            )
-        is_full = n_cell + tree.n_cell > session.n_cell
-        if pack and (is_full or n_seq + len(tree.branches) > session.n_seq):
+    for item, cells, sequences in sized:
+        n_cell, n_seq = n_cell + cells, n_seq + sequences
+        if pack and (n_cell > session.n_cell or n_seq > session.n_seq):
             yield pack
-            pack, n_cell, n_seq = [], 0, 0
-        pack.append(query)
-        n_cell, n_seq = n_cell + tree.n_cell, n_seq + len(tree.branches)
+            pack, n_cell, n_seq = [], cells, sequences
+        pack.append(item)
     if pack:
         yield pack
+
+
+def _sized(session: SharedSession, queries: Sequence[Query]) -> Iterator[tuple[Query, int, int]]:
+    for i, query in enumerate(queries):
+        n_cell, n_seq = query.tree.n_cell, len(query.tree.branches)
+        if n_cell > session.n_cell or n_seq > session.n_seq:
+            raise DataError(
+                f"task {i} has {n_cell} tokens in {n_seq} sequences, the context "
+                f"has room for {session.n_cell} in {session.n_seq}: use a larger -c"
+            )
+        yield query, n_cell, n_seq
 
 
 def _answer_pack(session: SharedSession, pack: Sequence[Query]) -> list[Answer]:
@@ -130,15 +134,17 @@ def _answer_pack(session: SharedSession, pack: Sequence[Query]) -> list[Answer]:
     outputs = [np.unique(query.rows, return_inverse=True) for query in pack]
     starts = np.cumsum([0, *(len(unique) for unique, _ in outputs)])
     rows = np.concatenate([place + s for (_, place), s in zip(outputs, starts[:-1], strict=True)])
+    targets = np.concatenate([query.targets for query in pack])
+    log_p, is_top = np.empty(len(rows)), np.empty(len(rows), np.bool_)
     session.clear()
-    whole = _look_up(session, join(parts), rows, np.concatenate([q.targets for q in pack]))
+    for n_before, logits in session.decode_entries(join(parts)):
+        lse, top = log_sum_exp(logits, session.n_threads)
+        here = np.flatnonzero((rows >= n_before) & (rows < n_before + len(logits)))
+        places = rows[here] - n_before
+        log_p[here] = logits[places, targets[here]] - lse[places]
+        is_top[here] = top[places] == targets[here]
     cuts = np.cumsum([len(query.rows) for query in pack])[:-1]
-    return [
-        Answer(log_p, is_top)
-        for log_p, is_top in zip(
-            np.split(whole.log_p, cuts), np.split(whole.is_top, cuts), strict=True
-        )
-    ]
+    return list(map(Answer, np.split(log_p, cuts), np.split(is_top, cuts)))
 
 
 def _entries(query: Query, first: int, *, share: bool) -> Entries:
@@ -168,21 +174,3 @@ def _prefix(tree: Tree, sequences: tuple[int, ...], *, output: bool) -> Entries:
     outputs = np.zeros(n, np.bool_)
     outputs[-1] = output
     return Entries(tree.prefix, np.arange(n, dtype=np.int32), (sequences,) * n, outputs)
-
-
-def _look_up(session: SharedSession, entries: Entries, rows: Rows, targets: Tokens) -> Answer:
-    """rows: (n_asked,) indices of outputs, targets: (n_asked,)."""
-    log_p, is_top = np.empty(len(rows)), np.empty(len(rows), np.bool_)
-    for n_before, logits in session.decode_entries(entries):
-        here = np.flatnonzero((rows >= n_before) & (rows < n_before + len(logits)))
-        log_p[here], is_top[here] = _probabilities(
-            logits, rows[here] - n_before, targets[here], session.n_threads
-        )
-    return Answer(log_p, is_top)
-
-
-def _probabilities(
-    logits: Logits, rows: Rows, targets: Tokens, n_threads: int
-) -> tuple[Float64, NDArray[np.bool_]]:
-    lse, top = log_sum_exp(logits, n_threads)
-    return logits[rows, targets] - lse[rows], top[rows] == targets

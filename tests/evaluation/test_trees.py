@@ -88,8 +88,8 @@ def test_likelihoods_and_greedy_continuations_agree() -> None:
         ]
         found = loglikelihoods(session, pairs, 512)
         expected = [direct(model, np.concatenate(pair))[len(pair[0]) - 1 :].sum() for pair in pairs]
-    assert [likelihood.is_greedy for likelihood in found] == [True, False] * 3
-    assert [x.log_p for x in found] == pytest.approx(expected, abs=0.05)
+    assert [is_greedy for _, is_greedy in found] == [True, False] * 3
+    assert [log_p for log_p, _ in found] == pytest.approx(expected, abs=0.05)
     assert written[0].text.startswith(" 12\n")
 
 
