@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ggprune.errors import DataError, OutputError
 from ggprune.files.outputs import check_output
 from ggprune.files.pending import PendingFile
-from ggprune.metrics.chunks import Chunk, Chunks, n_scored
+from ggprune.metrics.chunks import Chunks, n_scored
 from ggprune.metrics.estimates import Float32
 from ggprune.metrics.logits import Comparison, TokenScores, for_blocks, log_sum_exp, score_tokens
 from ggprune.runtime.session import Logits, Tokens
@@ -102,13 +102,13 @@ class BaseFile:
 
     def bases(self, group: Chunks) -> list[StoredLogits]:
         """What the base model said of the scored tokens of each chunk."""
-        return [self._read(chunk) for chunk in group]
-
-    def _read(self, chunk: Chunk) -> StoredLogits:
-        start = self.header.tokens_end + 2 * self.header.chunk_values * chunk.number
-        rows = np.fromfile(self.path, np.uint16, self.header.chunk_values, offset=start)
-        rows = rows.reshape(-1, self.header.row_values)
-        return decode_rows(rows, self.header.n_vocab, chunk.targets)
+        header, bases = self.header, []
+        for chunk in group:
+            start = header.tokens_end + 2 * header.chunk_values * chunk.number
+            values = np.fromfile(self.path, np.uint16, header.chunk_values, offset=start)
+            rows = values.reshape(-1, header.row_values)
+            bases.append(decode_rows(rows, header.n_vocab, chunk.targets))
+        return bases
 
 
 def open_base(path: Path, n_ctx: int | None = None) -> BaseFile:

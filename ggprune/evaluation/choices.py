@@ -15,13 +15,8 @@ from typing import Annotated
 
 import numpy as np
 
-from ggprune.evaluation.task_files import (
-    Blank,
-    ChoiceTask,
-    read_hellaswag,
-    read_multiple_choice,
-    read_winogrande,
-)
+from ggprune.evaluation import task_files
+from ggprune.evaluation.task_files import Blank, ChoiceTask
 from ggprune.evaluation.trees import Query, answer, ask_branches, tree_of
 from ggprune.files.keys import Key, written
 from ggprune.metrics.estimates import Estimate, Float64, share_estimate
@@ -45,9 +40,9 @@ class ChoiceKind(str, Enum):
 
 
 READERS: dict[ChoiceKind, Callable[[Path, int | None], Sequence[ChoiceTask | Blank]]] = {
-    ChoiceKind.HELLASWAG: read_hellaswag,
-    ChoiceKind.WINOGRANDE: read_winogrande,
-    ChoiceKind.MULTIPLE_CHOICE: read_multiple_choice,
+    ChoiceKind.HELLASWAG: task_files.read_hellaswag,
+    ChoiceKind.WINOGRANDE: task_files.read_winogrande,
+    ChoiceKind.MULTIPLE_CHOICE: task_files.read_multiple_choice,
 }
 
 

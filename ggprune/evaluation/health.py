@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, cast
 
 from ggprune.errors import DataError
 from ggprune.evaluation.generate import Continuation, Wish, generate
@@ -145,16 +145,17 @@ def check_health(
 
     Raises DataError if a model has no tokenizer, LlamaError if llama.cpp cannot compute it.
     """
-    models = ([base] if base is not None else []) + list(paths)
+    models = [base, *paths] if base is not None else list(paths)
     written = []
     for i, path in enumerate(models):
         written.append(_samples(path, prompts, n_predict, compute))
         progress.step(i + 1, len(models))
     reference = written.pop(0) if base is not None else None
+    counted = count_texts(reference) if reference is not None else None
     return tuple(
         Health(
             path=str(path), n_predict=n_predict, texts=count_texts(samples, reference),
-            base=count_texts(reference) if reference is not None else None, versions=versions(),
+            base=counted, versions=versions(),
         )
         for path, samples in zip(paths, written, strict=True)
     )  # fmt: skip
@@ -169,7 +170,7 @@ def _samples(
         n_seq = min(N_SEQ, len(wishes))
         with SharedSession(model, longest * n_seq, n_seq=n_seq, compute=compute) as session:
             texts = generate(session, wishes)
-    return tuple(_sample(p, text) for p, text in zip(prompts, texts, strict=True))
+    return tuple(map(_sample, prompts, texts))
 
 
 def _sample(prompt: Prompt, written: Continuation) -> Sample:
@@ -182,9 +183,9 @@ def _sample(prompt: Prompt, written: Continuation) -> Sample:
     )  # fmt: skip
 
 
-def repetition(tokens: Sequence[int], n: int = N_GRAM) -> float:
-    """Share of the n-grams that occurred before in the same text."""
-    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+def repetition(tokens: Sequence[int]) -> float:
+    """Share of the 4-grams that occurred before in the same text."""
+    grams = [tuple(tokens[i : i + N_GRAM]) for i in range(len(tokens) - N_GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -221,19 +222,13 @@ def begins_with(text: str, expected: str) -> bool:
 
 def language_of(text: str) -> str | None:
     """ISO 639-1 code of the language, as py3langid has it; None where it is not sure."""
-    language, probability = _identifier().classify(text)
+    language, probability = _classifier()(text)
     return str(language) if probability >= SURE else None
 
 
-class Identifier(Protocol):
-    """A model of languages, as far as it is used here."""
-
-    def classify(self, text: str) -> tuple[str, float]: ...
-
-
 @cache
-def _identifier() -> Identifier:
+def _classifier() -> Callable[[str], tuple[str, float]]:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier: Identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    return identifier
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return cast("Callable[[str], tuple[str, float]]", identifier.classify)

@@ -19,13 +19,13 @@ from ggprune.errors import DataError
 from ggprune.evaluation.baselogits import BaseFile, StoredLogits, open_base, write_base
 from ggprune.files.keys import Key
 from ggprune.metrics.chunks import Chunks, TextInfo, describe_text, make_chunks, n_scored
-from ggprune.metrics.estimates import Divergence, Estimate, divergence, ppl_estimate
+from ggprune.metrics.estimates import Divergence, Estimate, Float64, divergence, ppl_estimate
 from ggprune.metrics.logits import BaseLogits, Comparison, TokenScores, base_logits, score_tokens
 from ggprune.metrics.text import EVALUATION, Text, shipped_text
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import default_threads, versions
 from ggprune.runtime.sequences import MAX_SEQ
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
+from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
 
 N_CTX = 512  # llama-perplexity's default
 
@@ -193,3 +193,61 @@ class _Subject(_Reader):
             path=str(self.model.path), text=text, ppl=ppl_estimate(nll), divergence=distance,
             versions=versions(),
         )  # fmt: skip
+
+
+def evaluate_strided(
+    paths: Sequence[Path],
+    text: Text,
+    stride: int,
+    *,
+    n_ctx: int = N_CTX,
+    n_chunk: int | None = None,
+    compute: Compute | None = None,
+    progress: Progress = SILENT,
+) -> tuple[Evaluation, ...]:
+    """Perplexity by a sliding window, as `--ppl-stride`: the last `stride` tokens of each count.
+
+    As there, a window is n_ctx + stride / 2 tokens, rounded up to what llama.cpp makes of a context
+    (a multiple of 256), and no window but the first has BOS in front. There it works with -b of at
+    most -c only; here always.
+    Raises DataError if the text gives less than two windows or the stride is no part of one.
+    """
+    compute = compute or Compute()
+    n_threads, evaluations = compute.n_threads or default_threads(), []
+    for path in paths:
+        scored: list[Float64] = []
+        with (
+            LlamaModel(path, compute) as model,
+            Session(model, n_ctx + stride // 2, compute=compute) as session,
+        ):
+            window = session.n_ctx_made
+            windows = _windows(text, model.tokenize(text.content), window, stride, n_chunk)
+            for i, tokens in enumerate(windows):
+                logits = session.chunk_logits(tokens[None, :], stride + 1, bos=False)[0, :-1]
+                scored.append(score_tokens(logits, tokens[-stride:], n_threads).nll)
+                progress.step(i + 1, len(windows))
+        ppl = ppl_estimate(np.concatenate(scored))
+        info = TextInfo(
+            source=text.source, sha256=text.sha256, n_ctx=window, n_chunk=len(windows),
+            n_token=ppl.n, stride=stride,
+        )  # fmt: skip
+        evaluations.append(
+            Evaluation(path=str(path), text=info, ppl=ppl, divergence=None, versions=versions())
+        )
+    return tuple(evaluations)
+
+
+def _windows(text: Text, tokens: Tokens, window: int, stride: int, n_chunk: int | None) -> Tokens:
+    """(n_window, window) token ids, a view."""
+    if not 0 < stride < window:
+        raise DataError(f"--ppl-stride {stride}: expected 1 to {window - 1}, less than a window")
+    if len(tokens) < 2 * window:
+        raise DataError(
+            f"{text.source}: gives {len(tokens)} tokens, at least {2 * window} are needed for "
+            f"windows of {window}: use a longer text or a smaller -c"
+        )
+    n_max = -(-(len(tokens) - window) // stride)
+    if n_chunk is not None and n_chunk > n_max:
+        raise DataError(f"{text.source}: gives {n_max} windows, {n_chunk} are asked for")
+    views = np.lib.stride_tricks.sliding_window_view(tokens, window)[::stride]
+    return views[: n_max if n_chunk is None else n_chunk]

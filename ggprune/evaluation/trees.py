@@ -61,16 +61,12 @@ class Answer:
     is_top: NDArray[np.bool_]  # (n_asked,)
 
 
-def common_prefix(sequences: Sequence[Tokens]) -> int:
-    """Tokens that all sequences begin with, at most all but one of the shortest."""
-    limit = min(map(len, sequences)) - 1
-    same = np.stack([s[:limit] for s in sequences])
-    differs = np.flatnonzero((same != same[0]).any(axis=0))
-    return int(differs[0]) if len(differs) else limit
-
-
 def tree_of(sequences: Sequence[Tokens]) -> Tree:
-    n = common_prefix(sequences)
+    """Its prefix is all that the sequences begin with, but leaves every branch a token."""
+    limit = min(map(len, sequences)) - 1
+    starts = np.stack([s[:limit] for s in sequences])
+    differs = np.flatnonzero((starts != starts[0]).any(axis=0))
+    n = int(differs[0]) if len(differs) else limit
     return Tree(sequences[0][:n], tuple(s[n:] for s in sequences))
 
 

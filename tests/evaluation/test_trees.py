@@ -8,7 +8,7 @@ import pytest
 from ggprune.errors import DataError
 from ggprune.evaluation.generate import Wish, generate
 from ggprune.evaluation.likelihood import loglikelihoods, rolling_windows, split_pair, without_bos
-from ggprune.evaluation.trees import answer, ask_branches, by_branch, common_prefix, tree_of
+from ggprune.evaluation.trees import answer, ask_branches, by_branch, tree_of
 from ggprune.metrics.estimates import Float64
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import LlamaModel, Session, Tokens
@@ -67,8 +67,8 @@ def test_trees_of_the_trained_model() -> None:
 
 def test_a_prefix_leaves_every_branch_a_token() -> None:
     a = np.arange(5, dtype=np.int32)
-    assert common_prefix([a, a[:3]]) == 2
-    assert common_prefix([a, a + 1]) == 0
+    assert len(tree_of([a, a[:3]]).prefix) == 2
+    assert len(tree_of([a, a + 1]).prefix) == 0
     assert [len(b) for b in tree_of([a, a[:3]]).branches] == [3, 1]
 
 
