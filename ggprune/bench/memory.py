@@ -14,7 +14,7 @@ from ggprune.bench.cases import Case
 from ggprune.bench.runner import Runner
 from ggprune.files.keys import INLINE, Key, written
 from ggprune.runtime.buffers import CACHES, Buffers, peak_rss_bytes
-from ggprune.runtime.devices import Device, devices
+from ggprune.runtime.devices import devices
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,17 @@ def measure_memory(path: Path, case: Case) -> ModelMemory:
 
     Raises LlamaError if llama.cpp cannot load or compute the model.
     """
-    before = {device.name: device for device in devices() if device.is_gpu}
+    before = {device.name: device.free_bytes for device in devices() if device.is_gpu}
     start = peak_rss_bytes()
     with Runner(path, case.compute, seed=1) as runner:
         runner.open(case)
         runner.time_ns()
-        gpus = [_used(before[d.name], d) for d in devices() if d.name in before]
-        buffers = runner.buffers
+        gpus = tuple(
+            VideoMemory(d.name, d.total_bytes, max(before[d.name] - d.free_bytes, 0))
+            for d in devices()
+            if d.name in before
+        )
     return ModelMemory(
-        path=str(path), test=case.name, n_ctx=case.n_ctx, buffers=buffers, start_rss_bytes=start,
-        peak_rss_bytes=peak_rss_bytes(), gpus=tuple(gpus),
+        path=str(path), test=case.name, n_ctx=case.n_ctx, buffers=runner.buffers,
+        start_rss_bytes=start, peak_rss_bytes=peak_rss_bytes(), gpus=gpus,
     )  # fmt: skip
-
-
-def _used(before: Device, after: Device) -> VideoMemory:
-    used = max(before.free_bytes - after.free_bytes, 0)
-    return VideoMemory(after.name, after.total_bytes, used)

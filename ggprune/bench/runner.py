@@ -27,19 +27,15 @@ class Runner:
     """
 
     def __init__(self, path: Path, compute: Compute, seed: int) -> None:
-        self.path = path
         with listening() as log:
             self.model = LlamaModel(path, compute)
         self._model_log = "".join(log)
+        self.buffers = parse_buffers(self._model_log)
         self.rng = np.random.default_rng(seed)
         self.case: Case | None = None
         self.session: Session | None = None
-        self.buffers = parse_buffers(self._model_log)
         self._threads: Threadpool | None = None
-        self._position = 0
-        self._state: tuple[tuple[int, Compute], bytes] | None = (
-            None  # what is in front of a test, and its depth
-        )
+        self._state: tuple[object, bytes] | None = None  # of what is in front of which tests
 
     def __enter__(self) -> Runner:
         return self
@@ -57,7 +53,7 @@ class Runner:
         self._threads = Threadpool(self.session, compute.n_threads or default_threads())
         self.buffers = parse_buffers(self._model_log + "".join(log))
         self.case = case
-        self._clear()
+        self.session.clear(erase=False)
 
     def close(self) -> None:
         """Give the context back."""
@@ -69,31 +65,23 @@ class Runner:
 
     def warm_up(self) -> None:
         """A whole prompt and one token, as far as the case has them."""
-        case = self._opened()
-        if case.n_prompt:
-            self._read(self._tokens(case.n_prompt))
-        if case.n_gen:
-            self._generate(self._tokens(1))
+        case, session = self._opened()
+        self._run(session, self._tokens(case.n_prompt), self._tokens(min(case.n_gen, 1)))
 
     def time_ns(self) -> int:
         """Nanoseconds of the case, from an empty context or behind `n_depth` tokens."""
-        case = self._opened()
-        self._clear()
+        case, session = self._opened()
+        session.clear(erase=False)
         if case.n_depth:
-            self._go_to_depth(case)
+            self._go_to_depth(case, session)
         prompt, generated = self._tokens(case.n_prompt), self._tokens(case.n_gen)
         start = time.perf_counter_ns()
-        self._read(prompt)
-        self._generate(generated)
+        self._run(session, prompt, generated, case.n_depth)
         return time.perf_counter_ns() - start
 
-    def _opened(self) -> Case:
-        assert self.case is not None, "open a case first"
-        return self.case
-
-    def _session(self) -> Session:
-        assert self.session is not None, "open a case first"
-        return self.session
+    def _opened(self) -> tuple[Case, Session]:
+        assert self.case is not None and self.session is not None, "open a case first"
+        return self.case, self.session
 
     def _tokens(self, n: int) -> Tokens:
         """Random token ids, BOS first if the model wants one."""
@@ -102,34 +90,21 @@ class Runner:
             tokens[0] = self.model.bos
         return tokens
 
-    def _clear(self) -> None:
-        self._session().clear(erase=False)
-        self._position = 0
-
-    def _read(self, tokens: Tokens) -> None:
-        """As a prompt, in batches."""
-        session = self._session()
-        for start in range(0, len(tokens), session.n_batch):
-            batch = tokens[start : start + session.n_batch]
-            session.decode(batch, self._position)
-            self._position += len(batch)
+    def _run(self, session: Session, prompt: Tokens, generated: Tokens, at: int = 0) -> None:
+        """From position `at`: the prompt in batches, then one by one what is generated."""
+        for start in range(0, len(prompt), session.n_batch):
+            session.decode(prompt[start : start + session.n_batch], at + start)
         session.synchronize()
-
-    def _generate(self, tokens: Tokens) -> None:
-        """One by one, as if each followed from the one before."""
-        session = self._session()
-        for i in range(len(tokens)):
-            session.decode(tokens[i : i + 1], self._position)
+        for i in range(len(generated)):
+            session.decode(generated[i : i + 1], at + len(prompt) + i)
             session.synchronize()
-            self._position += 1
 
-    def _go_to_depth(self, case: Case) -> None:
+    def _go_to_depth(self, case: Case, session: Session) -> None:
         """Put tokens in front of the test; computed once, then restored."""
         key = (case.n_depth, case.compute)
         if self._state is not None and self._state[0] == key:
-            if write_state(self._session(), self._state[1]):
-                self._position = case.n_depth
+            if write_state(session, self._state[1]):
                 return
-            self._clear()
-        self._read(self._tokens(case.n_depth))
-        self._state = key, read_state(self._session())
+            session.clear(erase=False)
+        self._run(session, self._tokens(case.n_depth), self._tokens(0))
+        self._state = key, read_state(session)

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.bench import Grid
-from ggprune.bench.cases import parse_flash, parse_pairs, parse_ranges, parse_types
+from ggprune.bench.cases import CACHE_TYPES, FLASH, parse_pairs, parse_ranges, parse_words
 
 SPEED = "llama-bench's tests"
 TOKENS, BATCH = (0, 1 << 24), (1, 1 << 24)  # the smallest and the largest number
@@ -100,10 +100,10 @@ class GridOptions:
             n_depth=given_ranges(self.n_depth, "--n-depth", TOKENS) or usual.n_depth,
             n_batch=given_ranges(self.n_batch, "--batch-size", BATCH) or usual.n_batch,
             n_ubatch=given_ranges(self.n_ubatch, "--ubatch-size", BATCH) or usual.n_ubatch,
-            type_k=parse_types(self.type_k or usual.type_k, "--cache-type-k"),
-            type_v=parse_types(self.type_v or usual.type_v, "--cache-type-v"),
+            type_k=parse_words(self.type_k or usual.type_k, "--cache-type-k", CACHE_TYPES),
+            type_v=parse_words(self.type_v or usual.type_v, "--cache-type-v", CACHE_TYPES),
             n_threads=given_ranges(self.threads, "--threads", THREADS) or usual.n_threads,
             n_gpu_layers=given_ranges(self.n_gpu_layers, "--n-gpu-layers", LAYERS)
             or usual.n_gpu_layers,
-            flash_attn=parse_flash(self.flash_attn or ("auto",)),
+            flash_attn=parse_words(self.flash_attn or ("auto",), "--flash-attn", FLASH),
         )

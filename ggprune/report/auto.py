@@ -85,7 +85,7 @@ def _table(rows: Sequence[Row]) -> Table:
 
 
 def _test(prefix: str, speed: Speed | None) -> str:
-    return f"{speed.test if speed else prefix} t/s"
+    return f"{speed.case.name if speed else prefix} t/s"
 
 
 def _ratio(speed: Speed | None, base: Speed | None) -> str:

@@ -9,8 +9,8 @@ from ggprune.bench.memory import ModelMemory
 from ggprune.bench.ratio import CONFIDENCE
 from ggprune.bench.roofline import LEAST_SHARE, Roof, Roofline
 from ggprune.bench.speed import Machine
-from ggprune.bench.suite import Suite
 from ggprune.files.documents import encode_fields
+from ggprune.pipeline.bench import Suite
 from ggprune.report.blocks import Block, Table, Text
 from ggprune.report.units import count, size, speed_cell
 
@@ -47,7 +47,7 @@ def speed_table(result: Benchmark) -> Table:
             case = encode_fields(test.speed.case)
             settings = (str(case[name]) for name in ("n_threads", *varying))
             compared = (ratio_cell(test.ratio),) * several
-            measured = (test.speed.test, speed_cell(test.speed), *compared)
+            measured = (test.speed.case.name, speed_cell(test.speed), *compared)
             rows.append((*known, result.hardware.backends, *settings, *measured, model.path))
     headers = ("model", "size", "params", "backend", "threads", *varying, "test", "t/s")
     headers += (COMPARED,) * several

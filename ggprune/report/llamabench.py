@@ -190,7 +190,7 @@ def _shown(row: Row, speed: Speed) -> Row:
         "model": row["model_type"],
         "size": _size(int(row["model_size"])),
         "params": count(int(row["model_n_params"])),
-        "test": speed.test,
+        "test": speed.case.name,
         "t/s": f"{speed.mean:.2f} ± {speed.stdev:.2f}",
     }
 

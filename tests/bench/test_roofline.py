@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ggprune.bench import Benchmark, Case, ModelSpeed, Speed
-from ggprune.bench.bandwidth import measure_bandwidth
-from ggprune.bench.roofline import make_roofline
+from ggprune.bench.roofline import make_roofline, measure_bandwidth
 from ggprune.bench.speed import Machine, compared
 from ggprune.files.documents import encode_fields
 from ggprune.report.bench import roofline_blocks
