@@ -52,10 +52,6 @@ class Roof:
     predicted_speedup: Annotated[float, Key(name="predicted_ratio")]
 
     @property
-    def token_bytes(self) -> int:
-        return self.weight_bytes + self.cache_bytes
-
-    @property
     @written("short")
     def is_short(self) -> Annotated[bool, "below 85 % of the predicted ratio"]:
         return self.measured_speedup < LEAST_SHARE * self.predicted_speedup

@@ -133,8 +133,7 @@ def benchmark(
     Raises LlamaError if llama.cpp cannot load or compute a model.
     """
     compute = compute or Compute()
-    pairs = [pair for pair in ((n_prompt, 0), (0, n_gen)) if any(pair)]
-    cases = [Case(*pair, 0, compute) for pair in pairs]
+    cases = [Case(*pair, 0, compute) for pair in ((n_prompt, 0), (0, n_gen)) if any(pair)]
     return benchmark_cases(paths, cases, n_repeat=n_repeat, seed=seed, progress=progress)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ggprune.errors import DataError, LlamaError
-from ggprune.evaluation.trees import packs
+from ggprune.evaluation.trees import entries_from, packs
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import Entries, SharedSession, join
 from ggprune.runtime.session import Tokens
@@ -87,10 +87,8 @@ class _Writing:
         """The prompt, or the token written last; logits behind it."""
         tokens = np.array(self.tokens[-1:], np.int32) if self.tokens else self.wish.prompt
         end = len(self.wish.prompt) + len(self.tokens)
-        outputs = np.zeros(len(tokens), np.bool_)
-        outputs[-1] = True
-        positions = np.arange(end - len(tokens), end, dtype=np.int32)
-        return Entries(tokens, positions, ((self.sequence,),) * len(tokens), outputs)
+        is_last = np.arange(len(tokens)) == len(tokens) - 1
+        return entries_from(end - len(tokens), tokens, (self.sequence,), is_last)
 
     def finish(self) -> Continuation:
         text = self.data.decode("utf-8", "replace")

@@ -1,7 +1,7 @@
 """A model for lm-eval (EleutherAI's harness), computed in this process by llama.cpp.
 
 Importing this module registers it there as `ggprune`; it needs the extra `ggprune[tasks]`. What is
-computed is in likelihood and generate, which know nothing of lm-eval.
+computed is in trees and generate, which know nothing of lm-eval.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lm_eval.api.registry import register_model
 
 from ggprune.errors import UsageError
 from ggprune.evaluation.generate import Wish, generate
-from ggprune.evaluation.likelihood import loglikelihoods, rolling_windows, split_pair, without_bos
+from ggprune.evaluation.trees import loglikelihoods, rolling_windows, split_pair, without_bos
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import Compute, LlamaModel

@@ -150,16 +150,20 @@ def _string(data: bytes, at: int) -> tuple[str, int]:
 
 
 def draw_uniform(n_task: int, n_drawn: int) -> list[int]:
-    """Without replacement by std::uniform_int_distribution, as for HellaSwag."""
-    numbers = _mt19937()
-    left = list(range(n_task))
-    return [left.pop(_below(numbers, len(left))) for _ in range(min(n_drawn, n_task))]
+    """Without replacement by std::uniform_int_distribution, as for HellaSwag: Lemire's method, as
+    libstdc++ has had it since GCC 11."""
+    numbers, left, drawn = _mt19937(), list(range(n_task)), []
+    for n in range(n_task, max(n_task - n_drawn, 0), -1):
+        product = next(numbers) * n
+        while product % 2**32 < 2**32 % n:
+            product = next(numbers) * n
+        drawn.append(left.pop(product >> 32))
+    return drawn
 
 
 def draw_scaled(n_task: int, n_drawn: int) -> list[int]:
     """By scaling to a float, the last task moving into the gap: Winogrande, multiple choice."""
-    numbers = _mt19937()
-    left, drawn = list(range(n_task)), []
+    numbers, left, drawn = _mt19937(), list(range(n_task)), []
     scale = np.float32(2.0**-32)
     for _ in range(n_drawn):
         place = int(scale * np.float32(next(numbers)) * np.float32(len(left)))
@@ -168,16 +172,6 @@ def draw_scaled(n_task: int, n_drawn: int) -> list[int]:
         left[place] = left[-1]
         left.pop()
     return drawn
-
-
-def _below(numbers: Iterator[int], n: int) -> int:
-    """Lemire's method, as libstdc++ has had it since GCC 11."""
-    product = next(numbers) * n
-    if product % 2**32 < n:
-        threshold = (2**32 - n) % n
-        while product % 2**32 < threshold:
-            product = next(numbers) * n
-    return product >> 32
 
 
 def _mt19937() -> Iterator[int]:

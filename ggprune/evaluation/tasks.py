@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -76,15 +77,17 @@ def run_tasks(
 
     scores = []
     for path in paths:
-        model = GgufModel(path, n_ctx, compute=compute, progress=progress)
-        try:
-            results = simple_evaluate(
-                model, tasks=_expanded(tasks), limit=limit, bootstrap_iters=1000, log_samples=False
-            )
-        except (KeyError, ValueError, OSError, FileNotFoundError) as e:
-            raise DataError(f"lm-eval cannot run the tasks: {e}") from e
-        finally:
-            model.close()
+        with closing(GgufModel(path, n_ctx, compute=compute, progress=progress)) as model:
+            try:
+                results = simple_evaluate(
+                    model,
+                    tasks=_expanded(tasks),
+                    limit=limit,
+                    bootstrap_iters=1000,
+                    log_samples=False,
+                )
+            except (KeyError, ValueError, OSError) as e:
+                raise DataError(f"lm-eval cannot run the tasks: {e}") from e
         metrics = tuple(_metrics(results["results"]))
         if COMMONSENSE in tasks:
             metrics = (*metrics, commonsense_mean(metrics))

@@ -7,8 +7,16 @@ import pytest
 
 from ggprune.errors import DataError
 from ggprune.evaluation.generate import Wish, generate
-from ggprune.evaluation.likelihood import loglikelihoods, rolling_windows, split_pair, without_bos
-from ggprune.evaluation.trees import answer, ask_branches, by_branch, tree_of
+from ggprune.evaluation.trees import (
+    answer,
+    ask_branches,
+    by_branch,
+    loglikelihoods,
+    rolling_windows,
+    split_pair,
+    tree_of,
+    without_bos,
+)
 from ggprune.metrics.estimates import Float64
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import LlamaModel, Session, Tokens
