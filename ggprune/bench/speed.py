@@ -152,8 +152,8 @@ def benchmark_cases(
     """
     turns = Turns(len(cases) * len(paths), int(warmup), n_repeat, progress)
     by_load = itertools.groupby(cases, lambda case: case.compute.n_gpu_layers)
-    loads = [_measure(paths, list(group), seed, turns) for _, group in by_load]
-    loads = loads or [_measure(paths, [], seed, turns)]
+    groups = [list(group) for _, group in by_load] or [[]]
+    loads = [_measure(paths, group, seed, turns) for group in groups]
     first: tuple[Speed, ...] | None = None
     models = []
     for parts in zip(*loads, strict=True):  # of one model

@@ -14,7 +14,6 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ggprune.errors import DataError, OutputError
 from ggprune.files.outputs import check_output
 from ggprune.files.pending import PendingFile
+from ggprune.files.reading import read_bytes
 from ggprune.metrics.chunks import Chunks, n_scored
 from ggprune.metrics.estimates import Float32
 from ggprune.metrics.logits import Comparison, TokenScores, for_blocks, log_sum_exp, score_tokens
@@ -113,12 +113,20 @@ class BaseFile:
 
 def open_base(path: Path, n_ctx: int | None = None) -> BaseFile:
     """Raises DataError if it is no such file, damaged, not complete, or of another `n_ctx`."""
-    try:
-        with path.open("rb") as file:
-            header = _read_header(path, file)
-            tokens = np.fromfile(file, np.int32, header.n_ctx * header.n_chunk)
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
+    data = read_bytes(path, HEADER.size)
+    if len(data) < HEADER.size or not data.startswith(MAGIC):
+        raise DataError(f"{path}: not a file of base logits, it does not begin with _logits_")
+    header = Header(*HEADER.unpack(data)[1:])
+    if header.n_ctx < 4 or header.n_vocab < 1 or header.n_chunk < 1:
+        sizes = f"n_ctx {header.n_ctx}, {header.n_vocab} tokens, {header.n_chunk} chunks"
+        raise DataError(f"{path}: damaged: {sizes}")
+    size = path.stat().st_size
+    if size != header.size_bytes:
+        raise DataError(
+            f"{path}: has {size} bytes, expected {header.size_bytes} for {header.n_chunk} chunks "
+            f"of {header.n_ctx} tokens: not complete, or not a file of base logits"
+        )
+    tokens = np.frombuffer(read_bytes(path, header.tokens_end), np.int32, offset=HEADER.size)
     if ((tokens < 0) | (tokens >= header.n_vocab)).any():
         raise DataError(f"{path}: damaged: has tokens outside of its vocabulary")
     if n_ctx not in (None, header.n_ctx):
@@ -127,24 +135,6 @@ def open_base(path: Path, n_ctx: int | None = None) -> BaseFile:
             "for: leave -c away"
         )
     return BaseFile(path, header, Chunks(tokens.reshape(header.n_chunk, header.n_ctx)))
-
-
-def _read_header(path: Path, file: BinaryIO) -> Header:
-    """Checked against the size of the file before anything is made of it."""
-    data = file.read(HEADER.size)
-    if len(data) < HEADER.size or not data.startswith(MAGIC):
-        raise DataError(f"{path}: not a file of base logits, it does not begin with _logits_")
-    header = Header(*HEADER.unpack(data)[1:])
-    if header.n_ctx < 4 or header.n_vocab < 1 or header.n_chunk < 1:
-        sizes = f"n_ctx {header.n_ctx}, {header.n_vocab} tokens, {header.n_chunk} chunks"
-        raise DataError(f"{path}: damaged: {sizes}")
-    size = os.fstat(file.fileno()).st_size
-    if size != header.size_bytes:
-        raise DataError(
-            f"{path}: has {size} bytes, expected {header.size_bytes} for {header.n_chunk} chunks "
-            f"of {header.n_ctx} tokens: not complete, or not a file of base logits"
-        )
-    return header
 
 
 @contextlib.contextmanager

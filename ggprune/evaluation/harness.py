@@ -15,8 +15,8 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from ggprune.errors import UsageError
+from ggprune.evaluation import trees
 from ggprune.evaluation.generate import Wish, generate
-from ggprune.evaluation.trees import loglikelihoods, rolling_windows, split_pair, without_bos
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import Compute, LlamaModel
@@ -82,20 +82,18 @@ class GgufModel(LM):  # type: ignore[misc]
         """What lm-eval's caches of requests tell models apart by."""
         return str(self.model.path)
 
-    def loglikelihood(
-        self, requests: Sequence[Request[tuple[str, str]]]
-    ) -> list[tuple[float, bool]]:
-        pairs = [split_pair(self.model, *request.args) for request in requests]
-        answers = loglikelihoods(self.session, pairs, self.n_ctx, self.progress)
+    def loglikelihood(self, requests: Sequence[Request[tuple[str, str]]]) -> list[trees.Likelihood]:
+        pairs = [trees.split_pair(self.model, *request.args) for request in requests]
+        answers = trees.loglikelihoods(self.session, pairs, self.n_ctx, self.progress)
         self._remember("loglikelihood", requests, answers)
         return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Request[tuple[str]]]) -> list[float]:
         start = Vocabulary(self.model).start
-        texts = [without_bos(self.model, self.model.tokenize(r.args[0])) for r in requests]
-        windows = [rolling_windows(tokens, start, self.n_ctx) for tokens in texts]
+        texts = [trees.without_bos(self.model, self.model.tokenize(r.args[0])) for r in requests]
+        windows = [trees.rolling_windows(tokens, start, self.n_ctx) for tokens in texts]
         pairs = [pair for text in windows for pair in text]
-        log_p = [p for p, _ in loglikelihoods(self.session, pairs, self.n_ctx, self.progress)]
+        log_p = [p for p, _ in trees.loglikelihoods(self.session, pairs, self.n_ctx, self.progress)]
         cuts = np.cumsum([len(text) for text in windows])[:-1]
         answers = [float(np.sum(part)) for part in np.split(np.array(log_p), cuts)]
         self._remember("loglikelihood_rolling", requests, answers)

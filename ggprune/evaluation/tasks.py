@@ -80,12 +80,9 @@ def run_tasks(
         with closing(GgufModel(path, n_ctx, compute=compute, progress=progress)) as model:
             try:
                 results = simple_evaluate(
-                    model,
-                    tasks=_expanded(tasks),
-                    limit=limit,
-                    bootstrap_iters=1000,
+                    model, tasks=_expanded(tasks), limit=limit, bootstrap_iters=1000,
                     log_samples=False,
-                )
+                )  # fmt: skip
             except (KeyError, ValueError, OSError) as e:
                 raise DataError(f"lm-eval cannot run the tasks: {e}") from e
         metrics = tuple(_metrics(results["results"]))

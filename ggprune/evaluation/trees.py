@@ -24,6 +24,7 @@ from ggprune.runtime.vocabulary import Vocabulary
 
 Rows = NDArray[np.int64]
 Pair = tuple[Tokens, Tokens]  # context, continuation
+Likelihood = tuple[float, bool]  # log p in nats, would greedy generation have written it?
 V = TypeVar("V", bound=np.generic)
 T = TypeVar("T")
 
@@ -199,11 +200,8 @@ def without_bos(model: LlamaModel, tokens: Tokens) -> Tokens:
 
 def loglikelihoods(
     session: SharedSession, pairs: Sequence[Pair], n_ctx: int, progress: Progress = SILENT
-) -> list[tuple[float, bool]]:
-    """log p of each continuation in nats, and whether greedy generation would have written it.
-
-    In the order of the pairs; at most `n_ctx` tokens of each are read.
-    """
+) -> list[Likelihood]:
+    """Of each continuation, in the order of the pairs; at most `n_ctx` tokens of each are read."""
     fitted = [_fit(pair, n_ctx) for pair in pairs]
     by_context: dict[bytes, list[int]] = {}
     for i, (context, _) in enumerate(fitted):
@@ -216,7 +214,7 @@ def loglikelihoods(
         ask_branches(Tree(fitted[group[0]][0], tuple(fitted[i][1] for i in group)))
         for group in groups
     ]
-    by_place: dict[int, tuple[float, bool]] = {}
+    by_place: dict[int, Likelihood] = {}
     for group, query, said in zip(groups, queries, answer(session, queries, progress), strict=True):
         log_p, is_top = by_branch(query.tree, said.log_p), by_branch(query.tree, said.is_top)
         for place, values, tops in zip(group, log_p, is_top, strict=True):

@@ -17,7 +17,6 @@ from ggprune.files.keys import LEFT_OUT, Key
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-
 PERCENTILES = (99.9, 99.0, 95.0, 90.0, 75.0, 50.0, 25.0, 10.0, 5.0, 1.0, 0.1)
 
 

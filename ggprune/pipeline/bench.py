@@ -11,8 +11,8 @@ from typing import Annotated
 
 from ggprune.arch.footprint import footprints_of
 from ggprune.bench import Benchmark, Case, benchmark_cases
-from ggprune.bench.memory import ModelMemory, measure_memory
 from ggprune.bench.roofline import Roofline, make_roofline, measure_bandwidth
+from ggprune.bench.runner import ModelMemory, measure_memory
 from ggprune.files.keys import INLINE
 from ggprune.model import Model
 from ggprune.progress import SILENT, Progress

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ggprune.bench import Benchmark, Ratio
-from ggprune.bench.memory import ModelMemory
 from ggprune.bench.ratio import CONFIDENCE
 from ggprune.bench.roofline import LEAST_SHARE, Roof, Roofline
+from ggprune.bench.runner import ModelMemory
 from ggprune.bench.speed import Machine
 from ggprune.files.documents import encode_fields
 from ggprune.pipeline.bench import Suite

@@ -9,9 +9,9 @@ import pytest
 
 from ggprune.bench.cases import Case
 from ggprune.bench.latency import Latency, LatencyReport, ModelLatency, Requests
-from ggprune.bench.memory import ModelMemory, VideoMemory
 from ggprune.bench.ratio import Ratio
 from ggprune.bench.roofline import Roof, Roofline
+from ggprune.bench.runner import ModelMemory, VideoMemory
 from ggprune.bench.speed import Benchmark, Compared, Machine, ModelSpeed, Speed
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.choices import ChoiceKind, ChoiceScore
