@@ -19,7 +19,7 @@ from ggprune.evaluation import task_files
 from ggprune.evaluation.task_files import Blank, ChoiceTask
 from ggprune.evaluation.trees import Query, answer, ask_branches, tree_of
 from ggprune.files.keys import Key, written
-from ggprune.metrics.estimates import Estimate, Float64, share_estimate
+from ggprune.metrics.estimates import Estimate, share_estimate
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.runtime.sequences import MAX_SEQ, SharedSession
@@ -73,19 +73,6 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return (share + z / 2 - half) / (1 + z), (share + z / 2 + half) / (1 + z)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A task as a question to the model: what to ask, and how many of the answers are whose."""
-
-    query: Query
-    lengths: list[int]  # log-probabilities of each choice
-    right: frozenset[int]
-
-    def choose(self, log_p: Float64) -> int:
-        """The choice with the highest mean; the first of equals, as there."""
-        return int(np.argmax([np.mean(p) for p in np.split(log_p, np.cumsum(self.lengths)[:-1])]))
-
-
 def score_choices(
     paths: Sequence[Path],
     benchmark: ChoiceKind,
@@ -104,18 +91,18 @@ def score_choices(
     scores = []
     for i, path in enumerate(paths):
         with LlamaModel(path, compute) as model:
-            prepared = [_prepare(task, model.tokenize) for task in tasks]
-            n_choice = [len(task.query.tree.branches) for task in prepared]
+            queries = [_ask(task, model.tokenize) for task in tasks]
+            n_choice = [len(query.tree.branches) for query in queries]
             n_seq, n_cell = min(MAX_SEQ, max(N_SEQ, *n_choice)), CELLS_PER_CTX * n_ctx
             with SharedSession(model, n_cell, n_seq=n_seq, compute=compute) as session:
-                share = _Share(progress, i, len(paths))
-                said = answer(session, [task.query for task in prepared], share)
-        answers = [task.choose(a.log_p) for task, a in zip(prepared, said, strict=True)]
-        is_right = [a in task.right for a, task in zip(answers, prepared, strict=True)]
+                said = answer(session, queries, _Share(progress, i, len(paths)))
+        log_p = [query.by_branch(a.log_p) for query, a in zip(queries, said, strict=True)]
+        answers = [int(np.argmax([np.mean(p) for p in own])) for own in log_p]  # first of equals
+        is_right = [a in task.right for a, task in zip(answers, tasks, strict=True)]
         scores.append(
             ChoiceScore(
-                path=str(path), benchmark=benchmark, source=str(file), n_task=len(prepared),
-                accuracy=share_estimate(np.array(is_right)), chance=len(prepared) / sum(n_choice),
+                path=str(path), benchmark=benchmark, source=str(file), n_task=len(tasks),
+                accuracy=share_estimate(np.array(is_right)), chance=len(tasks) / sum(n_choice),
                 answers=tuple(answers), is_right=tuple(is_right), versions=versions(),
             )
         )  # fmt: skip
@@ -132,16 +119,15 @@ class _Share(Progress):
         self.whole.step(self.i * total + done, self.n_model * total)
 
 
-def _prepare(task: ChoiceTask | Blank, tokenize: Callable[[str], Tokens]) -> Prepared:
-    """Mean log-probability of what the choices do not share, or of what follows the blank."""
+def _ask(task: ChoiceTask | Blank, tokenize: Callable[[str], Tokens]) -> Query:
+    """For what the choices do not share, or what follows the blank: their means are compared."""
     if isinstance(task, Blank):
-        return _prepare_blank(task, tokenize)
-    tree = tree_of([tokenize(f"{task.context} {choice}") for choice in task.choices])
-    return Prepared(ask_branches(tree), [len(branch) for branch in tree.branches], task.right)
+        return _ask_blank(task, tokenize)
+    return ask_branches(tree_of([tokenize(f"{task.context} {choice}") for choice in task.choices]))
 
 
-def _prepare_blank(task: Blank, tokenize: Callable[[str], Tokens]) -> Prepared:
-    """Mean log-probability of what follows the word, without the last token (the full stop).
+def _ask_blank(task: Blank, tokenize: Callable[[str], Tokens]) -> Query:
+    """For what follows the word, without the last token (the full stop).
 
     Where less than four tokens differ, the word itself counts too. Then llama-perplexity reads the
     second word's first token from the row behind the first sentence, not from the one before the
@@ -160,5 +146,4 @@ def _prepare_blank(task: Blank, tokenize: Callable[[str], Tokens]) -> Prepared:
             places[0] = len(tree.branches[0])
         rows += places
         targets.append(scored)
-    query = Query(tree, np.array(rows, np.int64), np.concatenate(targets))
-    return Prepared(query, [len(scored) for scored in targets], frozenset({task.right - 1}))
+    return Query(tree, np.array(rows, np.int64), tuple(targets))

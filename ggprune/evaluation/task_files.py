@@ -38,7 +38,7 @@ class Blank:
     before: str
     after: str
     choices: tuple[str, str]
-    right: int
+    right: frozenset[int]  # the index of the right one
 
 
 def read_lines(path: Path) -> list[str]:
@@ -94,7 +94,7 @@ def _blank(path: Path, number: int, line: str) -> Blank:
         raise DataError(f"{where} has no _ in its sentence")
     if right.strip() not in ("1", "2"):
         raise DataError(f"{where} ends with {right!r}, expected 1 or 2")
-    return Blank(before, after, (one, two), int(right))
+    return Blank(before, after, (one, two), frozenset({int(right) - 1}))
 
 
 def read_multiple_choice(path: Path, n_task: int | None = None) -> list[ChoiceTask]:

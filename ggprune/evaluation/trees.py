@@ -54,7 +54,11 @@ class Query:
 
     tree: Tree
     rows: Rows  # (n_asked,)
-    targets: Tokens  # (n_asked,)
+    targets: tuple[Tokens, ...]  # of each branch, n_asked in all
+
+    def by_branch(self, values: NDArray[V]) -> list[NDArray[V]]:
+        """Cut (n_asked,) values into those of each branch."""
+        return np.split(values, np.cumsum([len(tokens) for tokens in self.targets])[:-1])
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,7 @@ def ask_branches(tree: Tree) -> Query:
     """Ask for every token of every branch."""
     lengths, last = map(len, tree.branches), len(tree.prefix) - 1
     rows = [tree.row(i, last + j) for i, n in enumerate(lengths) for j in range(n)]
-    return Query(tree, np.array(rows, np.int64), np.concatenate(tree.branches))
-
-
-def by_branch(tree: Tree, values: NDArray[V]) -> list[NDArray[V]]:
-    """Cut what `ask_branches` was answered into the branches."""
-    return np.split(values, np.cumsum([len(branch) for branch in tree.branches])[:-1])
+    return Query(tree, np.array(rows, np.int64), tree.branches)
 
 
 def answer(
@@ -134,7 +133,7 @@ def _answer_pack(session: SharedSession, pack: Sequence[Query]) -> list[Answer]:
     outputs = [np.unique(query.rows, return_inverse=True) for query in pack]
     starts = np.cumsum([0, *(len(unique) for unique, _ in outputs)])
     rows = np.concatenate([place + s for (_, place), s in zip(outputs, starts[:-1], strict=True)])
-    targets = np.concatenate([query.targets for query in pack])
+    targets = np.concatenate([tokens for query in pack for tokens in query.targets])
     log_p, is_top = np.empty(len(rows)), np.empty(len(rows), np.bool_)
     session.clear()
     for n_before, logits in session.decode_entries(join(parts)):
@@ -216,7 +215,7 @@ def loglikelihoods(
     ]
     by_place: dict[int, Likelihood] = {}
     for group, query, said in zip(groups, queries, answer(session, queries, progress), strict=True):
-        log_p, is_top = by_branch(query.tree, said.log_p), by_branch(query.tree, said.is_top)
+        log_p, is_top = query.by_branch(said.log_p), query.by_branch(said.is_top)
         for place, values, tops in zip(group, log_p, is_top, strict=True):
             by_place[place] = float(np.sum(values)), bool(np.all(tops))
     return [by_place[i] for i in range(len(pairs))]

@@ -104,7 +104,7 @@ def test_a_quoted_sentence_may_have_commas(tmp_path: Path) -> None:
     path.write_text('0,"Ann, who saw _, left.",Ben,Max,2\n\n')
     (task,) = read_winogrande(path)
     assert (task.before, task.after) == ("Ann, who saw ", ", left.")
-    assert (task.choices, task.right) == (("Ben", "Max"), 2)
+    assert (task.choices, task.right) == (("Ben", "Max"), frozenset({1}))
 
 
 def test_a_task_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from ggprune.evaluation.generate import Wish, generate
 from ggprune.evaluation.trees import (
     answer,
     ask_branches,
-    by_branch,
     loglikelihoods,
     rolling_windows,
     split_pair,
@@ -49,12 +48,12 @@ def test_trees_give_what_each_sequence_gives_alone(arch: str, tmp_path: Path) ->
     path = make_random_model(FIXTURES / "arch" / f"{arch}.gguf", tmp_path / "m.gguf")
     with LlamaModel(path, ONE_GRAPH) as model:
         tries = [sequences(model.n_vocab, seed) for seed in (0, 1)]
-        trees = [tree_of(group) for group in tries]
+        queries = [ask_branches(tree_of(group)) for group in tries]
         with SharedSession(model, 512, n_seq=8, compute=ONE_GRAPH) as session:
-            answers = answer(session, [ask_branches(tree) for tree in trees])
-        for group, tree, said in zip(tries, trees, answers, strict=True):
-            assert len(tree.prefix) == 12
-            for tokens, log_p in zip(group, by_branch(tree, said.log_p), strict=True):
+            answers = answer(session, queries)
+        for group, query, said in zip(tries, queries, answers, strict=True):
+            assert len(query.tree.prefix) == 12
+            for tokens, log_p in zip(group, query.by_branch(said.log_p), strict=True):
                 alone = direct(model, tokens)[11:]
                 assert log_p == pytest.approx(alone, abs=1e-3)
 
