@@ -36,7 +36,6 @@ class Runner:
         with listening() as log:
             self.model = LlamaModel(path, compute)
         self._model_log = "".join(log)
-        self.buffers = parse_buffers(self._model_log)
         self.rng = np.random.default_rng(seed)
         self.case: Case | None = None
         self.session: Session | None = None
