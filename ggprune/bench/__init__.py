@@ -5,13 +5,6 @@ from ggprune.bench.ratio import Ratio, paired_ratio
 from ggprune.bench.speed import Benchmark, ModelSpeed, Speed, benchmark, benchmark_cases
 
 __all__ = [
-    "Benchmark",
-    "Case",
-    "Grid",
-    "ModelSpeed",
-    "Ratio",
-    "Speed",
-    "benchmark",
-    "benchmark_cases",
+    "Benchmark", "Case", "Grid", "ModelSpeed", "Ratio", "Speed", "benchmark", "benchmark_cases",
     "paired_ratio",
-]
+]  # fmt: skip

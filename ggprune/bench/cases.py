@@ -17,13 +17,14 @@ from ggprune.files.keys import INLINE, written
 from ggprune.runtime.session import Compute
 
 MAX_VALUES = 10_000  # of one option: a range that is written wrong must not run for a year
-CACHE_TYPES = ("f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
+# Words that llama-bench takes, and what they stand for.
+CACHE_TYPES = {t: t for t in ("f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")}
 FLASH = {"on": True, "off": False, "auto": None, "1": True, "0": False, "-1": None}
 
 T = TypeVar("T")
 
 _RANGE = re.compile(r"(?P<first>-?\d+)(?:-(?P<last>\d+)(?:(?P<op>[+*])(?P<step>\d+))?)?")
-_PAIR = re.compile(r"(\d+),(\d+)")
+_PAIR = re.compile(r"(\d{1,8}),(\d{1,8})")
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,6 @@ class Case:
     def n_ctx(self) -> int:
         return self.n_token + self.n_depth
 
-    @property
-    def is_generation(self) -> bool:
-        return self.n_prompt == 0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
@@ -76,8 +73,8 @@ class Grid:
         """All ways to compute, in llama-bench's order; the depth varies faster than any."""
         return tuple(
             Compute(
-                n_batch=batch, n_ubatch=ubatch, n_threads=threads, n_gpu_layers=layers,
-                flash_attn=flash, type_k=type_k, type_v=type_v,
+                n_gpu_layers=layers, n_batch=batch, n_ubatch=ubatch, type_k=type_k, type_v=type_v,
+                flash_attn=flash, n_threads=threads,
             )
             for layers, batch, ubatch, type_k, type_v, flash, threads in itertools.product(
                 self.n_gpu_layers, self.n_batch, self.n_ubatch, self.type_k, self.type_v,
@@ -143,26 +140,19 @@ def _numbers(match: re.Match[str], option: str) -> list[int]:
 
 def parse_pairs(values: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """`-pg 512,128` each. Raises UsageError."""
-    matches = [_PAIR.fullmatch(value.strip()) for value in values]
-    for value, match in zip(values, matches, strict=True):
-        if match is None or max(len(match[1]), len(match[2])) > 8:
+    pairs = []
+    for value in values:
+        match = _PAIR.fullmatch(value.strip())
+        if match is None:
             raise UsageError(f"-pg {value}: two numbers, PROMPT,GENERATED")
-    return tuple((int(match[1]), int(match[2])) for match in matches if match is not None)
+        pairs.append((int(match[1]), int(match[2])))
+    return tuple(pairs)
 
 
-def parse_types(values: Sequence[str], option: str) -> tuple[str, ...]:
-    """`f16,q8_0`. Raises UsageError for types that llama-bench does not take."""
-    return tuple(_chosen(values, option, {t: t for t in CACHE_TYPES}))
-
-
-def parse_flash(values: Sequence[str]) -> tuple[bool | None, ...]:
-    """`on,off,auto`. Raises UsageError."""
-    return tuple(_chosen(values, "--flash-attn", FLASH))
-
-
-def _chosen(values: Sequence[str], option: str, known: dict[str, T]) -> list[T]:
+def parse_words(values: Sequence[str], option: str, known: dict[str, T]) -> tuple[T, ...]:
+    """`on,off,auto`: what each stands for. Raises UsageError for words that are not known."""
     names = [name.strip().lower() for name in ",".join(values).split(",")]
     for name in names:
         if name not in known:
             raise UsageError(f"{option} {name}: one of {', '.join(known)}")
-    return [known[name] for name in names]
+    return tuple(known[name] for name in names)

@@ -18,12 +18,12 @@ from typing import Annotated
 import numpy as np
 
 from ggprune.bench.ratio import Ratio, paired_ratio
-from ggprune.bench.speed import Machine, Steps, machine_now
+from ggprune.bench.speed import Machine, Turns, machine_now
 from ggprune.errors import UsageError
 from ggprune.files.keys import INLINE, LEFT_OUT, Key, written
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
+from ggprune.runtime.session import Compute, LlamaModel, Session
 from ggprune.runtime.threadpool import Threadpool
 
 MAX_SEQ = 256  # LLAMA_MAX_SEQ, src/llama-cparams.h
@@ -112,11 +112,15 @@ def measure_latency(
     """
     compute, pairs = compute or Compute(), requests.pairs()
     latencies: list[list[Latency]] = [[] for _ in paths]
-    steps = Steps(len(pairs) * len(paths) * (requests.n_warmup + requests.n_run), progress)
+    turns = Turns(len(pairs) * len(paths), requests.n_warmup, requests.n_run, progress)
     with contextlib.ExitStack() as stack:
         models = [stack.enter_context(LlamaModel(path, compute)) for path in paths]
         for n_seq, n_output in pairs:
-            samples = _take_turns(models, requests, (n_seq, n_output), compute, seed, steps)
+            setting = (requests.n_input, n_seq, n_output)
+            with contextlib.ExitStack() as contexts:
+                batches = (Batch(model, setting, compute, seed) for model in models)
+                runs = [contexts.enter_context(contextlib.closing(batch)).run for batch in batches]
+                samples = turns.take(runs, runs)
             for own, times in zip(latencies, samples, strict=True):
                 ratio = paired_ratio(samples[0], times) if own is not latencies[0] else None
                 own.append(
@@ -132,53 +136,21 @@ def measure_latency(
     return LatencyReport(requests, measured, machine_now(), versions())
 
 
-def _take_turns(
-    models: Sequence[LlamaModel],
-    requests: Requests,
-    pair: tuple[int, int],
-    compute: Compute,
-    seed: int,
-    steps: Steps,
-) -> list[list[float]]:
-    """Seconds of every run that counts, for each model."""
-    samples: list[list[float]] = [[] for _ in models]
-    with contextlib.ExitStack() as stack:
-        batches = [
-            stack.enter_context(Batch(model, requests.n_input, *pair, compute, seed))
-            for model in models
-        ]
-        for run in range(requests.n_warmup + requests.n_run):
-            for batch, times in zip(batches, samples, strict=True):
-                time_s = batch.run()
-                if run >= requests.n_warmup:
-                    times.append(time_s)
-                steps.step()
-    return samples
-
-
 class Batch:
-    """A context for sequences that are answered together. Use as a context manager."""
+    """A context for sequences that are answered together; close it when done."""
 
     def __init__(
-        self,
-        model: LlamaModel,
-        n_input: int,
-        n_seq: int,
-        n_output: int,
-        compute: Compute,
-        seed: int,
+        self, model: LlamaModel, setting: tuple[int, int, int], compute: Compute, seed: int
     ) -> None:
-        self.model, self.n_input, self.n_seq, self.n_output = model, n_input, n_seq, n_output
+        """setting: n_input, n_seq, n_output."""
+        self.model = model
+        self.n_input, self.n_seq, self.n_output = n_input, n_seq, n_output = setting
         whole = replace(compute, n_batch=max(compute.n_batch, n_seq * n_input))
         self.session = Session(model, n_input + n_output, n_seq=n_seq, compute=whole)
         self.threads = Threadpool(self.session, compute.n_threads or default_threads())
         self.rng = np.random.default_rng(seed)
-        self.n_decoded = 0  # tokens of all sequences in the last run
 
-    def __enter__(self) -> Batch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.session.close()
         self.threads.close()
 
@@ -189,14 +161,9 @@ class Batch:
         if self.model.bos is not None:
             tokens[:, 0] = self.model.bos
         self.session.clear(erase=False)
-        self.n_decoded = 0
+        ends = range(self.n_input, n_token + 1)
         start = time.perf_counter()
-        self._decode(tokens[:, : self.n_input], 0)
-        for position in range(self.n_input, n_token):
-            self._decode(tokens[:, position : position + 1], position)
+        for position, end in itertools.pairwise([0, *ends]):
+            self.session.decode(tokens[:, position:end], position)
+            self.session.synchronize()
         return time.perf_counter() - start
-
-    def _decode(self, tokens: Tokens, position: int) -> None:
-        self.session.decode(tokens, position)
-        self.session.synchronize()
-        self.n_decoded += tokens.size

@@ -27,17 +27,14 @@ class Ratio:
     confidence: float = CONFIDENCE
 
 
-def paired_ratio(
-    above: Sequence[float], below: Sequence[float], confidence: float = CONFIDENCE
-) -> Ratio:
+def paired_ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
     """Of `above` to `below`, whose i-th values were measured side by side; all positive."""
     logs = np.log(np.asarray(above, np.float64)) - np.log(np.asarray(below, np.float64))
     n, mean = len(logs), float(np.mean(logs))
     if n < 2:
-        return Ratio(value=math.exp(mean), low=None, high=None, n=n, confidence=confidence)
-    half = t_quantile((1 + confidence) / 2, n - 1) * float(np.std(logs, ddof=1)) / math.sqrt(n)
-    low, high = math.exp(mean - half), math.exp(mean + half)
-    return Ratio(value=math.exp(mean), low=low, high=high, n=n, confidence=confidence)
+        return Ratio(value=math.exp(mean), low=None, high=None, n=n)
+    half = t_quantile((1 + CONFIDENCE) / 2, n - 1) * float(np.std(logs, ddof=1)) / math.sqrt(n)
+    return Ratio(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), n=n)
 
 
 def t_quantile(p: float, df: int) -> float:

@@ -2,19 +2,38 @@
 
 Every new token reads the weights once, and the keys and values of all tokens before it. Bytes over
 bandwidth is a bound on the speed; the ratio of two models' bytes is the speed-up that memory
-promises. A speed-up far below it says that something else takes the time. Nothing is measured here.
+promises. A speed-up far below it says that something else takes the time. Measured here is the
+bandwidth alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
 
-from ggprune.bench.speed import Benchmark, ModelSpeed, Speed
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from ggprune.bench.speed import Benchmark, Speed
 from ggprune.files.keys import Key, written
 
 LEAST_SHARE = 0.85  # of the predicted speed-up; less is flagged
+BUFFER_BYTES = 1 << 30
+N_PART = 8  # of the buffer, one for each pass
+N_ROUND = 4  # over the whole buffer
+
+Part = NDArray[np.float32] | NDArray[np.uint64]
+Read = Callable[[Part], object]
+
+# Two ways of reading compete, since neither is the fastest on every processor.
+READS: tuple[tuple[type[np.float32] | type[np.uint64], Read], ...] = (
+    (np.float32, lambda numbers: np.dot(numbers, numbers)),
+    (np.uint64, np.sum),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +50,6 @@ class Roof:
     ]
     measured_speedup: Annotated[float, Key(name="ratio"), "over the first model"]
     predicted_speedup: Annotated[float, Key(name="predicted_ratio")]
-
-    @property
-    def token_bytes(self) -> int:
-        return self.weight_bytes + self.cache_bytes
 
     @property
     @written("short")
@@ -56,13 +71,23 @@ def make_roofline(
     result: Benchmark, weight_bytes: Sequence[int], bandwidth: float | None
 ) -> Roofline:
     """`weight_bytes` are those that each model reads for a token, in the benchmark's order."""
-    base = result.models[0]
-    roofs = [
-        _roof(model, i, bandwidth, (weights, weight_bytes[0]), base)
-        for model, weights in zip(result.models, weight_bytes, strict=True)
-        for i, speed in enumerate(model.speeds)
-        if speed.case.is_generation
-    ]
+    base, roofs = result.models[0], []
+    for model, weights in zip(result.models, weight_bytes, strict=True):
+        for test, base_speed in zip(model.tests, base.speeds, strict=True):
+            if test.speed.case.n_prompt:
+                continue
+            cache = cache_bytes(test.speed)
+            token_bytes = max(weights + cache, 1)
+            base_bytes = weight_bytes[0] + cache_bytes(base_speed)
+            roofs.append(
+                Roof(
+                    path=model.path, test=test.speed.case.name, weight_bytes=weights,
+                    cache_bytes=cache, measured=test.speed.mean,
+                    predicted=bandwidth / token_bytes if bandwidth else None,
+                    measured_speedup=test.ratio.value if test.ratio is not None else 1.0,
+                    predicted_speedup=base_bytes / token_bytes,
+                )
+            )  # fmt: skip
     return Roofline(bandwidth, tuple(roofs))
 
 
@@ -75,25 +100,27 @@ def cache_bytes(speed: Speed) -> int:
     return round(sum(cache.read_bytes(n_token) for cache in speed.caches))
 
 
-def _roof(
-    model: ModelSpeed,
-    i: int,
-    bandwidth: float | None,
-    weight_bytes: tuple[int, int],
-    base: ModelSpeed,
-) -> Roof:
-    """Of a model's i-th test; `weight_bytes` are its and the base's."""
-    test = model.tests[i]
-    cache = cache_bytes(test.speed)
-    token_bytes = max(weight_bytes[0] + cache, 1)
-    base_bytes = weight_bytes[1] + cache_bytes(base.speeds[i])
-    return Roof(
-        path=model.path,
-        test=test.speed.test,
-        weight_bytes=weight_bytes[0],
-        cache_bytes=cache,
-        measured=test.speed.mean,
-        predicted=bandwidth / token_bytes if bandwidth else None,
-        measured_speedup=test.ratio.value if test.ratio is not None else 1.0,
-        predicted_speedup=base_bytes / token_bytes,
-    )
+def measure_bandwidth(n_threads: int, buffer_bytes: int = BUFFER_BYTES) -> float:
+    """Bytes that this machine reads per second, with all threads that compute.
+
+    Short passes, each over another part of a buffer far larger than any cache, so that nothing read
+    is still in one. The best counts: what is measured is a ceiling, and whatever disturbs a pass
+    can only lower it. Takes at most a quarter of the memory that is free.
+    """
+    free = int(psutil.virtual_memory().available) // 4
+    n_byte = min(buffer_bytes, free) // (n_threads * N_PART) // 8 * 8  # of a thread in a pass
+    shape = (N_PART, n_byte)
+    own = [np.full(shape, i % 2, np.uint8) for i in range(n_threads)]  # written: pages exist
+    with ThreadPoolExecutor(n_threads) as pool:
+        times = [
+            _time_s(pool, read, [parts[i % N_PART].view(dtype) for parts in own])
+            for dtype, read in READS
+            for i in range(N_ROUND * N_PART)
+        ]
+    return n_byte * n_threads / min(times)
+
+
+def _time_s(pool: ThreadPoolExecutor, read: Read, parts: list[Part]) -> float:
+    start = time.perf_counter()
+    list(pool.map(read, parts))
+    return time.perf_counter() - start

@@ -1,19 +1,25 @@
-"""A loaded model that can be timed, as llama-bench times it.
+"""A loaded model that can be timed, as llama-bench times it, and the memory that it takes then.
 
 Random tokens, no tokenizing and no sampling: a prompt is read in batches, tokens are generated one
 after the other, each waited for. Follows test_prompt, test_gen and the loop around them in
-tools/llama-bench/llama-bench.cpp. Knows nothing of other models or of what the times mean.
+tools/llama-bench/llama-bench.cpp. Of memory llama.cpp says what it allocates, the operating system
+what the process needed at most, and the driver what a GPU has less. Knows nothing of other models
+or of what the numbers mean.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from ggprune.bench.cases import Case
-from ggprune.runtime.buffers import listening, parse_buffers
+from ggprune.files.keys import INLINE, Key, written
+from ggprune.runtime.buffers import CACHES, Buffers, listening, parse_buffers, peak_rss_bytes
+from ggprune.runtime.devices import devices
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
 from ggprune.runtime.threadpool import Threadpool
@@ -26,19 +32,14 @@ class Runner:
     """
 
     def __init__(self, path: Path, compute: Compute, seed: int) -> None:
-        self.path = path
         with listening() as log:
             self.model = LlamaModel(path, compute)
         self._model_log = "".join(log)
         self.rng = np.random.default_rng(seed)
         self.case: Case | None = None
         self.session: Session | None = None
-        self.buffers = parse_buffers(self._model_log)
         self._threads: Threadpool | None = None
-        self._position = 0
-        self._state: tuple[tuple[int, Compute], bytes] | None = (
-            None  # what is in front of a test, and its depth
-        )
+        self._state: tuple[object, bytes] | None = None  # of what is in front of which tests
 
     def __enter__(self) -> Runner:
         return self
@@ -56,7 +57,7 @@ class Runner:
         self._threads = Threadpool(self.session, compute.n_threads or default_threads())
         self.buffers = parse_buffers(self._model_log + "".join(log))
         self.case = case
-        self._clear()
+        self.session.clear(erase=False)
 
     def close(self) -> None:
         """Give the context back."""
@@ -68,31 +69,23 @@ class Runner:
 
     def warm_up(self) -> None:
         """A whole prompt and one token, as far as the case has them."""
-        case = self._opened()
-        if case.n_prompt:
-            self._read(self._tokens(case.n_prompt))
-        if case.n_gen:
-            self._generate(self._tokens(1))
+        case, session = self._opened()
+        self._run(session, self._tokens(case.n_prompt), self._tokens(min(case.n_gen, 1)))
 
     def time_ns(self) -> int:
         """Nanoseconds of the case, from an empty context or behind `n_depth` tokens."""
-        case = self._opened()
-        self._clear()
+        case, session = self._opened()
+        session.clear(erase=False)
         if case.n_depth:
-            self._go_to_depth(case)
+            self._go_to_depth(case, session)
         prompt, generated = self._tokens(case.n_prompt), self._tokens(case.n_gen)
         start = time.perf_counter_ns()
-        self._read(prompt)
-        self._generate(generated)
+        self._run(session, prompt, generated, case.n_depth)
         return time.perf_counter_ns() - start
 
-    def _opened(self) -> Case:
-        assert self.case is not None, "open a case first"
-        return self.case
-
-    def _session(self) -> Session:
-        assert self.session is not None, "open a case first"
-        return self.session
+    def _opened(self) -> tuple[Case, Session]:
+        assert self.case is not None and self.session is not None, "open a case first"
+        return self.case, self.session
 
     def _tokens(self, n: int) -> Tokens:
         """Random token ids, BOS first if the model wants one."""
@@ -101,34 +94,79 @@ class Runner:
             tokens[0] = self.model.bos
         return tokens
 
-    def _clear(self) -> None:
-        self._session().clear(erase=False)
-        self._position = 0
-
-    def _read(self, tokens: Tokens) -> None:
-        """As a prompt, in batches."""
-        session = self._session()
-        for start in range(0, len(tokens), session.n_batch):
-            batch = tokens[start : start + session.n_batch]
-            session.decode(batch, self._position)
-            self._position += len(batch)
+    def _run(self, session: Session, prompt: Tokens, generated: Tokens, at: int = 0) -> None:
+        """From position `at`: the prompt in batches, then one by one what is generated."""
+        for start in range(0, len(prompt), session.n_batch):
+            session.decode(prompt[start : start + session.n_batch], at + start)
         session.synchronize()
-
-    def _generate(self, tokens: Tokens) -> None:
-        """One by one, as if each followed from the one before."""
-        session = self._session()
-        for i in range(len(tokens)):
-            session.decode(tokens[i : i + 1], self._position)
+        for i in range(len(generated)):
+            session.decode(generated[i : i + 1], at + len(prompt) + i)
             session.synchronize()
-            self._position += 1
 
-    def _go_to_depth(self, case: Case) -> None:
+    def _go_to_depth(self, case: Case, session: Session) -> None:
         """Put tokens in front of the test; computed once, then restored."""
         key = (case.n_depth, case.compute)
         if self._state is not None and self._state[0] == key:
-            if self._session().write_state(self._state[1]):
-                self._position = case.n_depth
+            if session.write_state(self._state[1]):
                 return
-            self._clear()
-        self._read(self._tokens(case.n_depth))
-        self._state = key, self._session().read_state()
+            session.clear(erase=False)
+        self._run(session, self._tokens(case.n_depth), self._tokens(0))
+        self._state = key, session.read_state()
+
+
+@dataclass(frozen=True)
+class VideoMemory:
+    """Memory of one GPU, and what the driver has less of it while the model is loaded."""
+
+    device: str
+    total_bytes: int
+    used_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMemory:
+    """What one model takes in one test."""
+
+    path: Annotated[str, Key(name="model_filename")]
+    test: str
+    n_ctx: int
+    buffers: Annotated[Buffers, INLINE]
+    start_rss_bytes: Annotated[int, "of the process before the model"]
+    peak_rss_bytes: Annotated[int, "with Python, the libraries, and pages of the mapped file"]
+    gpus: tuple[VideoMemory, ...]
+
+    @property
+    @written(before="buffers")
+    def model_bytes(self) -> int:
+        return self.buffers.total("model")
+
+    @property
+    @written(before="buffers")
+    def cache_bytes(self) -> Annotated[int, "KV, RS and state"]:
+        return self.buffers.total(*CACHES)
+
+    @property
+    @written(before="buffers")
+    def compute_bytes(self) -> Annotated[int, "compute and output"]:
+        return self.buffers.total("compute", "output")
+
+
+def measure_memory(path: Path, case: Case) -> ModelMemory:
+    """Run `case` once: memory of this process, which must have done nothing else before.
+
+    Raises LlamaError if llama.cpp cannot load or compute the model.
+    """
+    before = {device.name: device.free_bytes for device in devices() if device.is_gpu}
+    start = peak_rss_bytes()
+    with Runner(path, case.compute, seed=1) as runner:
+        runner.open(case)
+        runner.time_ns()
+        gpus = tuple(
+            VideoMemory(d.name, d.total_bytes, max(before[d.name] - d.free_bytes, 0))
+            for d in devices()
+            if d.name in before
+        )
+    return ModelMemory(
+        path=str(path), test=case.name, n_ctx=case.n_ctx, buffers=runner.buffers,
+        start_rss_bytes=start, peak_rss_bytes=peak_rss_bytes(), gpus=gpus,
+    )  # fmt: skip

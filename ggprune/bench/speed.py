@@ -10,10 +10,10 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from ggprune.runtime.devices import Device, backend_names, build_commit, devices
 from ggprune.runtime.library import default_threads, versions
 from ggprune.runtime.session import Compute
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
@@ -36,10 +38,6 @@ class Speed:
     test_time: Annotated[str, "UTC, when it began"] = ""
     samples_ns: Annotated[tuple[int, ...], "one of each repetition"]
     caches: Annotated[tuple[Cache, ...], LEFT_OUT] = ()
-
-    @property
-    def test(self) -> str:
-        return self.case.name
 
     @property
     @written("samples_ts")
@@ -92,7 +90,7 @@ class ModelSpeed:
 
     def speed(self, prefix: str) -> Speed | None:
         """The first test whose name starts with `pp` or `tg`."""
-        return next((s for s in self.speeds if s.test.startswith(prefix)), None)
+        return next((s for s in self.speeds if s.case.name.startswith(prefix)), None)
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,6 @@ class Machine:
     @property
     @written("devices", before="devices")
     def descriptions(self) -> Annotated[tuple[str, ...], "the GPUs, or the CPU"]:
-        """Names of the GPUs, or of the CPU where there are none."""
         gpus = [device.description for device in self.devices if device.is_gpu]
         return tuple(gpus or [device.description for device in self.devices])
 
@@ -136,8 +133,7 @@ def benchmark(
     Raises LlamaError if llama.cpp cannot load or compute a model.
     """
     compute = compute or Compute()
-    pairs = [pair for pair in ((n_prompt, 0), (0, n_gen)) if any(pair)]
-    cases = [Case(*pair, 0, compute) for pair in pairs]
+    cases = [Case(*pair, 0, compute) for pair in ((n_prompt, 0), (0, n_gen)) if any(pair)]
     return benchmark_cases(paths, cases, n_repeat=n_repeat, seed=seed, progress=progress)
 
 
@@ -154,10 +150,10 @@ def benchmark_cases(
 
     Raises LlamaError if llama.cpp cannot load or compute a model.
     """
-    steps = Steps(len(cases) * len(paths) * (n_repeat + warmup), progress)
+    turns = Turns(len(cases) * len(paths), int(warmup), n_repeat, progress)
     by_load = itertools.groupby(cases, lambda case: case.compute.n_gpu_layers)
-    loads = [_measure(paths, list(group), n_repeat, warmup, seed, steps) for _, group in by_load]
-    loads = loads or [_measure(paths, [], n_repeat, warmup, seed, steps)]
+    groups = [list(group) for _, group in by_load] or [[]]
+    loads = [_measure(paths, group, seed, turns) for group in groups]
     first: tuple[Speed, ...] | None = None
     models = []
     for parts in zip(*loads, strict=True):  # of one model
@@ -178,50 +174,34 @@ def compared(speeds: Sequence[Speed], base: Sequence[Speed] | None) -> tuple[Com
 
 
 def _measure(
-    paths: Sequence[Path],
-    cases: Sequence[Case],
-    n_repeat: int,
-    warmup: bool,
-    seed: int,
-    steps: Steps,
+    paths: Sequence[Path], cases: Sequence[Case], seed: int, turns: Turns
 ) -> list[ModelSpeed]:
     """Cases that differ in nothing but the context, so that the models are loaded once."""
     compute = cases[0].compute if cases else Compute()
     with contextlib.ExitStack() as stack:
         runners = [stack.enter_context(Runner(path, compute, seed)) for path in paths]
-        rows = [_take_turns(runners, case, n_repeat, warmup, steps) for case in cases]
+        rows = [_take_turns(runners, case, turns) for case in cases]
         return [
             ModelSpeed(
-                path=str(path),
-                description=runner.model.description,
-                size_bytes=runner.model.size_bytes,
-                n_param=runner.model.n_param,
+                path=str(path), description=runner.model.description,
+                size_bytes=runner.model.size_bytes, n_param=runner.model.n_param,
                 tests=compared([row[i] for row in rows], None),
             )
             for i, (path, runner) in enumerate(zip(paths, runners, strict=True))
-        ]
+        ]  # fmt: skip
 
 
 def machine_now() -> Machine:
     return Machine(backend_names(), devices(), default_threads(), build_commit())
 
 
-def _take_turns(
-    runners: Sequence[Runner], case: Case, n_repeat: int, warmup: bool, steps: Steps
-) -> list[Speed]:
+def _take_turns(runners: Sequence[Runner], case: Case, turns: Turns) -> list[Speed]:
     """One speed for each model."""
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     for runner in runners:
         runner.open(case)
-    if warmup:
-        for runner in runners:
-            runner.warm_up()
-            steps.step()
-    samples: list[list[int]] = [[] for _ in runners]
-    for _ in range(n_repeat):
-        for runner, times in zip(runners, samples, strict=True):
-            times.append(runner.time_ns())
-            steps.step()
+    warm_ups = [runner.warm_up for runner in runners]
+    samples = turns.take(warm_ups, [runner.time_ns for runner in runners])
     speeds = [
         Speed(case=case, test_time=began, samples_ns=tuple(times), caches=runner.buffers.caches)
         for runner, times in zip(runners, samples, strict=True)
@@ -231,15 +211,27 @@ def _take_turns(
     return speeds
 
 
-class Steps:
-    """A count of what is done, for whoever is told."""
+class Turns:
+    """Models that take turns run by run; what is done is counted for whoever is told."""
 
-    def __init__(self, total: int, progress: Progress) -> None:
-        self.done, self.total, self.progress = 0, total, progress
+    def __init__(self, n_setting: int, n_warmup: int, n_run: int, progress: Progress) -> None:
+        self.n_warmup, self.n_run, self.progress = n_warmup, n_run, progress
+        self.done, self.total = 0, n_setting * (n_warmup + n_run)
 
-    def step(self) -> None:
-        self.done += 1
-        self.progress.step(self.done, self.total)
+    def take(
+        self, warm_ups: Sequence[Callable[[], object]], runs: Sequence[Callable[[], T]]
+    ) -> list[list[T]]:
+        """What every model's run returns, `n_run` times, after as many warm-ups as there are."""
+        returned: list[list[T]] = [[] for _ in runs]
+        for i in range(self.n_warmup + self.n_run):
+            for warm_up, run, own in zip(warm_ups, runs, returned, strict=True):
+                if i < self.n_warmup:
+                    warm_up()
+                else:
+                    own.append(run())
+                self.done += 1
+                self.progress.step(self.done, self.total)
+        return returned
 
 
 def _stdev(values: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ggprune.bench import Grid
-from ggprune.bench.cases import parse_flash, parse_pairs, parse_ranges, parse_types
+from ggprune.bench.cases import CACHE_TYPES, FLASH, parse_pairs, parse_ranges, parse_words
 from ggprune.bench.latency import LatencyReport, Requests
 from ggprune.cli.options import AsJson
 from ggprune.cli.output import show
@@ -84,11 +84,11 @@ class GridOptions:
             n_depth=_ranges(self.n_depth, "--n-depth", TOKENS) or usual.n_depth,
             n_batch=_ranges(self.n_batch, "--batch-size", BATCH) or usual.n_batch,
             n_ubatch=_ranges(self.n_ubatch, "--ubatch-size", BATCH) or usual.n_ubatch,
-            type_k=parse_types(self.type_k or usual.type_k, "--cache-type-k"),
-            type_v=parse_types(self.type_v or usual.type_v, "--cache-type-v"),
+            type_k=parse_words(self.type_k or usual.type_k, "--cache-type-k", CACHE_TYPES),
+            type_v=parse_words(self.type_v or usual.type_v, "--cache-type-v", CACHE_TYPES),
             n_threads=_ranges(self.threads, "--threads", THREADS) or usual.n_threads,
             n_gpu_layers=_ranges(self.n_gpu_layers, "--n-gpu-layers", LAYERS) or usual.n_gpu_layers,
-            flash_attn=parse_flash(self.flash_attn or ("auto",)),
+            flash_attn=parse_words(self.flash_attn or ("auto",), "--flash-attn", FLASH),
         )
 
 

@@ -1,5 +1,5 @@
 """How good models are: what llama-perplexity reports, lm-eval's tasks, what they write."""
 
-from ggprune.evaluation.perplexity import Evaluation, SaveLogits, evaluate
+from ggprune.evaluation.perplexity import Evaluation, SaveLogits, evaluate, evaluate_strided
 
-__all__ = ["Evaluation", "SaveLogits", "evaluate"]
+__all__ = ["Evaluation", "SaveLogits", "evaluate", "evaluate_strided"]

@@ -14,16 +14,16 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError, OutputError
 from ggprune.files.outputs import PendingFile, check_output
-from ggprune.metrics.chunks import Chunk, Chunks, n_scored
-from ggprune.metrics.estimates import Float32, Float64
-from ggprune.metrics.logits import Comparison, TokenScores, for_blocks, log_sum_exp, token_scores
+from ggprune.files.reading import read_bytes
+from ggprune.metrics.chunks import Chunks, n_scored
+from ggprune.metrics.estimates import Float32
+from ggprune.metrics.logits import Comparison, TokenScores, for_blocks, log_sum_exp, score_tokens
 from ggprune.runtime.session import Logits, Tokens
 
 MAGIC = b"_logits_"
@@ -57,9 +57,6 @@ class Header:
     def size_bytes(self) -> int:
         return self.tokens_end + 2 * self.chunk_values * self.n_chunk
 
-    def to_bytes(self) -> bytes:
-        return HEADER.pack(MAGIC, self.n_ctx, self.n_vocab, self.n_chunk)
-
 
 @dataclass(frozen=True)
 class StoredLogits:
@@ -75,6 +72,24 @@ class StoredLogits:
         out += self.ends[part, 1:]
         return out
 
+    def compare(self, logits: Logits, targets: Tokens, n_threads: int = 1) -> Comparison:
+        """As `BaseLogits.compare`, with what was stored taken as it is: the base's probabilities
+        need not add up to one, and those of e^-16 or less do not count.
+        """
+        scores, kld = score_tokens(logits, targets, n_threads), np.empty(len(logits))
+
+        def fill(part: slice, scratch: Float32) -> None:
+            log_p = self.log_p(part, scratch[0])
+            p = np.exp(log_p, out=scratch[1])
+            p *= log_p > -RANGE
+            log_p -= logits[part]
+            log_p += scores.log_sum_exp[part, None].astype(np.float32)
+            p *= log_p
+            kld[part] = p.sum(axis=1, dtype=np.float64)
+
+        for_blocks(fill, logits.shape, n_threads, n_scratch=2)
+        return Comparison(scores, self.scores, kld)
+
 
 @dataclass(frozen=True)
 class BaseFile:
@@ -84,69 +99,63 @@ class BaseFile:
     header: Header
     chunks: Chunks
 
-    def read(self, chunk: Chunk) -> StoredLogits:
-        start = self.header.tokens_end + 2 * self.header.chunk_values * chunk.number
-        rows = np.fromfile(self.path, np.uint16, self.header.chunk_values, offset=start)
-        rows = rows.reshape(-1, self.header.row_values)
-        return decode_rows(rows, self.header.n_vocab, chunk.targets)
+    def bases(self, group: Chunks) -> list[StoredLogits]:
+        """What the base model said of the scored tokens of each chunk."""
+        header, bases = self.header, []
+        for chunk in group:
+            start = header.tokens_end + 2 * header.chunk_values * chunk.number
+            values = np.fromfile(self.path, np.uint16, header.chunk_values, offset=start)
+            rows = values.reshape(-1, header.row_values)
+            bases.append(decode_rows(rows, header.n_vocab, chunk.targets))
+        return bases
 
 
-def open_base(path: Path) -> BaseFile:
-    """Raises DataError if it is no such file, is damaged, or is not complete."""
-    try:
-        with path.open("rb") as file:
-            header = _read_header(path, file)
-            tokens = np.fromfile(file, np.int32, header.n_ctx * header.n_chunk)
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror}") from e
-    if ((tokens < 0) | (tokens >= header.n_vocab)).any():
-        raise DataError(f"{path}: damaged: has tokens outside of its vocabulary")
-    return BaseFile(path, header, Chunks(tokens.reshape(header.n_chunk, header.n_ctx)))
-
-
-def _read_header(path: Path, file: BinaryIO) -> Header:
-    """Checked against the size of the file before anything is made of it."""
-    data = file.read(HEADER.size)
+def open_base(path: Path, n_ctx: int | None = None) -> BaseFile:
+    """Raises DataError if it is no such file, damaged, not complete, or of another `n_ctx`."""
+    data = read_bytes(path, HEADER.size)
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise DataError(f"{path}: not a file of base logits, it does not begin with _logits_")
     header = Header(*HEADER.unpack(data)[1:])
     if header.n_ctx < 4 or header.n_vocab < 1 or header.n_chunk < 1:
-        raise DataError(
-            f"{path}: damaged: n_ctx {header.n_ctx}, {header.n_vocab} tokens, "
-            f"{header.n_chunk} chunks"
-        )
-    size = os.fstat(file.fileno()).st_size
+        sizes = f"n_ctx {header.n_ctx}, {header.n_vocab} tokens, {header.n_chunk} chunks"
+        raise DataError(f"{path}: damaged: {sizes}")
+    size = path.stat().st_size
     if size != header.size_bytes:
         raise DataError(
             f"{path}: has {size} bytes, expected {header.size_bytes} for {header.n_chunk} chunks "
             f"of {header.n_ctx} tokens: not complete, or not a file of base logits"
         )
-    return header
+    tokens = np.frombuffer(read_bytes(path, header.tokens_end), np.int32, offset=HEADER.size)
+    if ((tokens < 0) | (tokens >= header.n_vocab)).any():
+        raise DataError(f"{path}: damaged: has tokens outside of its vocabulary")
+    if n_ctx not in (None, header.n_ctx):
+        raise DataError(
+            f"{path}: was computed with chunks of {header.n_ctx} tokens, {n_ctx} are asked "
+            "for: leave -c away"
+        )
+    return BaseFile(path, header, Chunks(tokens.reshape(header.n_chunk, header.n_ctx)))
 
 
 @contextlib.contextmanager
 def write_base(
-    target: Path, header: Header, chunks: Chunks, *, force: bool, n_threads: int = 1
-) -> Iterator[Callable[[Logits], None]]:
+    target: Path, chunks: Chunks, n_vocab: int, *, force: bool, n_threads: int = 1
+) -> Iterator[Callable[[Logits], object]]:
     """A function that appends the logits of one chunk's scored tokens, (n_token, n_vocab).
 
     The file appears under its name at the end of the block, complete, or not at all.
     Raises OutputError if it cannot be written.
     """
+    header = Header(chunks.n_ctx, n_vocab, len(chunks))
     check_output(target, (), force=force, size_bytes=header.size_bytes)
     try:
         with PendingFile(target) as pending:
             with os.fdopen(os.dup(pending.fd), "wb") as file:
-                file.write(header.to_bytes())
+                file.write(HEADER.pack(MAGIC, header.n_ctx, n_vocab, header.n_chunk))
                 file.write(np.ascontiguousarray(chunks.tokens, np.int32).data)
-                yield lambda logits: _append(file, encode_rows(logits, n_threads))
+                yield lambda logits: file.write(encode_rows(logits, n_threads).data)
             pending.commit(force=force)
     except OSError as e:
         raise OutputError(f"{target}: cannot be written: {e.strerror}") from e
-
-
-def _append(file: BinaryIO, rows: NDArray[np.uint16]) -> None:
-    file.write(rows.data)
 
 
 def encode_rows(logits: Logits, n_threads: int = 1) -> NDArray[np.uint16]:
@@ -181,26 +190,5 @@ def decode_rows(rows: NDArray[np.uint16], n_vocab: int, targets: Tokens) -> Stor
     values = rows[:, SCALE_VALUES : SCALE_VALUES + n_vocab]
     chosen = values[np.arange(len(rows)), targets]
     nll = -(chosen * ends[:, 0] + ends[:, 1]).astype(np.float64)
-    return StoredLogits(values, ends, TokenScores(nll, np.exp(-nll), values.argmax(axis=1)))
-
-
-def compare_stored(
-    base: StoredLogits, logits: Logits, targets: Tokens, n_threads: int = 1
-) -> Comparison:
-    """As metrics.logits.compare, with what was stored taken as it is: the base's probabilities
-    need not add up to one, and those of e^-16 or less do not count.
-    """
-    lse, top = log_sum_exp(logits, n_threads)
-    kld: Float64 = np.empty(len(logits))
-
-    def fill(part: slice, scratch: Float32) -> None:
-        log_p = base.log_p(part, scratch[0])
-        p = np.exp(log_p, out=scratch[1])
-        p *= log_p > -RANGE
-        log_p -= logits[part]
-        log_p += lse[part, None].astype(np.float32)
-        p *= log_p
-        kld[part] = p.sum(axis=1, dtype=np.float64)
-
-    for_blocks(fill, logits.shape, n_threads, n_scratch=2)
-    return Comparison(token_scores(logits, targets, lse, top), kld, top == base.scores.top)
+    scores = TokenScores(nll, values.argmax(axis=1), np.zeros(len(rows)))
+    return StoredLogits(values, ends, scores)

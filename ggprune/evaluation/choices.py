@@ -10,23 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from ggprune.evaluation.draw import draw_scaled, draw_uniform
-from ggprune.evaluation.task_files import (
-    Blank,
-    ChoiceTask,
-    read_hellaswag,
-    read_multiple_choice,
-    read_winogrande,
-)
-from ggprune.evaluation.trees import Query, answer, ask_branches, by_branch, tree_of
+from ggprune.evaluation import task_files
+from ggprune.evaluation.task_files import Blank, ChoiceTask
+from ggprune.evaluation.trees import Query, answer, ask_branches, tree_of
 from ggprune.files.keys import Key, written
-from ggprune.metrics.estimates import Estimate, Float64, share_estimate
+from ggprune.metrics.estimates import Estimate, share_estimate
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.runtime.sequences import MAX_SEQ, SharedSession
@@ -36,9 +29,6 @@ CELLS_PER_CTX = 4  # llama-perplexity makes room for four sequences of n_ctx tok
 N_SEQ = 32  # at once; more cost memory in recurrent models
 Z_95 = 1.95996398454  # as perplexity.cpp has it
 MIN_TRAILING = 3  # perplexity.cpp: k_min_trailing_ctx
-HELLASWAG_TASKS = 400  # llama-perplexity's default
-
-Tokenize = Callable[[str], Tokens]
 
 
 class ChoiceKind(str, Enum):
@@ -47,6 +37,13 @@ class ChoiceKind(str, Enum):
     HELLASWAG = "hellaswag"
     WINOGRANDE = "winogrande"
     MULTIPLE_CHOICE = "multiple-choice"
+
+
+READERS: dict[ChoiceKind, Callable[[Path, int | None], Sequence[ChoiceTask | Blank]]] = {
+    ChoiceKind.HELLASWAG: task_files.read_hellaswag,
+    ChoiceKind.WINOGRANDE: task_files.read_winogrande,
+    ChoiceKind.MULTIPLE_CHOICE: task_files.read_multiple_choice,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +73,6 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return (share + z / 2 - half) / (1 + z), (share + z / 2 + half) / (1 + z)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A task as a question to the model: what to ask, and how its numbers become scores."""
-
-    query: Query
-    score: Callable[[Float64], list[float]]  # log-probabilities -> one number a choice
-    right: frozenset[int]
-
-
 def score_choices(
     paths: Sequence[Path],
     benchmark: ChoiceKind,
@@ -99,18 +87,25 @@ def score_choices(
 
     Raises DataError if the file is none of the kind or a task does not fit into 4 n_ctx tokens.
     """
-    read = {
-        ChoiceKind.HELLASWAG: _hellaswag,
-        ChoiceKind.WINOGRANDE: _winogrande,
-        ChoiceKind.MULTIPLE_CHOICE: _multiple_choice,
-    }[benchmark]
-    prepare = read(file, n_task)
+    tasks = READERS[benchmark](file, n_task)
     scores = []
     for i, path in enumerate(paths):
         with LlamaModel(path, compute) as model:
-            tasks = [task(model.tokenize) for task in prepare]
-            answers = _answer(model, tasks, n_ctx, compute, _Share(progress, i, len(paths)))
-        scores.append(_score(path, benchmark, file, tasks, answers))
+            queries = [_ask(task, model.tokenize) for task in tasks]
+            n_choice = [len(query.tree.branches) for query in queries]
+            n_seq, n_cell = min(MAX_SEQ, max(N_SEQ, *n_choice)), CELLS_PER_CTX * n_ctx
+            with SharedSession(model, n_cell, n_seq=n_seq, compute=compute) as session:
+                said = answer(session, queries, _Share(progress, i, len(paths)))
+        log_p = [query.by_branch(a.log_p) for query, a in zip(queries, said, strict=True)]
+        answers = [int(np.argmax([np.mean(p) for p in own])) for own in log_p]  # first of equals
+        is_right = [a in task.right for a, task in zip(answers, tasks, strict=True)]
+        scores.append(
+            ChoiceScore(
+                path=str(path), benchmark=benchmark, source=str(file), n_task=len(tasks),
+                accuracy=share_estimate(np.array(is_right)), chance=len(tasks) / sum(n_choice),
+                answers=tuple(answers), is_right=tuple(is_right), versions=versions(),
+            )
+        )  # fmt: skip
     return tuple(scores)
 
 
@@ -124,71 +119,24 @@ class _Share(Progress):
         self.whole.step(self.i * total + done, self.n_model * total)
 
 
-def _answer(
-    model: LlamaModel,
-    tasks: Sequence[Prepared],
-    n_ctx: int,
-    compute: Compute | None,
-    progress: Progress,
-) -> list[int]:
-    n_seq = min(MAX_SEQ, max(N_SEQ, *(len(task.query.tree.branches) for task in tasks)))
-    with SharedSession(model, CELLS_PER_CTX * n_ctx, n_seq=n_seq, compute=compute) as session:
-        answers = answer(session, [task.query for task in tasks], progress)
-    scores = [task.score(said.log_p) for task, said in zip(tasks, answers, strict=True)]
-    return [int(np.argmax(score)) for score in scores]  # the first of equals, as there
+def _ask(task: ChoiceTask | Blank, tokenize: Callable[[str], Tokens]) -> Query:
+    """For what the choices do not share, or what follows the blank: their means are compared."""
+    if isinstance(task, Blank):
+        return _ask_blank(task, tokenize)
+    return ask_branches(tree_of([tokenize(f"{task.context} {choice}") for choice in task.choices]))
 
 
-def _score(
-    path: Path, benchmark: ChoiceKind, file: Path, tasks: Sequence[Prepared], answers: Sequence[int]
-) -> ChoiceScore:
-    hits = np.array([a in task.right for a, task in zip(answers, tasks, strict=True)])
-    chance = len(tasks) / sum(len(task.query.tree.branches) for task in tasks)
-    return ChoiceScore(
-        path=str(path), benchmark=benchmark, source=str(file), n_task=len(tasks),
-        accuracy=share_estimate(hits), chance=chance, answers=tuple(answers),
-        is_right=tuple(map(bool, hits)), versions=versions(),
-    )  # fmt: skip
-
-
-def _hellaswag(file: Path, n_task: int | None) -> list[Callable[[Tokenize], Prepared]]:
-    tasks = read_hellaswag(file)
-    order = draw_uniform(len(tasks), HELLASWAG_TASKS if n_task is None else n_task)
-    return [partial(_prepare_choice, tasks[i]) for i in order]
-
-
-def _multiple_choice(file: Path, n_task: int | None) -> list[Callable[[Tokenize], Prepared]]:
-    return [partial(_prepare_choice, task) for task in read_multiple_choice(file, n_task)]
-
-
-def _winogrande(file: Path, n_task: int | None) -> list[Callable[[Tokenize], Prepared]]:
-    tasks = read_winogrande(file)
-    if n_task is not None and n_task < len(tasks):
-        tasks = [tasks[i] for i in draw_scaled(len(tasks), n_task)]
-    return [partial(_prepare_blank, task) for task in tasks]
-
-
-def _prepare_choice(task: ChoiceTask, tokenize: Tokenize) -> Prepared:
-    """Mean log-probability of what the choices do not share."""
-    tree = tree_of([tokenize(f"{task.context} {choice}") for choice in task.choices])
-
-    def score(log_p: Float64) -> list[float]:
-        return [float(np.mean(part)) for part in by_branch(tree, log_p)]
-
-    return Prepared(ask_branches(tree), score, task.right)
-
-
-def _prepare_blank(task: Blank, tokenize: Tokenize) -> Prepared:
-    """Mean log-probability of what follows the word, without the last token (the full stop).
+def _ask_blank(task: Blank, tokenize: Callable[[str], Tokens]) -> Query:
+    """For what follows the word, without the last token (the full stop).
 
     Where less than four tokens differ, the word itself counts too. Then llama-perplexity reads the
     second word's first token from the row behind the first sentence, not from the one before the
     word (a FIXME there); that is followed, because its numbers are the ones people compare.
     """
-    texts = [task.before + choice + task.after for choice in task.choices]
-    tree = tree_of([tokenize(text) for text in texts])
+    tree = tree_of([tokenize(task.before + choice + task.after) for choice in task.choices])
     n_prefix = len(tree.prefix)
     skip = min(map(len, tree.branches)) > MIN_TRAILING
-    rows, targets, lengths = [], [], []
+    rows, targets = [], []
     for i, (choice, branch) in enumerate(zip(task.choices, tree.branches, strict=True)):
         known = len(tokenize(task.before + choice)) if skip else n_prefix
         start = known - n_prefix if n_prefix < known < n_prefix + len(branch) else 0
@@ -198,10 +146,4 @@ def _prepare_blank(task: Blank, tokenize: Tokenize) -> Prepared:
             places[0] = len(tree.branches[0])
         rows += places
         targets.append(scored)
-        lengths.append(len(scored))
-
-    def score(log_p: Float64) -> list[float]:
-        return [float(np.mean(part)) for part in np.split(log_p, np.cumsum(lengths)[:-1])]
-
-    query = Query(tree, np.array(rows, np.int64), np.concatenate(targets))
-    return Prepared(query, score, frozenset({task.right - 1}))
+    return Query(tree, np.array(rows, np.int64), tuple(targets))

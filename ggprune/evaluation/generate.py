@@ -6,11 +6,12 @@ Knows nothing of what the texts are for. A prompt that does not fit loses its be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ggprune.errors import DataError, LlamaError
+from ggprune.evaluation.trees import entries_from, packs
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import Entries, SharedSession, join
 from ggprune.runtime.session import Tokens
@@ -41,15 +42,17 @@ def generate(
     """In the order of the wishes. Raises DataError if n_predict alone does not fit."""
     vocabulary = Vocabulary(session.model)
     done: list[Continuation] = []
-    for group in _groups(session, wishes):
-        done += _generate_together(session, vocabulary, group)
+    for group in packs(session, _sized(session, wishes)):
+        session.clear()
+        texts = [_Writing(i, wish, vocabulary) for i, wish in enumerate(group)]
+        while still := [text for text in texts if text.is_open]:
+            _add_tokens(session, still)
+        done += [text.finish() for text in texts]
         progress.step(len(done), len(wishes))
     return done
 
 
-def _groups(session: SharedSession, wishes: Sequence[Wish]) -> Iterator[list[Wish]]:
-    group: list[Wish] = []
-    used = 0
+def _sized(session: SharedSession, wishes: Sequence[Wish]) -> Iterator[tuple[Wish, int, int]]:
     for wish in wishes:
         room = session.n_cell - wish.n_predict
         if room < 1:
@@ -57,15 +60,8 @@ def _groups(session: SharedSession, wishes: Sequence[Wish]) -> Iterator[list[Wis
                 f"{wish.n_predict} tokens are to be generated, the context has room for "
                 f"{session.n_cell}: use a larger -c"
             )
-        fitted = Wish(wish.prompt[-room:], wish.n_predict, wish.stop)
-        needed = len(fitted.prompt) + fitted.n_predict
-        if group and (used + needed > session.n_cell or len(group) == session.n_seq):
-            yield group
-            group, used = [], 0
-        group.append(fitted)
-        used += needed
-    if group:
-        yield group
+        fitted = replace(wish, prompt=wish.prompt[-room:])
+        yield fitted, len(fitted.prompt) + wish.n_predict, 1
 
 
 class _Writing:
@@ -91,10 +87,8 @@ class _Writing:
         """The prompt, or the token written last; logits behind it."""
         tokens = np.array(self.tokens[-1:], np.int32) if self.tokens else self.wish.prompt
         end = len(self.wish.prompt) + len(self.tokens)
-        outputs = np.zeros(len(tokens), np.bool_)
-        outputs[-1] = True
-        positions = np.arange(end - len(tokens), end, dtype=np.int32)
-        return Entries(tokens, positions, ((self.sequence,),) * len(tokens), outputs)
+        is_last = np.arange(len(tokens)) == len(tokens) - 1
+        return entries_from(end - len(tokens), tokens, (self.sequence,), is_last)
 
     def finish(self) -> Continuation:
         text = self.data.decode("utf-8", "replace")
@@ -102,22 +96,12 @@ class _Writing:
         return Continuation(text[: min(ends, default=None)], tuple(self.tokens), self.has_ended)
 
 
-def _generate_together(
-    session: SharedSession, vocabulary: Vocabulary, group: Sequence[Wish]
-) -> list[Continuation]:
-    session.clear()
-    texts = [_Writing(i, wish, vocabulary) for i, wish in enumerate(group)]
-    while still := [text for text in texts if text.is_open]:
-        chosen = _most_likely(session, join([text.entries() for text in still]))
-        for text, token in zip(still, chosen, strict=True):
-            text.add(token)
-    return [text.finish() for text in texts]
-
-
-def _most_likely(session: SharedSession, entries: Entries) -> list[int]:
+def _add_tokens(session: SharedSession, texts: Sequence[_Writing]) -> None:
+    """To each text the most likely one."""
     chosen: list[int] = []
-    for _, logits in session.decode_entries(entries):
+    for _, logits in session.decode_entries(join([text.entries() for text in texts])):
         if not np.isfinite(logits).all():
             raise LlamaError("the model's logits are not finite (NaN or infinity)")
-        chosen += [int(token) for token in logits.argmax(axis=1)]
-    return chosen
+        chosen += logits.argmax(axis=1).tolist()
+    for text, token in zip(texts, chosen, strict=True):
+        text.add(token)

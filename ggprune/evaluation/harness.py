@@ -1,12 +1,12 @@
 """A model for lm-eval (EleutherAI's harness), computed in this process by llama.cpp.
 
 Importing this module registers it there as `ggprune`; it needs the extra `ggprune[tasks]`. What is
-computed is in likelihood and generate, which know nothing of lm-eval.
+computed is in trees and generate, which know nothing of lm-eval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict, TypeVar
 
@@ -15,13 +15,8 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from ggprune.errors import UsageError
+from ggprune.evaluation import trees
 from ggprune.evaluation.generate import Wish, generate
-from ggprune.evaluation.likelihood import (
-    loglikelihoods,
-    rolling_windows,
-    split_pair,
-    without_bos,
-)
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import Compute, LlamaModel
@@ -75,9 +70,8 @@ class GgufModel(LM):  # type: ignore[misc]
         self.n_ctx, self.progress = int(n_ctx), progress
         compute = compute or Compute(n_threads=threads, n_gpu_layers=int(n_gpu_layers))
         self.model = LlamaModel(Path(pretrained), compute)
-        self.session = SharedSession(
-            self.model, CELLS_PER_CTX * self.n_ctx, n_seq=N_SEQ, compute=compute
-        )
+        n_cell = CELLS_PER_CTX * self.n_ctx
+        self.session = SharedSession(self.model, n_cell, n_seq=N_SEQ, compute=compute)
 
     def close(self) -> None:
         self.session.close()
@@ -88,21 +82,18 @@ class GgufModel(LM):  # type: ignore[misc]
         """What lm-eval's caches of requests tell models apart by."""
         return str(self.model.path)
 
-    def loglikelihood(
-        self, requests: Sequence[Request[tuple[str, str]]]
-    ) -> list[tuple[float, bool]]:
-        pairs = [split_pair(self.model, *request.args) for request in requests]
-        likelihoods = loglikelihoods(self.session, pairs, self.n_ctx, self.progress)
-        answers = [(likelihood.log_p, likelihood.is_greedy) for likelihood in likelihoods]
+    def loglikelihood(self, requests: Sequence[Request[tuple[str, str]]]) -> list[trees.Likelihood]:
+        pairs = [trees.split_pair(self.model, *request.args) for request in requests]
+        answers = trees.loglikelihoods(self.session, pairs, self.n_ctx, self.progress)
         self._remember("loglikelihood", requests, answers)
         return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Request[tuple[str]]]) -> list[float]:
         start = Vocabulary(self.model).start
-        texts = [without_bos(self.model, self.model.tokenize(r.args[0])) for r in requests]
-        windows = [rolling_windows(tokens, start, self.n_ctx) for tokens in texts]
+        texts = [trees.without_bos(self.model, self.model.tokenize(r.args[0])) for r in requests]
+        windows = [trees.rolling_windows(tokens, start, self.n_ctx) for tokens in texts]
         pairs = [pair for text in windows for pair in text]
-        log_p = [x.log_p for x in loglikelihoods(self.session, pairs, self.n_ctx, self.progress)]
+        log_p = [p for p, _ in trees.loglikelihoods(self.session, pairs, self.n_ctx, self.progress)]
         cuts = np.cumsum([len(text) for text in windows])[:-1]
         answers = [float(np.sum(part)) for part in np.split(np.array(log_p), cuts)]
         self._remember("loglikelihood_rolling", requests, answers)
@@ -133,19 +124,6 @@ class GgufModel(LM):  # type: ignore[misc]
     ) -> None:
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(kind, request.args, answer)
-
-
-def task_rows(
-    results: Mapping[str, Mapping[str, object]],
-) -> Iterator[tuple[str, str, float, float | None]]:
-    """(task, metric, value, standard error) of lm-eval's results; names without the filter."""
-    for task, metrics in results.items():
-        for name, value in metrics.items():
-            metric, _, kept = name.partition(",")
-            if not kept or metric.endswith("_stderr") or not isinstance(value, int | float):
-                continue
-            error = metrics.get(f"{metric}_stderr,{kept}")
-            yield task, metric, float(value), error if isinstance(error, float) else None
 
 
 if __name__ == "__main__":  # lm-eval's own command line, with this model in it

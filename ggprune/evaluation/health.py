@@ -11,13 +11,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 from ggprune.errors import DataError
 from ggprune.evaluation.generate import Continuation, Wish, generate
-from ggprune.evaluation.language import language_of
 from ggprune.evaluation.task_files import read_lines
 from ggprune.files.keys import INLINE, Key
 from ggprune.progress import SILENT, Progress
@@ -27,6 +27,7 @@ from ggprune.runtime.session import Compute, LlamaModel
 
 N_GRAM = 4  # tokens: shorter ones repeat in good text as well
 N_SEQ = 16  # texts written at once
+SURE = 0.9  # probability of a language; code, lists and sums stay below it
 EARLY = 0.5  # of the base's length
 PAIRS = {")": "(", "]": "[", "}": "{"}
 PROMPTS = "prompts.txt"
@@ -121,15 +122,14 @@ def read_prompts(path: Path | None) -> tuple[Prompt, ...]:
         lines = (files("ggprune.evaluation") / PROMPTS).read_text("utf-8").split("\n")
     else:
         lines = read_lines(path)
-    prompts = tuple(_prompt(line) for line in lines if line.strip() and not line.startswith("#"))
-    if not prompts:
+    fields = [
+        line.replace("\\n", "\n").replace("\\t", "\t").partition("\t")
+        for line in lines
+        if line.strip() and not line.startswith("#")
+    ]
+    if not fields:
         raise DataError(f"{path}: has no prompts")
-    return prompts
-
-
-def _prompt(line: str) -> Prompt:
-    text, _, expected = line.replace("\\n", "\n").replace("\\t", "\t").partition("\t")
-    return Prompt(text, expected.strip() or None)
+    return tuple(Prompt(text, expected.strip() or None) for text, _, expected in fields)
 
 
 def check_health(
@@ -145,16 +145,17 @@ def check_health(
 
     Raises DataError if a model has no tokenizer, LlamaError if llama.cpp cannot compute it.
     """
-    models = ([base] if base is not None else []) + list(paths)
+    models = [base, *paths] if base is not None else list(paths)
     written = []
     for i, path in enumerate(models):
         written.append(_samples(path, prompts, n_predict, compute))
         progress.step(i + 1, len(models))
     reference = written.pop(0) if base is not None else None
+    counted = count_texts(reference) if reference is not None else None
     return tuple(
         Health(
             path=str(path), n_predict=n_predict, texts=count_texts(samples, reference),
-            base=count_texts(reference) if reference is not None else None, versions=versions(),
+            base=counted, versions=versions(),
         )
         for path, samples in zip(paths, written, strict=True)
     )  # fmt: skip
@@ -169,22 +170,22 @@ def _samples(
         n_seq = min(N_SEQ, len(wishes))
         with SharedSession(model, longest * n_seq, n_seq=n_seq, compute=compute) as session:
             texts = generate(session, wishes)
-    return tuple(_sample(p, text) for p, text in zip(prompts, texts, strict=True))
+    return tuple(map(_sample, prompts, texts))
 
 
 def _sample(prompt: Prompt, written: Continuation) -> Sample:
-    text = written.text
+    text, expected = written.text, prompt.expected
     return Sample(
         prompt=prompt.text, text=text, n_token=len(written.tokens), has_ended=written.has_ended,
         repetition=repetition(written.tokens), stray_brackets=stray_brackets(prompt.text, text),
         scripts=scripts(text), language=language_of(text),
-        is_right=begins_with(text, prompt.expected) if prompt.expected else None,
+        is_right=begins_with(text, expected) if expected else None,
     )  # fmt: skip
 
 
-def repetition(tokens: Sequence[int], n: int = N_GRAM) -> float:
-    """Share of the n-grams that occurred before in the same text."""
-    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+def repetition(tokens: Sequence[int]) -> float:
+    """Share of the 4-grams that occurred before in the same text."""
+    grams = [tuple(tokens[i : i + N_GRAM]) for i in range(len(tokens) - N_GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -217,3 +218,17 @@ def begins_with(text: str, expected: str) -> bool:
     """Is the answer the first thing in the text, and is it all of the number or word?"""
     start = text.lstrip()
     return start.startswith(expected) and not start[len(expected) : len(expected) + 1].isalnum()
+
+
+def language_of(text: str) -> str | None:
+    """ISO 639-1 code of the language, as py3langid has it; None where it is not sure."""
+    language, probability = _classifier()(text)
+    return str(language) if probability >= SURE else None
+
+
+@cache
+def _classifier() -> Callable[[str], tuple[str, float]]:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return cast("Callable[[str], tuple[str, float]]", identifier.classify)

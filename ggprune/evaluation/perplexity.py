@@ -6,8 +6,8 @@ are loaded at once and read the same tokens, so no logits need to be stored.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,26 +16,11 @@ from typing import Annotated
 import numpy as np
 
 from ggprune.errors import DataError
-from ggprune.evaluation.baselogits import (
-    BaseFile,
-    Header,
-    StoredLogits,
-    compare_stored,
-    open_base,
-    write_base,
-)
+from ggprune.evaluation.baselogits import BaseFile, StoredLogits, open_base, write_base
 from ggprune.files.keys import Key
-from ggprune.metrics.chunks import Chunk, Chunks, TextInfo, describe_text, make_chunks, n_scored
-from ggprune.metrics.divergence import Divergence, divergence
-from ggprune.metrics.estimates import Estimate, ppl_estimate
-from ggprune.metrics.logits import (
-    BaseLogits,
-    Comparison,
-    TokenScores,
-    base_logits,
-    compare,
-    score_tokens,
-)
+from ggprune.metrics.chunks import Chunks, TextInfo, describe_text, make_chunks, n_scored
+from ggprune.metrics.estimates import Divergence, Estimate, Float64, divergence, ppl_estimate
+from ggprune.metrics.logits import BaseLogits, Comparison, TokenScores, base_logits, score_tokens
 from ggprune.metrics.text import EVALUATION, Text, shipped_text
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import default_threads, versions
@@ -43,9 +28,6 @@ from ggprune.runtime.sequences import MAX_SEQ
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
 
 N_CTX = 512  # llama-perplexity's default
-
-Base = BaseLogits | StoredLogits
-BaseOf = Callable[[Chunks], Sequence[Base]]  # what the base model says of the scored tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,42 +69,29 @@ def evaluate(
     is not for them; LlamaError if llama.cpp cannot load or compute a model; OutputError.
     """
     compute = compute or Compute()
-    n_threads = compute.n_threads or default_threads()
-    stored = _open_base(base_logits, n_ctx) if base_logits else None
+    stored = open_base(base_logits, n_ctx) if base_logits else None
     n_ctx = stored.header.n_ctx if stored else n_ctx or N_CTX
-    with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(_Reader(path, n_ctx, compute)) for path in paths]
-        reference = stack.enter_context(_Reader(base, n_ctx, compute)) if base else None
-        models = [reader.model for reader in readers]
+    with ExitStack() as stack:
+        subjects = [stack.enter_context(closing(_Subject(path, n_ctx, compute))) for path in paths]
+        reference = stack.enter_context(closing(_Reader(base, n_ctx, compute))) if base else None
+        models = [subject.model for subject in subjects]
         if stored is not None:
             chunks, info = _stored_chunks(stored, models, n_chunk)
         else:
-            first = (reference or readers[0]).model
+            first = (reference or subjects[0]).model
             text = text or shipped_text(EVALUATION)
             chunks, info = _text_chunks(text, first, models, n_ctx, n_chunk)
-        subjects = [_Subject(reader, n_threads) for reader in readers]
         if save_logits is not None:
-            subjects[0].save = stack.enter_context(
-                _saved(save_logits, chunks, models[0].n_vocab, n_threads)
-            )
-        _measure(subjects, chunks, _base_of(stored, reference, n_threads), progress)
-    return tuple(
-        Evaluation(
-            path=str(path), text=info, ppl=subject.tally.ppl(),
-            divergence=subject.tally.divergence(), versions=versions(),
-        )
-        for path, subject in zip(paths, subjects, strict=True)
-    )  # fmt: skip
-
-
-def _open_base(path: Path, n_ctx: int | None) -> BaseFile:
-    stored = open_base(path)
-    if n_ctx not in (None, stored.header.n_ctx):
-        raise DataError(
-            f"{path}: was computed with chunks of {stored.header.n_ctx} tokens, {n_ctx} are asked "
-            "for: leave -c away"
-        )
-    return stored
+            to, force, n_threads = save_logits.path, save_logits.force, subjects[0].n_threads
+            saved = write_base(to, chunks, models[0].n_vocab, force=force, n_threads=n_threads)
+            subjects[0].save = stack.enter_context(saved)
+        base_source = stored or reference
+        for group in chunks.groups(subjects[0].n_seq):
+            bases = base_source.bases(group) if base_source is not None else None
+            for subject in subjects:
+                subject.read(group, bases)
+            progress.step(group.first + len(group), len(chunks))
+    return tuple(subject.evaluation(info) for subject in subjects)
 
 
 def _text_chunks(
@@ -130,7 +99,9 @@ def _text_chunks(
 ) -> tuple[Chunks, TextInfo]:
     chunks = make_chunks(text, first.tokenize, n_ctx, n_chunk)
     for model in models:
-        _check_same_tokens(model, first, text)
+        _check_vocabulary(model, first.path, first.n_vocab)
+        if not np.array_equal(model.tokenize(text.content), first.tokenize(text.content)):
+            raise DataError(f"{model.path} and {first.path} split the text into different tokens")
     return chunks, describe_text(text, n_ctx, len(chunks))
 
 
@@ -139,11 +110,7 @@ def _stored_chunks(
 ) -> tuple[Chunks, TextInfo]:
     header = stored.header
     for model in models:
-        if model.n_vocab != header.n_vocab:
-            raise DataError(
-                f"{model.path} has {model.n_vocab} tokens, {stored.path} has {header.n_vocab}: "
-                "their probabilities cannot be compared"
-            )
+        _check_vocabulary(model, stored.path, header.n_vocab)
     if n_chunk is not None and n_chunk > header.n_chunk:
         raise DataError(f"{stored.path}: has {header.n_chunk} chunks, {n_chunk} are asked for")
     chunks = stored.chunks[:n_chunk]
@@ -154,36 +121,12 @@ def _stored_chunks(
     return chunks, info
 
 
-def _saved(
-    to: SaveLogits, chunks: Chunks, n_vocab: int, n_threads: int
-) -> contextlib.AbstractContextManager[Callable[[Logits], None]]:
-    header = Header(chunks.n_ctx, n_vocab, len(chunks))
-    return write_base(to.path, header, chunks, force=to.force, n_threads=n_threads)
-
-
-def _base_of(stored: BaseFile | None, reference: _Reader | None, n_threads: int) -> BaseOf | None:
-    """Where the base's numbers come from: a file, a model, or nowhere."""
-    if stored is not None:
-        return lambda group: [stored.read(chunk) for chunk in group]
-    if reference is None:
-        return None
-
-    def score(group: Chunks) -> list[Base]:
-        pairs = zip(group, reference.logits(group), strict=True)
-        return [base_logits(rows, chunk.targets, n_threads) for chunk, rows in pairs]
-
-    return score
-
-
-def _measure(
-    subjects: Sequence[_Subject], chunks: Chunks, base_of: BaseOf | None, progress: Progress
-) -> None:
-    """All subjects on a group of chunks, then on the next one."""
-    for group in chunks.groups(subjects[0].reader.n_seq):
-        base = base_of(group) if base_of is not None else None
-        for subject in subjects:
-            subject.read(group, base)
-        progress.step(group.first + len(group), len(chunks))
+def _check_vocabulary(model: LlamaModel, base: Path, n_vocab: int) -> None:
+    if model.n_vocab != n_vocab:
+        raise DataError(
+            f"{model.path} has {model.n_vocab} tokens, {base} has {n_vocab}: "
+            "their probabilities cannot be compared"
+        )
 
 
 class _Reader:
@@ -191,6 +134,7 @@ class _Reader:
 
     def __init__(self, path: Path, n_ctx: int, compute: Compute) -> None:
         self.n_seq = min(max(1, compute.n_batch // n_ctx), MAX_SEQ)
+        self.n_threads = compute.n_threads or default_threads()
         self.model = LlamaModel(path, compute)
         self.n_ctx, self.compute = n_ctx, compute
 
@@ -199,80 +143,111 @@ class _Reader:
         """Made when it is first used: the memory of a context is not taken in vain."""
         return Session(self.model, self.n_ctx, n_seq=self.n_seq, compute=self.compute)
 
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if "session" in vars(self):
             self.session.close()
         self.model.close()
 
     def logits(self, group: Chunks) -> Logits:
         """Logits of the scored tokens, (n_seq, n_scored, n_vocab), valid until the next call."""
-        return self.session.chunk_logits(group.tokens, group.n_output)[:, : group.n_scored]
+        return self.session.chunk_logits(group.tokens, group[0].n_output)[:, :-1]
+
+    def bases(self, group: Chunks) -> list[BaseLogits]:
+        """What others are compared with, for each chunk."""
+        pairs = zip(group, self.logits(group), strict=True)
+        return [base_logits(rows, chunk.targets, self.n_threads) for chunk, rows in pairs]
 
 
-class _Subject:
-    """A model that is measured: what reads, what counts, and whoever wants the logits."""
+class _Subject(_Reader):
+    """A model that is measured, with the per-token scores of all chunks so far."""
 
-    def __init__(self, reader: _Reader, n_threads: int) -> None:
-        self.reader, self.tally = reader, _Tally(n_threads)
-        self.save: Callable[[Logits], None] | None = None
-
-    def read(self, group: Chunks, base: Sequence[Base] | None) -> None:
-        for i, (chunk, rows) in enumerate(zip(group, self.reader.logits(group), strict=True)):
-            if self.save is not None:
-                self.save(rows)
-            self.tally.add(chunk, rows, base[i] if base is not None else None)
-
-
-class _Tally:
-    """Per-token scores of all chunks so far."""
-
-    def __init__(self, n_threads: int) -> None:
-        self.n_threads = n_threads
+    def __init__(self, path: Path, n_ctx: int, compute: Compute) -> None:
+        super().__init__(path, n_ctx, compute)
+        self.save: Callable[[Logits], object] | None = None
         self.scores: list[TokenScores] = []
-        self.base: list[TokenScores] = []
         self.compared: list[Comparison] = []
 
-    def add(self, chunk: Chunk, rows: Logits, base: Base | None) -> None:
-        """Logits of the chunk's scored tokens, (n_scored, n_vocab)."""
-        if base is None:
-            self.scores.append(score_tokens(rows, chunk.targets, self.n_threads))
-            return
-        comparison = _compare(base, rows, chunk.targets, self.n_threads)
-        self.scores.append(comparison.scores)
-        self.base.append(base.scores)
-        self.compared.append(comparison)
+    def read(
+        self, group: Chunks, bases: Sequence[BaseLogits] | Sequence[StoredLogits] | None
+    ) -> None:
+        for i, (chunk, rows) in enumerate(zip(group, self.logits(group), strict=True)):
+            if self.save is not None:
+                self.save(rows)
+            if bases is None:
+                self.scores.append(score_tokens(rows, chunk.targets, self.n_threads))
+            else:
+                self.compared.append(bases[i].compare(rows, chunk.targets, self.n_threads))
+                self.scores.append(self.compared[-1].scores)
 
-    def ppl(self) -> Estimate:
-        return ppl_estimate(np.concatenate([s.nll for s in self.scores]))
+    def evaluation(self, text: TextInfo) -> Evaluation:
+        nll = np.concatenate([scores.nll for scores in self.scores])
+        compared = self.compared
+        distance = divergence(
+            nll=nll,
+            base_nll=np.concatenate([c.base.nll for c in compared]),
+            kld=np.concatenate([c.kld for c in compared]),
+            delta_p=np.concatenate([c.delta_p for c in compared]),
+            same_top=np.concatenate([c.same_top for c in compared]),
+        ) if compared else None  # fmt: skip
+        return Evaluation(
+            path=str(self.model.path), text=text, ppl=ppl_estimate(nll), divergence=distance,
+            versions=versions(),
+        )  # fmt: skip
 
-    def divergence(self) -> Divergence | None:
-        if not self.compared:
-            return None
-        return divergence(
-            nll=np.concatenate([s.nll for s in self.scores]),
-            base_nll=np.concatenate([s.nll for s in self.base]),
-            kld=np.concatenate([c.kld for c in self.compared]),
-            delta_p=np.concatenate(
-                [s.p - b.p for s, b in zip(self.scores, self.base, strict=True)]
-            ),
-            same_top=np.concatenate([c.same_top for c in self.compared]),
+
+def evaluate_strided(
+    paths: Sequence[Path],
+    text: Text,
+    stride: int,
+    *,
+    n_ctx: int = N_CTX,
+    n_chunk: int | None = None,
+    compute: Compute | None = None,
+    progress: Progress = SILENT,
+) -> tuple[Evaluation, ...]:
+    """Perplexity by a sliding window, as `--ppl-stride`: the last `stride` tokens of each count.
+
+    As there, a window is n_ctx + stride / 2 tokens, rounded up to what llama.cpp makes of a context
+    (a multiple of 256), and no window but the first has BOS in front. There it works with -b of at
+    most -c only; here always.
+    Raises DataError if the text gives less than two windows or the stride is no part of one.
+    """
+    compute = compute or Compute()
+    n_threads, evaluations = compute.n_threads or default_threads(), []
+    for path in paths:
+        scored: list[Float64] = []
+        with (
+            LlamaModel(path, compute) as model,
+            Session(model, n_ctx + stride // 2, compute=compute) as session,
+        ):
+            window = session.n_ctx_made
+            windows = _windows(text, model.tokenize(text.content), window, stride, n_chunk)
+            for i, tokens in enumerate(windows):
+                logits = session.chunk_logits(tokens[None, :], stride + 1, bos=False)[0, :-1]
+                scored.append(score_tokens(logits, tokens[-stride:], n_threads).nll)
+                progress.step(i + 1, len(windows))
+        ppl = ppl_estimate(np.concatenate(scored))
+        info = TextInfo(
+            source=text.source, sha256=text.sha256, n_ctx=window, n_chunk=len(windows),
+            n_token=ppl.n, stride=stride,
+        )  # fmt: skip
+        evaluations.append(
+            Evaluation(path=str(path), text=info, ppl=ppl, divergence=None, versions=versions())
         )
+    return tuple(evaluations)
 
 
-def _compare(base: Base, logits: Logits, targets: Tokens, n_threads: int) -> Comparison:
-    if isinstance(base, StoredLogits):
-        return compare_stored(base, logits, targets, n_threads)
-    return compare(base, logits, targets, n_threads)
-
-
-def _check_same_tokens(model: LlamaModel, base: LlamaModel, text: Text) -> None:
-    if model.n_vocab != base.n_vocab:
+def _windows(text: Text, tokens: Tokens, window: int, stride: int, n_chunk: int | None) -> Tokens:
+    """(n_window, window) token ids, a view."""
+    if not 0 < stride < window:
+        raise DataError(f"--ppl-stride {stride}: expected 1 to {window - 1}, less than a window")
+    if len(tokens) < 2 * window:
         raise DataError(
-            f"{model.path} has {model.n_vocab} tokens, {base.path} has {base.n_vocab}: "
-            "their probabilities cannot be compared"
+            f"{text.source}: gives {len(tokens)} tokens, at least {2 * window} are needed for "
+            f"windows of {window}: use a longer text or a smaller -c"
         )
-    if not np.array_equal(model.tokenize(text.content), base.tokenize(text.content)):
-        raise DataError(f"{model.path} and {base.path} split the text into different tokens")
+    n_max = -(-(len(tokens) - window) // stride)
+    if n_chunk is not None and n_chunk > n_max:
+        raise DataError(f"{text.source}: gives {n_max} windows, {n_chunk} are asked for")
+    views = np.lib.stride_tricks.sliding_window_view(tokens, window)[::stride]
+    return views[: n_max if n_chunk is None else n_chunk]

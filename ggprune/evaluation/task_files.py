@@ -1,6 +1,7 @@
 """The files of choice tasks that llama-perplexity reads: HellaSwag, Winogrande, multiple choice.
 
-Contents only: text in, questions with their answers out. Nothing is tokenized or scored here.
+Text in, questions with their answers out; which ones are drawn, and in which order, is as there: by
+std::mt19937 with seed 1 and what libstdc++ makes of it. Nothing is tokenized or scored here.
 """
 
 from __future__ import annotations
@@ -8,16 +9,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
+import numpy as np
+
 from ggprune.errors import DataError
-from ggprune.evaluation.draw import draw_scaled
 from ggprune.files.reading import read_bytes, read_utf8
 
 HELLASWAG_LINES = 6  # context, number of the right ending, four endings
+HELLASWAG_TASKS = 400  # llama-perplexity's default
 MAX_ANSWERS = 100
-LAST_COMMA = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Blank:
     before: str
     after: str
     choices: tuple[str, str]
-    right: int
+    right: frozenset[int]  # the index of the right one
 
 
 def read_lines(path: Path) -> list[str]:
@@ -44,25 +46,24 @@ def read_lines(path: Path) -> list[str]:
     return read_utf8(path).removesuffix("\n").split("\n")
 
 
-def read_hellaswag(path: Path) -> list[ChoiceTask]:
-    """Six lines a task. Raises DataError if a task is not complete."""
-    lines = read_lines(path)
+def read_hellaswag(path: Path, n_task: int | None = None) -> list[ChoiceTask]:
+    """Six lines a task; `n_task` or 400 of them. Raises DataError if a task is not complete."""
+    lines, tasks = read_lines(path), []
     if len(lines) % HELLASWAG_LINES:
         raise DataError(
             f"{path}: has {len(lines)} lines, HellaSwag has {HELLASWAG_LINES} for every task"
         )
-    starts = range(0, len(lines), HELLASWAG_LINES)
-    return [_hellaswag_task(path, start, lines[start : start + 6]) for start in starts]
+    for start in range(0, len(lines), HELLASWAG_LINES):
+        context, right, *endings = lines[start : start + HELLASWAG_LINES]
+        if right.strip() not in ("0", "1", "2", "3"):
+            where = f"{path}: line {start + 2}"
+            raise DataError(f"{where} is {right!r}, expected the right ending, 0 to 3")
+        tasks.append(ChoiceTask(context, tuple(endings), frozenset({int(right)})))
+    order = draw_uniform(len(tasks), HELLASWAG_TASKS if n_task is None else n_task)
+    return [tasks[i] for i in order]
 
 
-def _hellaswag_task(path: Path, start: int, lines: list[str]) -> ChoiceTask:
-    context, right, *endings = lines
-    if right.strip() not in ("0", "1", "2", "3"):
-        raise DataError(f"{path}: line {start + 2} is {right!r}, expected the right ending, 0 to 3")
-    return ChoiceTask(context, tuple(endings), frozenset({int(right)}))
-
-
-def read_winogrande(path: Path) -> list[Blank]:
+def read_winogrande(path: Path, n_task: int | None = None) -> list[Blank]:
     """CSV lines: index, sentence with `_`, choice 1, choice 2, the right one (1 or 2).
 
     As in llama-perplexity a line without a line break behind it is no task, and -f has taken one
@@ -72,35 +73,28 @@ def read_winogrande(path: Path) -> list[Blank]:
     tasks = [_blank(path, i, line) for i, line in enumerate(read_lines(path)[:-1])]
     if not tasks:
         raise DataError(f"{path}: no tasks")
-    return tasks
+    if n_task is None or n_task >= len(tasks):
+        return tasks
+    return [tasks[i] for i in draw_scaled(len(tasks), n_task)]
 
 
 def _blank(path: Path, number: int, line: str) -> Blank:
-    commas = _commas(line)
-    if len(commas) < LAST_COMMA:
-        raise DataError(f"{path}: line {number + 1} has {len(commas)} commas, expected 4")
+    where = f"{path}: line {number + 1}"
+    n_quote = accumulate(character == '"' for character in line)
+    outside = [i for i, n in enumerate(n_quote) if n % 2 == 0]
+    commas = [i for i in outside if line[i] == ","][:4]
+    if len(commas) < 4:
+        raise DataError(f"{where} has {len(commas)} commas, expected 4")
     cuts = [-1, *commas, len(line)]
     _, sentence, one, two, right = (line[a + 1 : b] for a, b in pairwise(cuts))
     if sentence.startswith('"'):
         sentence = sentence[1:-1]
     before, gap, after = sentence.partition("_")
     if not gap:
-        raise DataError(f"{path}: line {number + 1} has no _ in its sentence")
+        raise DataError(f"{where} has no _ in its sentence")
     if right.strip() not in ("1", "2"):
-        raise DataError(f"{path}: line {number + 1} ends with {right!r}, expected 1 or 2")
-    return Blank(before, after, (one, two), int(right))
-
-
-def _commas(line: str) -> list[int]:
-    """Places of the first four commas outside of quotes."""
-    commas: list[int] = []
-    is_open = False
-    for i, character in enumerate(line):
-        if character == '"':
-            is_open = not is_open
-        elif character == "," and not is_open and len(commas) < LAST_COMMA:
-            commas.append(i)
-    return commas
+        raise DataError(f"{where} ends with {right!r}, expected 1 or 2")
+    return Blank(before, after, (one, two), frozenset({int(right) - 1}))
 
 
 def read_multiple_choice(path: Path, n_task: int | None = None) -> list[ChoiceTask]:
@@ -118,15 +112,13 @@ def read_multiple_choice(path: Path, n_task: int | None = None) -> list[ChoiceTa
             raise DataError(f"{path}: no tasks")
         if n_task is not None and n_task < count:
             return [_task_at(data, offsets[i])[0] for i in draw_scaled(count, n_task)]
-        return list(_all_tasks(data, 4 + 4 * count, count))
+        tasks, at = [], 4 + 4 * count
+        for _ in range(count):
+            task, at = _task_at(data, at)
+            tasks.append(task)
+        return tasks
     except (struct.error, UnicodeDecodeError, ValueError) as e:
         raise DataError(f"{path}: not a file of multiple-choice tasks, or damaged: {e}") from e
-
-
-def _all_tasks(data: bytes, at: int, count: int) -> Iterator[ChoiceTask]:
-    for _ in range(count):
-        task, at = _task_at(data, at)
-        yield task
 
 
 def _task_at(data: bytes, at: int) -> tuple[ChoiceTask, int]:
@@ -155,3 +147,34 @@ def _string(data: bytes, at: int) -> tuple[str, int]:
     (n,) = struct.unpack_from("<I", data, at)
     (text,) = struct.unpack_from(f"<{n}s", data, at + 4)
     return text.decode("utf-8"), at + 4 + n
+
+
+def draw_uniform(n_task: int, n_drawn: int) -> list[int]:
+    """Without replacement by std::uniform_int_distribution, as for HellaSwag: Lemire's method, as
+    libstdc++ has had it since GCC 11."""
+    numbers, left, drawn = _mt19937(), list(range(n_task)), []
+    for n in range(n_task, max(n_task - n_drawn, 0), -1):
+        product = next(numbers) * n
+        while product % 2**32 < 2**32 % n:
+            product = next(numbers) * n
+        drawn.append(left.pop(product >> 32))
+    return drawn
+
+
+def draw_scaled(n_task: int, n_drawn: int) -> list[int]:
+    """By scaling to a float, the last task moving into the gap: Winogrande, multiple choice."""
+    numbers, left, drawn = _mt19937(), list(range(n_task)), []
+    scale = np.float32(2.0**-32)
+    for _ in range(n_drawn):
+        place = int(scale * np.float32(next(numbers)) * np.float32(len(left)))
+        place = min(place, len(left) - 1)  # the float may have been rounded up
+        drawn.append(left[place])
+        left[place] = left[-1]
+        left.pop()
+    return drawn
+
+
+def _mt19937() -> Iterator[int]:
+    state = np.random.RandomState(1)  # the seed there
+    while True:
+        yield int(state.randint(0, 2**32, dtype=np.uint64))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -72,24 +73,19 @@ def run_tasks(
     check_tasks()
     from lm_eval import simple_evaluate
 
-    from ggprune.evaluation.harness import GgufModel, task_rows
+    from ggprune.evaluation.harness import GgufModel
 
     scores = []
     for path in paths:
-        model = GgufModel(path, n_ctx, compute=compute, progress=progress)
-        try:
-            results = simple_evaluate(
-                model,
-                tasks=_expanded(tasks),
-                limit=limit,
-                bootstrap_iters=1000,
-                log_samples=False,
-            )
-        except (KeyError, ValueError, OSError, FileNotFoundError) as e:
-            raise DataError(f"lm-eval cannot run the tasks: {e}") from e
-        finally:
-            model.close()
-        metrics = tuple(TaskMetric(*row) for row in task_rows(results["results"]))
+        with closing(GgufModel(path, n_ctx, compute=compute, progress=progress)) as model:
+            try:
+                results = simple_evaluate(
+                    model, tasks=_expanded(tasks), limit=limit, bootstrap_iters=1000,
+                    log_samples=False,
+                )  # fmt: skip
+            except (KeyError, ValueError, OSError) as e:
+                raise DataError(f"lm-eval cannot run the tasks: {e}") from e
+        metrics = tuple(_metrics(results["results"]))
         if COMMONSENSE in tasks:
             metrics = (*metrics, commonsense_mean(metrics))
         used = {**versions(), "lm-eval": version("lm-eval")}
@@ -98,10 +94,20 @@ def run_tasks(
 
 
 def _expanded(tasks: Sequence[TaskName]) -> list[TaskName]:
-    named: list[TaskName] = []
-    for task in tasks:
-        named += list(COMMONSENSE_METRICS) if task == COMMONSENSE else [task]
+    """Each task once, `commonsense` as what it stands for."""
+    seven = list[TaskName](COMMONSENSE_METRICS)
+    named = [name for task in tasks for name in (seven if task == COMMONSENSE else [task])]
     return [task for i, task in enumerate(named) if task not in named[:i]]
+
+
+def _metrics(results: Mapping[str, Mapping[str, object]]) -> Iterator[TaskMetric]:
+    """The numbers in lm-eval's results; their names without the filter."""
+    for task, metrics in results.items():
+        for name, value in metrics.items():
+            metric, _, kept = name.partition(",")
+            if kept and not metric.endswith("_stderr") and isinstance(value, int | float):
+                se = metrics.get(f"{metric}_stderr,{kept}")
+                yield TaskMetric(task, metric, float(value), se if isinstance(se, float) else None)
 
 
 def commonsense_mean(metrics: Sequence[TaskMetric]) -> TaskMetric:

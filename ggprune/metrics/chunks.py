@@ -22,14 +22,9 @@ from ggprune.metrics.text import Text
 Tokens = NDArray[np.int32]
 
 
-def n_output(n_ctx: int) -> int:
-    """Tokens at the end of a chunk whose logits are computed: the scored ones and the last."""
-    return n_ctx - n_ctx // 2
-
-
 def n_scored(n_ctx: int) -> int:
     """Tokens scored in a chunk."""
-    return n_output(n_ctx) - 1
+    return n_ctx - n_ctx // 2 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +36,13 @@ class Chunk:
 
     @property
     def n_output(self) -> int:
-        return n_output(len(self.tokens))
-
-    @property
-    def n_scored(self) -> int:
-        return n_scored(len(self.tokens))
+        """Tokens at the end whose logits are computed: the scored ones and the last."""
+        return n_scored(len(self.tokens)) + 1
 
     @property
     def targets(self) -> Tokens:
         """The tokens to predict, (n_scored,): those behind the scored ones."""
-        return self.tokens[len(self.tokens) - self.n_scored :]
+        return self.tokens[len(self.tokens) - self.n_output + 1 :]
 
     def scored(self, rows: Float32) -> Float32:
         """Those of the scored tokens, of rows that end with the chunk's last token.
@@ -86,20 +78,9 @@ class Chunks(Sequence[Chunk]):
     def n_ctx(self) -> int:
         return int(self.tokens.shape[1])
 
-    @property
-    def n_output(self) -> int:
-        """Of each chunk."""
-        return n_output(self.n_ctx)
-
-    @property
-    def n_scored(self) -> int:
-        """Of each chunk."""
-        return n_scored(self.n_ctx)
-
     def groups(self, size: int) -> Iterator[Chunks]:
         """`size` chunks at a time, to be computed together; the last group may have less."""
-        for start in range(0, len(self), size):
-            yield self[start : start + size]
+        return (self[start : start + size] for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +92,8 @@ class TextInfo:
     n_ctx: int
     n_chunk: int
     n_token: Annotated[int, "that were scored"]
-    stride: Annotated[
-        int | None, Key(optional=True), "with --ppl-stride: tokens between windows of n_ctx"
-    ] = None
+    stride: Annotated[int | None, Key(optional=True),
+                      "with --ppl-stride: tokens between windows of n_ctx"] = None  # fmt: skip
 
 
 def make_chunks(
@@ -141,9 +121,6 @@ def make_chunks(
 def describe_text(text: Text, n_ctx: int, n_chunk: int) -> TextInfo:
     """Of a text that `n_chunk` chunks were read of."""
     return TextInfo(
-        source=text.source,
-        sha256=text.sha256,
-        n_ctx=n_ctx,
-        n_chunk=n_chunk,
+        source=text.source, sha256=text.sha256, n_ctx=n_ctx, n_chunk=n_chunk,
         n_token=n_chunk * n_scored(n_ctx),
-    )
+    )  # fmt: skip

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import LlamaError
+from ggprune.metrics.chunks import Tokens
 from ggprune.metrics.estimates import Float32, Float64
 
+Fill = Callable[[slice, Float32], None]  # which rows, and memory to compute in
 BLOCK_VALUES = 1 << 19  # logits handled at once by one thread: 2 MiB stay in the cache
 
 
@@ -24,33 +26,13 @@ class TokenScores:
     """What the model says about each scored token."""
 
     nll: Float64  # (n_token,) nats
-    p: Float64  # (n_token,) probability of the token that came
     top: NDArray[np.int64]  # (n_token,) the most likely token
+    log_sum_exp: Float64  # (n_token,) of the logits; 0 where these are log-probabilities
 
-
-@dataclass(frozen=True)
-class BaseLogits:
-    """Logits of the unpruned model on some tokens, ready to be compared with."""
-
-    logits: Float32  # (n_token, n_vocab)
-    log_sum_exp: Float64  # (n_token,)
-    scores: TokenScores
-
-
-def score_tokens(logits: Float32, targets: NDArray[np.int32], n_threads: int = 1) -> TokenScores:
-    """logits: (n_token, n_vocab), targets: (n_token,) the tokens that came.
-
-    Raises LlamaError if a logit is not finite.
-    """
-    lse, top = log_sum_exp(logits, n_threads)
-    return token_scores(logits, targets, lse, top)
-
-
-def base_logits(logits: Float32, targets: NDArray[np.int32], n_threads: int = 1) -> BaseLogits:
-    """As `score_tokens`, keeping a copy of the logits to compare with."""
-    kept = logits.copy()
-    lse, top = log_sum_exp(kept, n_threads)
-    return BaseLogits(kept, lse, token_scores(kept, targets, lse, top))
+    @property
+    def p(self) -> Float64:
+        """Probability of the token that came, (n_token,)."""
+        return np.exp(-self.nll)
 
 
 @dataclass(frozen=True)
@@ -58,31 +40,60 @@ class Comparison:
     """A changed model beside the base, token by token."""
 
     scores: TokenScores
+    base: TokenScores
     kld: Float64  # (n_token,) KL(base || changed), nats
-    same_top: NDArray[np.bool_]  # (n_token,)
+
+    @property
+    def delta_p(self) -> Float64:
+        return self.scores.p - self.base.p  # (n_token,)
+
+    @property
+    def same_top(self) -> NDArray[np.bool_]:
+        return np.equal(self.scores.top, self.base.top)  # (n_token,)
 
 
-def compare(
-    base: BaseLogits, logits: Float32, targets: NDArray[np.int32], n_threads: int = 1
-) -> Comparison:
-    """KL divergence over the whole vocabulary: sum of p_base (log p_base - log p).
+@dataclass(frozen=True)
+class BaseLogits:
+    """Logits of the unpruned model on some tokens, ready to be compared with."""
 
-    Written as the difference of logits, so that equal logits give exactly zero.
+    logits: Float32  # (n_token, n_vocab)
+    scores: TokenScores
+
+    def compare(self, logits: Float32, targets: Tokens, n_threads: int = 1) -> Comparison:
+        """KL divergence over the whole vocabulary: sum of p_base (log p_base - log p).
+
+        Written as the difference of logits, so that equal logits give exactly zero.
+        """
+        scores, kld = score_tokens(logits, targets, n_threads), np.empty(len(logits))
+        base, lse = self.scores.log_sum_exp, scores.log_sum_exp
+
+        def fill(rows: slice, scratch: Float32) -> None:
+            p, difference = scratch
+            np.subtract(self.logits[rows], base[rows, None].astype(np.float32), out=p)
+            np.exp(p, out=p)  # (n_row, n_vocab)
+            p *= np.subtract(self.logits[rows], logits[rows], out=difference)
+            kld[rows] = p.sum(axis=1, dtype=np.float64) - base[rows] + lse[rows]
+
+        for_blocks(fill, logits.shape, n_threads, n_scratch=2)
+        if not np.isfinite(kld).all():
+            raise LlamaError("the KL divergence is not finite: a logit is minus infinity")
+        return Comparison(scores, self.scores, kld)
+
+
+def base_logits(logits: Float32, targets: Tokens, n_threads: int = 1) -> BaseLogits:
+    """As `score_tokens`, keeping a copy of the logits to compare with."""
+    kept = logits.copy()
+    return BaseLogits(kept, score_tokens(kept, targets, n_threads))
+
+
+def score_tokens(logits: Float32, targets: Tokens, n_threads: int = 1) -> TokenScores:
+    """logits: (n_token, n_vocab), targets: (n_token,) the tokens that came.
+
+    Raises LlamaError if a logit is not finite.
     """
     lse, top = log_sum_exp(logits, n_threads)
-    kld = np.empty(len(logits))
-
-    def fill(rows: slice, scratch: Float32) -> None:
-        p, difference = scratch
-        np.subtract(base.logits[rows], base.log_sum_exp[rows, None].astype(np.float32), out=p)
-        np.exp(p, out=p)  # (n_row, n_vocab)
-        p *= np.subtract(base.logits[rows], logits[rows], out=difference)
-        kld[rows] = p.sum(axis=1, dtype=np.float64) - base.log_sum_exp[rows] + lse[rows]
-
-    for_blocks(fill, logits.shape, n_threads, n_scratch=2)
-    if not np.isfinite(kld).all():
-        raise LlamaError("the KL divergence is not finite: a logit is minus infinity")
-    return Comparison(token_scores(logits, targets, lse, top), kld, top == base.scores.top)
+    chosen = logits[np.arange(len(logits)), targets].astype(np.float64)
+    return TokenScores(lse - chosen, top, lse)
 
 
 def log_sum_exp(logits: Float32, n_threads: int) -> tuple[Float64, NDArray[np.int64]]:
@@ -104,20 +115,7 @@ def log_sum_exp(logits: Float32, n_threads: int) -> tuple[Float64, NDArray[np.in
     return lse, top
 
 
-def token_scores(
-    logits: Float32, targets: NDArray[np.int32], lse: Float64, top: NDArray[np.int64]
-) -> TokenScores:
-    chosen = logits[np.arange(len(logits)), targets].astype(np.float64)
-    nll = lse - chosen
-    return TokenScores(nll, np.exp(-nll), top)
-
-
-def for_blocks(
-    fill: Callable[[slice, Float32], None],
-    shape: tuple[int, ...],
-    n_threads: int,
-    n_scratch: int = 1,
-) -> None:
+def for_blocks(fill: Fill, shape: tuple[int, ...], n_threads: int, n_scratch: int = 1) -> None:
     """Call `fill` for slices of rows; numpy lets go of the interpreter lock meanwhile.
 
     It is given arrays to compute in, (n_scratch, n_row, n_column): new memory for every block takes

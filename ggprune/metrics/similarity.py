@@ -6,10 +6,9 @@ Streams are lists of (n_token, n_embd) arrays: in front of every layer, and behi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ggprune.metrics.estimates import Float32, Float64
 
@@ -22,9 +21,8 @@ def influences(stream: Sequence[Float32]) -> Float64:
 def relative_magnitudes(stream: Sequence[Float32]) -> Float64:
     """|output - input| / |output| per layer and token (Samragh et al.)."""
     rows = []
-    for a, b in pairwise(stream):
-        change = np.linalg.norm(b.astype(np.float64) - a, axis=1)
-        size = np.linalg.norm(b.astype(np.float64), axis=1)
+    for a, b in pairwise(x.astype(np.float64) for x in stream):
+        change, size = np.linalg.norm(b - a, axis=1), np.linalg.norm(b, axis=1)
         rows.append(np.divide(change, size, out=np.zeros_like(change), where=size != 0))
     return np.stack(rows)
 
@@ -34,20 +32,14 @@ def angular_distances(stream: Sequence[Float32]) -> Float64:
 
     Entry (l, m) belongs to the window of layers l..m-1.
     """
-    n = len(stream)
-    units = [_units(x) for x in stream]
-    distances = np.zeros((n, n))
-    for i in range(n):
-        for j in range(i + 1, n):
-            dots = np.einsum("td,td->t", units[i], units[j], dtype=np.float32)
-            distances[i, j] = np.mean(np.arccos(np.clip(dots, -1, 1), dtype=np.float64)) / np.pi
+    distances, units = np.zeros((len(stream), len(stream))), []
+    for x in stream:
+        norms = np.linalg.norm(x, axis=1, keepdims=True)
+        units.append(np.divide(x, norms, out=np.zeros_like(x), where=norms != 0))
+    for i, j in combinations(range(len(stream)), 2):
+        dots = np.einsum("td,td->t", units[i], units[j], dtype=np.float32)
+        distances[i, j] = np.mean(np.arccos(np.clip(dots, -1, 1), dtype=np.float64)) / np.pi
     return distances
-
-
-def _units(x: Float32) -> NDArray[np.float32]:
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    units: NDArray[np.float32] = np.divide(x, norms, out=np.zeros_like(x), where=norms != 0)
-    return units
 
 
 def cosine(a: Float32, b: Float32) -> Float64:

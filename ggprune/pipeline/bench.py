@@ -6,16 +6,26 @@ Each part runs in child processes: llama.cpp may abort, and memory is counted pe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 from ggprune.arch.footprint import footprints_of
 from ggprune.bench import Benchmark, Case, benchmark_cases
-from ggprune.bench.bandwidth import measure_bandwidth
-from ggprune.bench.memory import measure_memory
-from ggprune.bench.roofline import Roofline, make_roofline
-from ggprune.bench.suite import Suite
+from ggprune.bench.roofline import Roofline, make_roofline, measure_bandwidth
+from ggprune.bench.runner import ModelMemory, measure_memory
+from ggprune.files.keys import INLINE
 from ggprune.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
+
+
+@dataclass(frozen=True)
+class Suite:
+    """All that was asked about some models; None is what was not."""
+
+    speed: Annotated[Benchmark, INLINE]
+    memory: Annotated[tuple[ModelMemory, ...] | None, "with --memory"]
+    roofline: Annotated[Roofline | None, "with --roofline"]
 
 
 def run_suite(

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from ggprune import bench, evaluation, scoring
 from ggprune.bench import latency
-from ggprune.evaluation import choices, health, strided, tasks
+from ggprune.evaluation import choices, health, tasks
 from ggprune.runtime.isolate import isolated
 
 P = ParamSpec("P")
@@ -31,7 +31,7 @@ def in_child(function: Callable[P, T]) -> Callable[P, T]:
 rank = in_child(scoring.rank)
 choose = in_child(scoring.choose)
 evaluate = in_child(evaluation.evaluate)
-evaluate_strided = in_child(strided.evaluate_strided)
+evaluate_strided = in_child(evaluation.evaluate_strided)
 score_choices = in_child(choices.score_choices)
 run_tasks = in_child(tasks.run_tasks)
 check_health = in_child(health.check_health)

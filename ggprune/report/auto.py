@@ -69,8 +69,8 @@ def _table(rows: Sequence[Row]) -> Table:
         ("bpw", lambda row: f"{row.bits_per_weight:.2f}"), ("PPL", lambda row: estimate(row.ppl)),
         ("KLD", lambda row: estimate(row.kld) if row.kld else "0"),
         ("same top p", lambda row: percent(row.same_top_p) if row.same_top_p else "100 %"),
-        (f"{pp.test if pp else 'pp'} t/s", lambda row: speed_cell(row.pp)),
-        (f"{tg.test if tg else 'tg'} t/s", lambda row: speed_cell(row.tg)),
+        (f"{pp.case.name if pp else 'pp'} t/s", lambda row: speed_cell(row.pp)),
+        (f"{tg.case.name if tg else 'tg'} t/s", lambda row: speed_cell(row.tg)),
         ("tg speed-up", lambda row: f"{row.tg.mean / tg.mean:.2f}x" if row.tg and tg else None),
     )  # fmt: skip
 

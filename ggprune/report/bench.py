@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from ggprune.bench import Benchmark, Ratio
 from ggprune.bench.latency import LatencyReport
-from ggprune.bench.memory import ModelMemory
 from ggprune.bench.ratio import CONFIDENCE
 from ggprune.bench.roofline import LEAST_SHARE, Roofline
+from ggprune.bench.runner import ModelMemory
 from ggprune.bench.speed import Machine
-from ggprune.bench.suite import Suite
 from ggprune.files.documents import encode_fields
+from ggprune.pipeline.bench import Suite
 from ggprune.report.blocks import Block, Table, Text, table_of
 from ggprune.report.units import count, size, speed_cell
 
@@ -69,7 +69,7 @@ def speed_table(result: Benchmark) -> Table:
             case = encode_fields(test.speed.case)
             settings = (str(case[name]) for name in ("n_threads", *varying))
             compared = (ratio_cell(test.ratio),) * several
-            measured = (test.speed.test, speed_cell(test.speed), *compared)
+            measured = (test.speed.case.name, speed_cell(test.speed), *compared)
             rows.append((*known, result.hardware.backends, *settings, *measured, model.path))
     headers = ("model", "size", "params", "backend", "threads", *varying, "test", "t/s")
     headers += (COMPARED,) * several

@@ -12,7 +12,7 @@ from ggprune.evaluation import Evaluation
 from ggprune.evaluation.choices import ChoiceKind, ChoiceScore
 from ggprune.evaluation.health import Health, Sample, Texts
 from ggprune.evaluation.tasks import TaskScores
-from ggprune.metrics.divergence import Distribution, Divergence
+from ggprune.metrics.estimates import Distribution, Divergence
 from ggprune.report.blocks import Block, Code, Heading, Table, Text, table_of
 from ggprune.report.units import estimate, named_versions, percent
 

@@ -127,7 +127,7 @@ def _markdown(result: Benchmark) -> str:
             **row, "model": row["model_type"], "params": count(int(row["model_n_params"])),
             # never in KiB
             "size": size(n_byte) if n_byte >= 2**20 else f"{n_byte / 2**20:.2f} MiB",
-            "test": speed.test, "t/s": speed_cell(speed),
+            "test": speed.case.name, "t/s": speed_cell(speed),
         }  # fmt: skip
         lines.append(_line([(shown[field], width) for field, _, width in columns]))
     commit = result.hardware.build_commit

@@ -18,7 +18,7 @@ from ggprune.ablation.units import parts_of
 from ggprune.arch import architecture_of, check_scored
 from ggprune.metrics.chunks import Chunk, make_chunks
 from ggprune.metrics.estimates import Float32
-from ggprune.metrics.logits import BaseLogits, base_logits, compare
+from ggprune.metrics.logits import BaseLogits, base_logits
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import Text
 from ggprune.model import Model
@@ -127,10 +127,9 @@ class Measurer:
             logits, _ = self._ablator.record(chunk.tokens, chunk.n_output, parts)
             self.effort.work += 1
         middle = time.perf_counter()
-        result = compare(base, chunk.scored(logits), chunk.targets, self._n_threads)
+        result = base.compare(chunk.scored(logits), chunk.targets, self._n_threads)
         self._count(start, middle)
-        delta_p = result.scores.p - base.scores.p
-        return Rows(result.kld, result.scores.nll, delta_p, result.same_top)
+        return Rows(result.kld, result.scores.nll, result.delta_p, result.same_top)
 
     def _stream(self, computed: _Computed, within: Cut) -> Stream:
         """The residual stream without the cut `within`; two are kept."""

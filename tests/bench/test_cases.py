@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ggprune.bench.cases import Case, Grid, parse_flash, parse_pairs, parse_ranges, parse_types
+from ggprune.bench import Case, Grid
+from ggprune.bench.cases import CACHE_TYPES, FLASH, parse_pairs, parse_ranges, parse_words
 from ggprune.errors import UsageError
 from ggprune.runtime.session import Compute
 
@@ -48,14 +49,16 @@ def test_numbers_have_limits() -> None:
 
 
 def test_words_and_pairs() -> None:
-    assert parse_flash(["on,off", "auto", "1"]) == (True, False, None, True)
-    assert parse_types(["f16,q8_0"], "-ctk") == ("f16", "q8_0")
+    assert parse_words(["on,off", "auto", "1"], "-fa", FLASH) == (True, False, None, True)
+    assert parse_words(["f16,q8_0"], "-ctk", CACHE_TYPES) == ("f16", "q8_0")
     assert parse_pairs(["512,128", "8,0"]) == ((512, 128), (8, 0))
-    for parse, text in ((parse_flash, "maybe"), (parse_pairs, "512"), (parse_pairs, "1,2,3")):
+    for text in ("512", "1,2,3"):
         with pytest.raises(UsageError):
-            parse([text])
+            parse_pairs([text])
+    with pytest.raises(UsageError):
+        parse_words(["maybe"], "-fa", FLASH)
     with pytest.raises(UsageError, match="q6_k: one of f16"):
-        parse_types(["q6_k"], "-ctk")
+        parse_words(["q6_k"], "-ctk", CACHE_TYPES)
 
 
 def test_names_are_those_of_llama_bench() -> None:
@@ -63,7 +66,6 @@ def test_names_are_those_of_llama_bench() -> None:
     assert Case(0, 128, 4096).name == "tg128 @ d4096"
     case = Case(512, 128, 16)
     assert (case.name, case.n_token, case.n_ctx) == ("pp512+tg128 @ d16", 640, 656)
-    assert not case.is_generation
 
 
 def test_every_combination_in_llama_benchs_order() -> None:

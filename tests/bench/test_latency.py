@@ -1,21 +1,30 @@
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from ggprune.bench.latency import Batch, Latency, Requests, measure_latency
 from ggprune.errors import UsageError
 from ggprune.report.bench import latency_blocks
 from ggprune.report.blocks import terminal
-from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.session import Compute, LlamaModel, Tokens
 from tests.conftest import TINY
 from tests.helpers import Steps
 
 
-def test_tokens_are_counted_as_the_papers_do() -> None:
+def test_tokens_are_counted_as_the_papers_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """The input yields the first output token; the last one is not read again."""
-    with LlamaModel(TINY) as model, Batch(model, 12, 3, 5, Compute(), seed=1) as batch:
+    with LlamaModel(TINY) as model, closing(Batch(model, (12, 3, 5), Compute(), seed=1)) as batch:
+        decode, decoded = batch.session.decode, []
+
+        def counted(tokens: Tokens, position: int) -> None:
+            decoded.append(tokens.size)
+            decode(tokens, position)
+
+        monkeypatch.setattr(batch.session, "decode", counted)
         assert batch.run() > 0
-        assert batch.n_decoded == 3 * (12 + 5 - 1)
+        assert sum(decoded) == 3 * (12 + 5 - 1)
         memory = batch.session.lib.llama_get_memory(batch.session.handle)
         ends = [batch.session.lib.llama_memory_seq_pos_max(memory, i) for i in range(3)]
         assert ends == [12 + 5 - 2] * 3

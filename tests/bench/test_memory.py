@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from ggprune.bench import Case
-from ggprune.bench.memory import measure_memory
+from ggprune.bench.runner import measure_memory
 from ggprune.files.documents import encode_fields
 from ggprune.model import Model
 from ggprune.runtime.buffers import Buffer, Cache, parse_buffers, peak_rss_bytes

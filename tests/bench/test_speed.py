@@ -27,7 +27,7 @@ def test_models_are_measured_side_by_side() -> None:
     )
     assert [m.path for m in result.models] == [str(TINY)] * 2
     for model in result.models:
-        assert [s.test for s in model.speeds] == ["pp40", "tg4"]
+        assert [s.case.name for s in model.speeds] == ["pp40", "tg4"]
         assert all(len(s.samples_tok_per_s) == 3 for s in model.speeds)
         assert all(v > 0 for s in model.speeds for v in s.samples_tok_per_s)
         assert model.n_param == 3_805_952
@@ -58,7 +58,7 @@ def test_tests_can_be_left_out() -> None:
 
 def test_mean_and_deviation_are_llama_benchs() -> None:
     speed = Speed(case=Case(0, 2), samples_ns=(2_000_000_000, 1_000_000_000, 666_666_667))
-    assert speed.test == "tg2"
+    assert speed.case.name == "tg2"
     assert speed.mean == pytest.approx(2)
     assert speed.stdev == pytest.approx(1)
     assert (speed.mean_ns, speed.stdev_ns) == (1_222_222_222, 693_888_666)

@@ -8,15 +8,7 @@ import pytest
 
 from ggprune.errors import DataError, OutputError
 from ggprune.evaluation import Evaluation, SaveLogits, evaluate
-from ggprune.evaluation.baselogits import (
-    HEADER,
-    Header,
-    compare_stored,
-    decode_rows,
-    encode_rows,
-    open_base,
-    write_base,
-)
+from ggprune.evaluation.baselogits import HEADER, decode_rows, encode_rows, open_base, write_base
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text
 from ggprune.model import Model
@@ -81,7 +73,7 @@ def test_by_hand() -> None:
     """Two tokens, p = (3/4, 1/4) stored, (1/2, 1/2) now: KLD = 3/4 ln 3/2 + 1/4 ln 1/2."""
     base = np.log(np.array([[0.75, 0.25]], np.float32))
     stored = decode_rows(encode_rows(base), 2, np.array([0], np.int32))
-    now = compare_stored(stored, np.zeros((1, 2), np.float32), np.array([0], np.int32))
+    now = stored.compare(np.zeros((1, 2), np.float32), np.array([0], np.int32))
     assert now.kld[0] == pytest.approx(0.75 * np.log(1.5) + 0.25 * np.log(0.5), abs=1e-6)
     assert now.scores.p[0] - stored.scores.p[0] == pytest.approx(-0.25, abs=1e-6)
     uniform = encode_rows(np.zeros((1, 3), np.float32))
@@ -121,8 +113,8 @@ def test_what_does_not_fit_is_refused(saved: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_finished_is_not_there(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / "base.kld"
-    header, chunks = Header(8, 4, 2), Chunks(np.zeros((2, 8), np.int32))
-    with pytest.raises(ZeroDivisionError), write_base(path, header, chunks, force=False) as append:
+    chunks = Chunks(np.zeros((2, 8), np.int32))
+    with pytest.raises(ZeroDivisionError), write_base(path, chunks, 4, force=False) as append:
         append(np.zeros((3, 4), np.float32))
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())

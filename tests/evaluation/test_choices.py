@@ -10,8 +10,13 @@ import pytest
 
 from ggprune.errors import DataError
 from ggprune.evaluation.choices import ChoiceKind, score_choices, wilson
-from ggprune.evaluation.draw import draw_scaled, draw_uniform
-from ggprune.evaluation.task_files import read_hellaswag, read_multiple_choice, read_winogrande
+from ggprune.evaluation.task_files import (
+    draw_scaled,
+    draw_uniform,
+    read_hellaswag,
+    read_multiple_choice,
+    read_winogrande,
+)
 from ggprune.runtime.session import Compute
 from tests.conftest import FIXTURES, TINY
 
@@ -99,7 +104,7 @@ def test_a_quoted_sentence_may_have_commas(tmp_path: Path) -> None:
     path.write_text('0,"Ann, who saw _, left.",Ben,Max,2\n\n')
     (task,) = read_winogrande(path)
     assert (task.before, task.after) == ("Ann, who saw ", ", left.")
-    assert (task.choices, task.right) == (("Ben", "Max"), 2)
+    assert (task.choices, task.right) == (("Ben", "Max"), frozenset({1}))
 
 
 def test_a_task_that_does_not_fit_is_refused(tmp_path: Path) -> None:

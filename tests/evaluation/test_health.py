@@ -11,13 +11,13 @@ from ggprune.evaluation.health import (
     begins_with,
     check_health,
     count_texts,
+    language_of,
     read_prompts,
     repetition,
     script_shift,
     scripts,
     stray_brackets,
 )
-from ggprune.evaluation.language import language_of
 from ggprune.model import Model
 from tests.conftest import TINY
 from tests.helpers import ONE_GRAPH, pruned_copy

@@ -11,7 +11,7 @@ import pytest
 
 from ggprune.errors import DataError
 from ggprune.evaluation import Evaluation, evaluate
-from ggprune.metrics.divergence import distribution, divergence
+from ggprune.metrics.estimates import distribution, divergence
 from ggprune.metrics.text import Text, read_text
 from ggprune.model import Model
 from ggprune.pipeline import Job, write

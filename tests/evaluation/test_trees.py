@@ -7,8 +7,15 @@ import pytest
 
 from ggprune.errors import DataError
 from ggprune.evaluation.generate import Wish, generate
-from ggprune.evaluation.likelihood import loglikelihoods, rolling_windows, split_pair, without_bos
-from ggprune.evaluation.trees import answer, ask_branches, by_branch, common_prefix, tree_of
+from ggprune.evaluation.trees import (
+    answer,
+    ask_branches,
+    loglikelihoods,
+    rolling_windows,
+    split_pair,
+    tree_of,
+    without_bos,
+)
 from ggprune.metrics.estimates import Float64
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import LlamaModel, Session, Tokens
@@ -41,12 +48,12 @@ def test_trees_give_what_each_sequence_gives_alone(arch: str, tmp_path: Path) ->
     path = make_random_model(FIXTURES / "arch" / f"{arch}.gguf", tmp_path / "m.gguf")
     with LlamaModel(path, ONE_GRAPH) as model:
         tries = [sequences(model.n_vocab, seed) for seed in (0, 1)]
-        trees = [tree_of(group) for group in tries]
+        queries = [ask_branches(tree_of(group)) for group in tries]
         with SharedSession(model, 512, n_seq=8, compute=ONE_GRAPH) as session:
-            answers = answer(session, [ask_branches(tree) for tree in trees])
-        for group, tree, said in zip(tries, trees, answers, strict=True):
-            assert len(tree.prefix) == 12
-            for tokens, log_p in zip(group, by_branch(tree, said.log_p), strict=True):
+            answers = answer(session, queries)
+        for group, query, said in zip(tries, queries, answers, strict=True):
+            assert len(query.tree.prefix) == 12
+            for tokens, log_p in zip(group, query.by_branch(said.log_p), strict=True):
                 alone = direct(model, tokens)[11:]
                 assert log_p == pytest.approx(alone, abs=1e-3)
 
@@ -67,8 +74,8 @@ def test_trees_of_the_trained_model() -> None:
 
 def test_a_prefix_leaves_every_branch_a_token() -> None:
     a = np.arange(5, dtype=np.int32)
-    assert common_prefix([a, a[:3]]) == 2
-    assert common_prefix([a, a + 1]) == 0
+    assert len(tree_of([a, a[:3]]).prefix) == 2
+    assert len(tree_of([a, a + 1]).prefix) == 0
     assert [len(b) for b in tree_of([a, a[:3]]).branches] == [3, 1]
 
 
@@ -88,8 +95,8 @@ def test_likelihoods_and_greedy_continuations_agree() -> None:
         ]
         found = loglikelihoods(session, pairs, 512)
         expected = [direct(model, np.concatenate(pair))[len(pair[0]) - 1 :].sum() for pair in pairs]
-    assert [likelihood.is_greedy for likelihood in found] == [True, False] * 3
-    assert [x.log_p for x in found] == pytest.approx(expected, abs=0.05)
+    assert [is_greedy for _, is_greedy in found] == [True, False] * 3
+    assert [log_p for log_p, _ in found] == pytest.approx(expected, abs=0.05)
     assert written[0].text.startswith(" 12\n")
 
 

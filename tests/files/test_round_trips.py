@@ -9,11 +9,10 @@ import pytest
 
 from ggprune.bench.cases import Case
 from ggprune.bench.latency import Latency, LatencyReport, ModelLatency, Requests
-from ggprune.bench.memory import ModelMemory, VideoMemory
 from ggprune.bench.ratio import Ratio
 from ggprune.bench.roofline import Roof, Roofline
+from ggprune.bench.runner import ModelMemory, VideoMemory
 from ggprune.bench.speed import Benchmark, Compared, Machine, ModelSpeed, Speed
-from ggprune.bench.suite import Suite
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.choices import ChoiceKind, ChoiceScore
 from ggprune.evaluation.health import Health, Sample, count_texts
@@ -21,8 +20,8 @@ from ggprune.evaluation.tasks import TaskMetric, TaskScores
 from ggprune.files.documents import DocumentError, Json, decode, encode, encode_fields, to_text
 from ggprune.files.keys import entries_of
 from ggprune.metrics.chunks import TextInfo
-from ggprune.metrics.divergence import Distribution, Divergence
-from ggprune.metrics.estimates import Estimate
+from ggprune.metrics.estimates import Distribution, Divergence, Estimate
+from ggprune.pipeline.bench import Suite
 from ggprune.runtime.buffers import Buffer, Buffers
 from ggprune.runtime.devices import Device
 from ggprune.runtime.session import Compute

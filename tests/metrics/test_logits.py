@@ -8,7 +8,7 @@ import pytest
 from ggprune.errors import LlamaError
 from ggprune.files.documents import encode
 from ggprune.metrics.estimates import mean_estimate, ppl_estimate, share_estimate
-from ggprune.metrics.logits import base_logits, compare, log_sum_exp, score_tokens
+from ggprune.metrics.logits import base_logits, log_sum_exp, score_tokens
 from ggprune.metrics.similarity import cosine
 
 
@@ -30,7 +30,7 @@ def test_uniform_logits_have_the_perplexity_of_the_vocabulary() -> None:
 
 def test_equal_logits_have_no_divergence_at_all() -> None:
     logits = random_logits()
-    result = compare(base_logits(logits, targets()), logits, targets())
+    result = base_logits(logits, targets()).compare(logits, targets())
     assert (result.kld == 0).all()
     assert result.same_top.all()
 
@@ -40,7 +40,7 @@ def test_two_outcomes_by_hand() -> None:
     base = np.log(np.array([[0.75, 0.25]], np.float32))
     other = np.zeros((1, 2), np.float32)
     came = np.array([1], np.int32)
-    result = compare(base_logits(base, came), other, came)
+    result = base_logits(base, came).compare(other, came)
     assert result.kld[0] == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-6)
     assert result.scores.nll[0] == pytest.approx(math.log(2))
     assert result.same_top[0]  # a tie goes to the first token, as in llama.cpp
@@ -48,7 +48,7 @@ def test_two_outcomes_by_hand() -> None:
 
 def test_the_divergence_is_that_of_float64_arithmetic() -> None:
     a, b = random_logits(seed=1), random_logits(seed=2)
-    result = compare(base_logits(a, targets()), b, targets())
+    result = base_logits(a, targets()).compare(b, targets())
     p, q = (x.astype(np.float64) for x in (a, b))
     log_p = p - np.log(np.exp(p).sum(1, keepdims=True))
     log_q = q - np.log(np.exp(q).sum(1, keepdims=True))
@@ -63,7 +63,7 @@ def test_large_vocabularies_are_worked_in_blocks(n_threads: int) -> None:
     a = np.random.default_rng(0).normal(0, 2, shape).astype(np.float32)
     b = a + np.float32(0.25)  # the same probabilities
     came = targets(50, 100_000)
-    result = compare(base_logits(a, came, n_threads), b, came, n_threads)
+    result = base_logits(a, came, n_threads).compare(b, came, n_threads)
     assert np.abs(result.kld).max() < 1e-5
     assert result.same_top.all()
 

@@ -28,7 +28,7 @@ def test_the_second_half_is_scored() -> None:
 def test_a_chunk_knows_what_is_scored() -> None:
     for n_ctx in (8, 9):
         (chunk,) = Chunks(np.arange(n_ctx, dtype=np.int32)[None, :])
-        assert chunk.n_scored == n_scored(n_ctx) == chunk.n_output - 1 == len(chunk.targets)
+        assert n_scored(n_ctx) == chunk.n_output - 1 == len(chunk.targets)
         rows = np.arange(n_ctx, dtype=np.float32)[:, None]  # of all tokens, or of those asked for
         for known in (rows, rows[n_ctx - chunk.n_output :]):
             assert np.array_equal(chunk.scored(known)[:, 0] + 1, chunk.targets)
