@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ggprune.arch import n_trunk
-from ggprune.errors import DataError
+from ggprune.errors import DataError, UsageError
 from ggprune.files.documents import decode
 from ggprune.files.reading import read_bytes
 from ggprune.metrics.text import Text, read_text, shipped_text
@@ -16,17 +16,29 @@ from ggprune.scoring.ranking import Ranking
 
 
 def read_ranking(path: Path) -> Ranking:
-    """A file written by `ggprune rank -o`. Raises DataError if it is not a ranking of layers."""
+    """A file written by `ggprune rank -o`. Raises DataError if it is not a ranking of layers.
+
+    UsageError if its metric is not known.
+    """
     data = read_bytes(path)
     try:
         ranking = decode(Ranking, json.loads(data.decode("utf-8")))
     except (ValueError, RecursionError) as e:
+        _reraise_usage_error(e)
         raise DataError(f"{path}: not a ranking made by ggprune rank") from e
     if len(set(ranking.order)) != len(ranking.order):
         raise DataError(f"{path}: not a ranking made by ggprune rank")
     if ranking.unit is not Unit.LAYER:
         raise DataError(f"{path}: scores {ranking.unit.value} modules, not layers")
     return ranking
+
+
+def _reraise_usage_error(error: BaseException | None) -> None:
+    """The one behind an error, if there is one: it says what is known in place of a metric."""
+    while error is not None:
+        if isinstance(error, UsageError):
+            raise error
+        error = error.__cause__
 
 
 def check_ranking(path: Path, ranking: Ranking, model: Model) -> None:
