@@ -43,9 +43,10 @@ test: $(READY)  ## run all tests
 test-archs: $(READY)  ## every architecture: exact, refused or wrong, as a table
 	@$(BIN)/python -m tests.arch
 
-lint: $(READY)  ## ruff: style and format
+lint: $(READY)  ## ruff: style and format; limits to the size of functions, files, imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python benchmarks/house.py --check .
 
 type: $(READY)  ## mypy, strict
 	@$(BIN)/mypy
