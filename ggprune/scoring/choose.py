@@ -22,10 +22,10 @@ from ggprune.model.cut import Cut
 from ggprune.model.layers import format_layers
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.session import Compute
+from ggprune.scoring.cache import RememberedRows, open_rows
 from ggprune.scoring.choice import Alternative, Choice, Point, Strategy
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.ranking import Ranking
-from ggprune.scoring.remember import RememberedRows, open_rows
 from ggprune.scoring.rows import NOTHING, Rows
 from ggprune.scoring.search import Search, SearchOptions
 from ggprune.scoring.target import DropRequest, Target, sizes_to_try
@@ -54,13 +54,11 @@ def choose(
     What the ranking protected stays.
     """
     options = options or ChooseOptions()
-    calibration = ranking.calibration
+    n_ctx, n_chunk = ranking.calibration.n_ctx, ranking.calibration.n_chunk_limit
     measuring = MeasureOptions(
-        n_ctx=calibration.n_ctx,
-        n_chunk=options.n_chunk or calibration.n_chunk_limit,
-        compute=options.compute,
+        n_ctx=n_ctx, n_chunk=options.n_chunk or n_chunk, compute=options.compute,
         cache=options.cache,
-    )
+    )  # fmt: skip
     search = search_options(model, ranking, options.confidence)
     with open_rows(model, text, measuring) as source:
         return choose_set(model, source, request, search, progress)
@@ -69,11 +67,9 @@ def choose(
 def search_options(model: Model, ranking: Ranking, confidence: float) -> SearchOptions:
     """What a ranking says before a search begins."""
     return SearchOptions(
-        protect=frozenset(ranking.by.protected(n_trunk(model))),
-        confidence=confidence,
-        order=ranking.order,
-        windows=ranking.run_distances,
-    )
+        protect=frozenset(ranking.by.protected(n_trunk(model))), confidence=confidence,
+        order=ranking.order, windows=ranking.run_distances,
+    )  # fmt: skip
 
 
 def choose_set(
@@ -94,8 +90,7 @@ def choose_set(
     options = replace(options, protect=options.protect.union(request.protect))
     chooser = _Chooser(model, source, request, options, progress)
     target = request.target
-    best = chooser.within() if target is None else chooser.reaching(target)
-    choice = chooser.beside(best)
+    choice = chooser.beside(chooser.within() if target is None else chooser.reaching(target))
     progress.say("")
     return choice
 
@@ -125,8 +120,7 @@ class _Chooser:
             drop = self.find(n, is_only=target.n_drop(self.model) is not None)
             if drop is not None and self.is_enough(drop):
                 (point,) = self.points([drop])
-                exceeded = self.exceeded(point)
-                if exceeded is not None:
+                if (exceeded := self.exceeded(point)) is not None:
                     raise DataError(f"{target}: {exceeded}")
                 return point
         raise UsageError(f"{target}: no set of layers that can be removed reaches it")
@@ -139,8 +133,7 @@ class _Chooser:
             if drop is None:
                 continue
             (point,) = self.points([drop])
-            exceeded = self.exceeded(point)
-            if exceeded is not None:
+            if (exceeded := self.exceeded(point)) is not None:
                 reason = exceeded
                 break
             best = point
@@ -149,7 +142,6 @@ class _Chooser:
         return best
 
     def exceeded(self, point: Point) -> str | None:
-        """Which limit the set exceeds, in words; None if none."""
         exceeded = self.request.limits.exceeded(point.kld, point.ppl_ratio)
         layers = format_layers(point.drop.whole_layers)
         return f"without layers {layers}: {exceeded}" if exceeded is not None else None
@@ -194,7 +186,6 @@ class _Chooser:
         return {s: drop for s, drop in sets.items() if drop is not None and self.is_enough(drop)}
 
     def points(self, sets: Sequence[Cut]) -> list[Point]:
-        """Measured on all chunks."""
         rows: list[list[Rows]] = [[] for _ in sets]
         n_chunk = self.source.n_chunk if sets else 0
         for i in range(n_chunk):
@@ -214,5 +205,4 @@ class _Chooser:
 
     @cached_property
     def base_nll(self) -> Float64:
-        """The whole model's on all chunks."""
         return np.concatenate([self.source.base_nll(i) for i in range(self.source.n_chunk)])

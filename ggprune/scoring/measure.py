@@ -17,7 +17,6 @@ from ggprune.ablation.ablator import Ablator, Stream
 from ggprune.ablation.units import parts_of
 from ggprune.arch import architecture_of, check_scored
 from ggprune.metrics.chunks import Chunk, make_chunks
-from ggprune.metrics.estimates import Float32
 from ggprune.metrics.logits import BaseLogits, base_logits
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import Text
@@ -38,9 +37,6 @@ class MeasureOptions:
     unit: Unit = Unit.LAYER
     cache: Path | None = None  # folder for finished measurements
     share_prefix: bool = True  # without: slower, the same numbers
-
-
-AS_USUAL = MeasureOptions()
 
 
 @dataclass
@@ -90,29 +86,29 @@ class Measurer:
         return self._at(number).rows
 
     def rows(self, number: int, cuts: Sequence[Cut], within: Cut = NOTHING) -> Iterator[Rows]:
-        """The chunk without each of the cuts, which all contain `within`, in their order."""
         for cut in cuts:
             yield self._without(self._at(number), cut, within)
 
     def _at(self, number: int) -> _Computed:
-        if self._computed is None or self._computed.chunk.number != number:
-            self._computed = None  # two at once would be too much memory
-            self._computed = self._whole(self.chunks[number])
-        return self._computed
-
-    def _whole(self, chunk: Chunk) -> _Computed:
-        start = time.perf_counter()
+        if self._computed is not None and self._computed.chunk.number == number:
+            return self._computed
+        self._computed = None  # two at once would be too much memory
+        start, chunk = time.perf_counter(), self.chunks[number]
         logits, stream = self._ablator.record(chunk.tokens, chunk.n_output)
         middle = time.perf_counter()
         base = base_logits(chunk.scored(logits), chunk.targets, self._n_threads)
-        scored = _scored_stream(chunk, stream)
+        known = [None if x is None else chunk.scored(x) for x in stream.tokens]
+        shape = next(x.shape for x in reversed(known) if x is not None)
+        # Not-a-number where the graph has no name for a place.
+        scored = [np.full(shape, np.nan, np.float32) if x is None else x for x in known]
         rows = BaseRows(
             base.scores.nll, influences(scored), relative_magnitudes(scored),
             angular_distances(scored),
         )  # fmt: skip
         self.effort.work += 1
         self._count(start, middle)
-        return _Computed(chunk, base, rows, {NOTHING: stream})
+        self._computed = _Computed(chunk, base, rows, {NOTHING: stream})
+        return self._computed
 
     def _without(self, computed: _Computed, cut: Cut, within: Cut) -> Rows:
         chunk, base = computed.chunk, computed.base
@@ -152,10 +148,3 @@ class Measurer:
         self.effort.decode_s += middle - start
         self.effort.callback_s = self._session.callback_s
         self.effort.statistics_s += time.perf_counter() - middle
-
-
-def _scored_stream(chunk: Chunk, stream: Stream) -> list[Float32]:
-    """The scored tokens at all places; not-a-number where the graph has no name for one."""
-    known = [None if tokens is None else chunk.scored(tokens) for tokens in stream.tokens]
-    shape = next(tokens.shape for tokens in reversed(known) if tokens is not None)
-    return [np.full(shape, np.nan, np.float32) if x is None else x for x in known]

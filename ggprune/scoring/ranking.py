@@ -1,25 +1,81 @@
-"""What was found out about the layers of a model: their scores, their order, a chosen set."""
+"""What was found out about the layers of a model: scores, their order, a chosen set; reading it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
 from typing import Annotated, cast
 
 import numpy as np
 
-from ggprune.errors import DataError
-from ggprune.files.documents import Key, decode_fields, written
+from ggprune.arch import n_trunk
+from ggprune.errors import DataError, UsageError
+from ggprune.files.documents import Key, decode, decode_fields, written
+from ggprune.files.reading import read_bytes
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate, Float64
+from ggprune.metrics.text import Text, read_text, shipped_text
 from ggprune.model import Model
 from ggprune.model.cut import Unit
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.choice import Choice
-from ggprune.scoring.metric import BY_KLD, Metric, OrderBy, parse_metric
 from ggprune.scoring.rows import Effort
 
 WINDOW_DIGITS = 6  # of the angular distances in a document
+# Shortened LLaMA (Kim et al. 2024): the "+" variants leave the first four and last two layers.
+PLUS_FIRST, PLUS_LAST = 4, 2
+
+
+class Metric(str, Enum):
+    """What a layer is ranked by; lower is less important, except for same_top_p.
+
+    The first four are measured without the layer, the others say something of the whole model.
+    """
+
+    KLD = "kld"
+    PPL = "ppl"
+    SAME_TOP_P = "same_top_p"
+    RMS_DELTA_P = "rms_delta_p"
+    BI = "bi"
+    ANGULAR = "angular"
+    RELATIVE_MAGNITUDE = "relative_magnitude"
+    MAGNITUDE = "magnitude"  # of the weights
+    IMATRIX = "imatrix"  # energy of what enters the weights
+
+
+@dataclass(frozen=True)
+class OrderBy:
+    """What the order of a ranking follows."""
+
+    metric: Metric = Metric.KLD
+    plus: bool = False  # the first and the last layers come last
+
+    def __str__(self) -> str:
+        return self.metric.value + "+" * self.plus
+
+    def protected(self, n_layer: int) -> tuple[int, ...]:
+        """Of `n_layer` layers that compute: MTP blocks behind them do not count."""
+        if not self.plus:
+            return ()
+        return tuple(n for n in range(n_layer) if n < PLUS_FIRST or n >= n_layer - PLUS_LAST)
+
+
+BY_KLD = OrderBy()
+
+
+def parse_metric(name: str) -> OrderBy:
+    """`kld`, or `kld+` with the first and the last layers protected.
+
+    Raises UsageError for an unknown name.
+    """
+    try:
+        return OrderBy(Metric(name.removesuffix("+")), name.endswith("+"))
+    except ValueError as e:
+        names = ", ".join(m.value for m in Metric)
+        raise UsageError(f"--metric {name}: one of {names}, or one of them with a +") from e
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,3 +193,50 @@ def describe_model(model: Model) -> ModelInfo:
         path=str(model.path), fingerprint=model.fingerprint, arch=model.arch,
         n_layer=model.n_layer, size_bytes=model.size_bytes,
     )  # fmt: skip
+
+
+def read_ranking(path: Path) -> Ranking:
+    """A file written by `ggprune rank -o`. Raises DataError if it is not a ranking of layers.
+
+    UsageError if its metric is not known.
+    """
+    data = read_bytes(path)
+    try:
+        ranking = decode(Ranking, json.loads(data.decode("utf-8")))
+    except (ValueError, RecursionError) as e:
+        cause: BaseException | None = e
+        while cause is not None:
+            if isinstance(cause, UsageError):  # it says what is known in place of a metric
+                raise cause from cause.__cause__
+            cause = cause.__cause__
+        raise DataError(f"{path}: not a ranking made by ggprune rank") from e
+    if len(set(ranking.order)) != len(ranking.order):
+        raise DataError(f"{path}: not a ranking made by ggprune rank")
+    if ranking.unit is not Unit.LAYER:
+        raise DataError(f"{path}: scores {ranking.unit.value} modules, not layers")
+    return ranking
+
+
+def check_ranking(path: Path, ranking: Ranking, model: Model) -> None:
+    """Raises DataError if the ranking in this file is not of the model."""
+    if ranking.model.fingerprint != model.fingerprint:
+        raise DataError(f"{path}: ranks another model than {model.path}")
+    chosen = ranking.chosen.drop.layers if ranking.chosen is not None else ()
+    if not {*ranking.order, *chosen} <= set(range(n_trunk(model))):
+        raise DataError(f"{path}: names layers that {model.path} does not have")
+
+
+def ranked_text(path: Path, ranking: Ranking, moved_to: Path | None = None) -> Text:
+    """The text that the ranking in this file was made with.
+
+    Raises DataError if it cannot be read or is another text by now.
+    """
+    calibration = ranking.calibration
+    package, _, name = calibration.source.partition("/")
+    if moved_to is None and package == "ggprune":
+        text = shipped_text(name)
+    else:
+        text = read_text(moved_to or Path(calibration.source))
+    if text.sha256 != calibration.sha256:
+        raise DataError(f"{text.source}: not the text that {path} was made with (-f)")
+    return text

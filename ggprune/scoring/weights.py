@@ -34,7 +34,7 @@ STEP_VALUES = 1 << 17  # floats that exist at once per thread: half a MiB stays 
 _SCALED_INPUTS = ".ffn_gate_inp"  # gemma4.cpp:320: its .scale belongs to the norm in front
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Piece:
     """Values of one matrix that are read together: `n_value` of them from byte `offset` on."""
 
@@ -50,10 +50,7 @@ class _Piece:
 
 
 def magnitudes(
-    model: Model,
-    *,
-    n_threads: int | None = None,
-    progress: Progress = SILENT,
+    model: Model, *, n_threads: int | None = None, progress: Progress = SILENT
 ) -> Float64:
     """Sum of |W| per trunk layer, (n_trunk,), in float64; higher is worth more.
 
@@ -91,21 +88,10 @@ def _pieces(model: Model) -> Iterator[_Piece]:
             n_value = tensor.n_element // len(factors)
             step = PIECE_BYTES // kind.block_bytes * kind.block_size
             for i, factor in enumerate(factors):
-                for first, n in _parts(n_value, step):
-                    skipped_bytes = kind.size_bytes((i * n_value + first,))
-                    yield _Piece(
-                        layer=layer,
-                        tensor=tensor,
-                        offset=tensor.offset + skipped_bytes,
-                        n_value=n,
-                        factor=float(factor),
-                    )
-
-
-def _parts(n: int, step: int) -> Iterator[tuple[int, int]]:
-    """Where each part of `n` things begins, and how many it has."""
-    for first in range(0, n, step):
-        yield first, min(step, n - first)
+                for first in range(0, n_value, step):
+                    offset = tensor.offset + kind.size_bytes((i * n_value + first,))
+                    n = min(step, n_value - first)
+                    yield _Piece(layer, tensor, offset, n, float(factor))
 
 
 def _factors(model: Model, tensor: Tensor) -> Float32:
@@ -130,12 +116,11 @@ def _factors(model: Model, tensor: Tensor) -> Float32:
 def _dequantizers(pieces: Sequence[_Piece]) -> dict[TensorType, Dequantizer]:
     """One per type, made before anything is read: a type that cannot be converted costs nothing."""
     by_type: dict[TensorType, Dequantizer] = {}
-    for tensor in (piece.tensor for piece in pieces):
-        if tensor.type not in by_type:
-            try:
-                by_type[tensor.type] = Dequantizer(tensor.type)
-            except DataError as e:
-                raise DataError(f"{tensor.path}: {tensor.name}: {e}") from e
+    for tensor in (piece.tensor for piece in pieces if piece.tensor.type not in by_type):
+        try:
+            by_type[tensor.type] = Dequantizer(tensor.type)
+        except DataError as e:
+            raise DataError(f"{tensor.path}: {tensor.name}: {e}") from e
     return by_type
 
 
@@ -144,8 +129,9 @@ def _magnitude(piece: _Piece, dequantize: Dequantizer) -> float:
     raw = np.empty(piece.tensor.type.size_bytes(floats.shape), np.uint8)
     with _reading(piece.tensor) as file:
         file.seek(piece.offset)
-        for _, n in _parts(piece.n_value, STEP_VALUES):
-            stored, values = raw[: piece.tensor.type.size_bytes((n,))], floats[:n]
+        for first in range(0, piece.n_value, STEP_VALUES):
+            values = floats[: piece.n_value - first]
+            stored = raw[: piece.tensor.type.size_bytes(values.shape)]
             _fill(file, stored)
             dequantize(stored, values)
             total += float(np.abs(values, out=values).sum(dtype=np.float64))
@@ -162,8 +148,7 @@ def _reading(tensor: Tensor) -> Iterator[FileIO]:
         with FileIO(tensor.path) as file:
             yield file
     except OSError as e:
-        reason = e.strerror or str(e)
-        raise DataError(f"{tensor.path}: {tensor.name} cannot be read: {reason}") from e
+        raise DataError(f"{tensor.path}: {tensor.name} cannot be read: {e.strerror or e}") from e
 
 
 def _fill(file: FileIO, buffer: NDArray[np.uint8]) -> None:
