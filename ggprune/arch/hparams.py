@@ -14,7 +14,7 @@ from functools import cached_property
 
 from ggprune.errors import ArchitectureError, FormatError
 from ggprune.model import Model, Value, ValueType
-from ggprune.model.metadata import SCALAR_FORMATS, SCALAR_SIZES, scalar
+from ggprune.model.metadata import SCALAR_FORMATS, SCALAR_SIZES, array, scalar
 
 BLOCK_COUNT = "{arch}.block_count"
 DECODER_BLOCK_COUNT = "{arch}.decoder_block_count"
@@ -59,7 +59,7 @@ OTHER_ARRAYS = ("{arch}.rope.dimension_sections", "{arch}.classifier.output_labe
 Flags = tuple[bool, ...]  # one per layer
 
 
-def swa_flags(period: int, n: int, *, dense_first: bool = False) -> Flags:
+def swa_flags(period: int, n: int, dense_first: bool = False) -> Flags:
     """True for layers with a sliding window. Period 0: all of them."""
     if period == 0:
         return (True,) * n
@@ -107,9 +107,8 @@ class Hparams:
         """A whole number; `default` where it is missing or an array."""
         number = self.number(template, default)
         if number != number // 1:  # not a number is different from itself
-            raise FormatError(
-                f"{self.model.path}: {self.key(template)} is {number}, expected a whole number"
-            )
+            where = f"{self.model.path}: {self.key(template)}"
+            raise FormatError(f"{where} is {number}, expected a whole number")
         return int(number)
 
     def items(self, template: str) -> list[int] | None:
@@ -203,6 +202,11 @@ class Removal(Hparams):
         if old.type not in SCALAR_FORMATS:
             raise FormatError(f"{self.model.path}: {self.key(template)} is not a number")
         return scalar(old.type, number)
+
+    def flag_array(self, template: str, trunk: Flags) -> dict[str, Value]:
+        """An array with the flags of the layers that remain, False for MTP blocks, by its key."""
+        padded = [*trunk, *[False] * (len(self.keep) - len(trunk))]
+        return {self.key(template): array(ValueType.BOOL, padded)}
 
     def sliced(self, template: str) -> Value:
         """A per-layer array without the entries of the layers that go, element type kept."""

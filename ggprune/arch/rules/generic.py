@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import (
@@ -21,7 +21,6 @@ from ggprune.model import Value, ValueType
 from ggprune.model.metadata import scalar
 
 
-@dataclass(frozen=True, eq=False)
 class Generic(Rule, binds=False):
     """Counts, prefix counts and per-layer arrays; MTP blocks stay together; head sizes stay.
 
@@ -31,7 +30,11 @@ class Generic(Rule, binds=False):
     def change(self, removal: Removal) -> Change:
         if not removal.trunk:
             raise Illegal("at least one layer that is not an MTP block must stay")
-        counts = {BLOCK_COUNT: len(removal.keep), **_mtp_count(removal), **_prefix_counts(removal)}
+        counts = {BLOCK_COUNT: len(removal.keep), **_mtp_count(removal)}
+        for template in PREFIX_COUNTS:
+            if removal.value(template) is not None:
+                prefix = removal.number(template)
+                counts[template] = sum(1 for layer in removal.keep if layer < prefix)
         values = {removal.key(t): removal.with_type_of(t, n) for t, n in counts.items()}
         for template in (*PER_LAYER_ARRAYS, *(removal.unknown_arrays if removal.trust else ())):
             if removal.is_array(template):
@@ -50,11 +53,6 @@ def _mtp_count(removal: Removal) -> dict[str, int]:
             "which stay or go together (--drop-mtp)"
         )
     return {NEXTN: 0} if n_mtp and not n_mtp_kept else {}
-
-
-def _prefix_counts(removal: Removal) -> dict[str, int]:
-    stated = {t: removal.number(t) for t in PREFIX_COUNTS if removal.value(t) is not None}
-    return {t: sum(1 for layer in removal.keep if layer < n) for t, n in stated.items()}
 
 
 def _head_sizes(removal: Removal) -> dict[str, Value]:
@@ -85,7 +83,6 @@ def _template_note(removal: Removal) -> tuple[str, ...]:
     )
 
 
-@dataclass(frozen=True, eq=False)
 class Sliced(Rule, binds=False):
     """Per-layer arrays outside the architecture's own keys."""
 
@@ -96,7 +93,6 @@ class Sliced(Rule, binds=False):
         return Change(values={key: removal.sliced(key) for key in stated})
 
 
-@dataclass(frozen=True, eq=False)
 class NotSet(Rule, binds=True):
     """A key that makes layers differ in a way that is not handled."""
 

@@ -1,24 +1,28 @@
-"""Rules about a layer's own number: what repeats by it, and which layer comes first or last."""
+"""Rules about a layer's own number: what repeats by it, what comes first or last, recurrence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import (
     FEED_FORWARD_LENGTH,
+    INTERVAL,
     MOE_STEP,
+    RECURRENT,
     Flags,
     Hparams,
     Illegal,
     Removal,
+    recurrent_flags,
     removed_below,
 )
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
 
+LAST_GONE = "the last {} layer would be gone, and llama.cpp needs one"
 
-@dataclass(frozen=True, eq=False)
+
 class Period(Rule, binds=True):
     """Something hard-coded follows the index with a period: whole periods must go."""
 
@@ -41,7 +45,6 @@ class Period(Rule, binds=True):
         return {n: "NoPE" for n in range(hparams.n_trunk) if n % self.p == self.no_rope_at}
 
 
-@dataclass(frozen=True, eq=False)
 class MoeStep(Rule, binds=True):
     """Every step-th layer has experts: another step may fit what remains (llama4.cpp:62)."""
 
@@ -57,7 +60,6 @@ class MoeStep(Rule, binds=True):
         raise Illegal("the layers with experts would no longer be every k-th layer")
 
 
-@dataclass(frozen=True, eq=False)
 class FrozenBelow(Rule, binds=True):
     """Layers in front of a number that the code knows."""
 
@@ -70,7 +72,6 @@ class FrozenBelow(Rule, binds=True):
         return Change()
 
 
-@dataclass(frozen=True, eq=False)
 class LastHasFfn(Rule, binds=True):
     """The rows that yield logits are picked in the feed-forward part of the last layer."""
 
@@ -79,3 +80,40 @@ class LastHasFfn(Rule, binds=True):
         if lengths is not None and not lengths[last]:
             raise Illegal(f"layer {last} would come last and has no feed-forward part")
         return Change()
+
+
+class RecurrentInterval(Rule, binds=False):
+    """Recurrent layers by an interval: kept while it still fits, else written as an array."""
+
+    default: int
+
+    def change(self, removal: Removal) -> Change:
+        if removal.is_array(RECURRENT):
+            return Change()
+        interval = removal.integer(INTERVAL, self.default)
+        before = recurrent_flags(interval, removal.n_trunk)
+        kept = tuple(before[n] for n in removal.trunk)
+        if kept == recurrent_flags(interval, len(kept)):
+            return Change()
+        return Change(values=removal.flag_array(RECURRENT, kept))
+
+
+class BothKinds(Rule, binds=False):
+    """Hybrid memory needs at least one attention layer and one recurrent layer."""
+
+    interval: int | None = None  # the default, where an interval says which layers are recurrent
+
+    def change(self, removal: Removal) -> Change:
+        recurrent = removal.recurrent(self.interval)
+        if recurrent is None:
+            return Change()
+        kept = [recurrent[n] for n in removal.trunk]
+        if any(recurrent) and not any(kept):
+            raise Illegal(LAST_GONE.format("recurrent"))
+        if not all(recurrent) and all(kept):
+            raise Illegal(LAST_GONE.format("attention"))
+        return Change()
+
+    def traits(self, hparams: Hparams, windows: Flags | None) -> Mapping[int, str]:
+        recurrent = hparams.recurrent(self.interval) or ()
+        return {n: "recurrent" for n, flag in enumerate(recurrent) if flag}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import field
 
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import (
@@ -32,7 +32,6 @@ POSITION_BIASES = (
 )
 
 
-@dataclass(frozen=True, eq=False)
 class SharedKv(Rule, binds=True):
     """The last layers use keys and values of the last two layers that have their own.
 
@@ -72,7 +71,6 @@ class SharedKv(Rule, binds=True):
         }
 
 
-@dataclass(frozen=True, eq=False)
 class SharedIndex(Rule, binds=True):
     """Layers without an indexer attend to what the indexer of the nearest layer before chose.
 
@@ -89,10 +87,16 @@ class SharedIndex(Rule, binds=True):
         if types is None and removal.value(INDEXER_TYPES) is not None:
             types = [removal.integer(INDEXER_TYPES)] * removal.n_trunk
         has_own = self._by_default(removal) if types is None else [bool(t) for t in types]
-        for layer, provider in self._borrowers(removal, has_own):
-            if layer in removal.keep and provider not in removal.keep:
+        recurrent = removal.recurrent() if self.hybrid else None
+        provider = None
+        for n in range(removal.n_trunk):
+            if recurrent is not None and recurrent[n]:
+                continue  # recurrent layers use no index
+            if has_own[n]:
+                provider = n
+            elif n in removal.keep and provider not in removal.keep:
                 raise Illegal(
-                    f"layer {layer} uses the index of layer {provider}, which must stay with it"
+                    f"layer {n} uses the index of layer {provider}, which must stay with it"
                 )
         if types is not None or all(has_own):
             return Change()
@@ -115,20 +119,7 @@ class SharedIndex(Rule, binds=True):
             return [True] * removal.n_trunk
         return [n < 2 or (n < 78 and n % 4 == 2) for n in range(removal.n_trunk)]
 
-    def _borrowers(self, removal: Removal, has_own: list[bool]) -> Iterator[tuple[int, int | None]]:
-        """Layers without an indexer, and whose index they use; recurrent ones use none."""
-        recurrent = removal.recurrent() if self.hybrid else None
-        provider = None
-        for n in range(removal.n_trunk):
-            if recurrent is not None and recurrent[n]:
-                continue
-            if has_own[n]:
-                provider = n
-            else:
-                yield n, provider
 
-
-@dataclass(frozen=True, eq=False)
 class Deepstack(Rule, binds=False):
     """Which input stream each layer takes in (-1: none): every stream must still be taken in."""
 
@@ -144,7 +135,6 @@ class Deepstack(Rule, binds=False):
         return Change(values={removal.key(DEEPSTACK): removal.sliced(DEEPSTACK)})
 
 
-@dataclass(frozen=True, eq=False)
 class TwoStacks(Rule, binds=True):
     """An encoder and a decoder, whose first layer's position biases serve all (t5.cpp:146,305)."""
 
@@ -167,12 +157,10 @@ class TwoStacks(Rule, binds=True):
 def _moved_biases(removal: Removal, first: Mapping[int, int]) -> dict[str, str]:
     """Biases that stay in block 0 when their layer goes. `first`: new first layers by old ones."""
     moved: dict[str, str] = {}
-    for name in POSITION_BIASES:
-        if name not in removal.model.by_name:
-            continue
+    tensors = removal.model.by_name
+    for name in (bias for bias in POSITION_BIASES if bias in tensors):
         old_first = removal.model.layer_of(name) or 0
-        new_first = first[old_first]
-        own = rename_block(name, new_first - old_first)
-        if new_first != old_first and own not in removal.model.by_name:
+        shift = first[old_first] - old_first
+        if shift and rename_block(name, shift) not in tensors:
             moved[name] = name
     return moved

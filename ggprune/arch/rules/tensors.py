@@ -6,8 +6,7 @@ Like the others, but what they change is more than numbers in the metadata.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ggprune.arch.change import Change, Edit, Scale, Slice
 from ggprune.arch.hparams import EMBEDDING_LENGTH, HEAD_COUNT, KEY_LENGTH, Illegal, Removal
@@ -21,7 +20,6 @@ PER_LAYER_PROJECTION = "per_layer_model_proj.weight"
 EMBEDDING_LAYERS = "{arch}.ple.layers"
 
 
-@dataclass(frozen=True, eq=False)
 class Slices(Rule, binds=False):
     """Embeddings per layer: one group per layer within rows, and the projection's groups of rows.
 
@@ -45,7 +43,6 @@ class Slices(Rule, binds=False):
         return Change(edits=edits)
 
 
-@dataclass(frozen=True, eq=False)
 class OneEmbeddingLayer(Rule, binds=False):
     """One layer takes in n-gram embeddings (qwen4exp.cpp:71-86): its number follows or all goes."""
 
@@ -63,7 +60,6 @@ class OneEmbeddingLayer(Rule, binds=False):
         return Change(gone=gone, dropped=frozenset({LAYER_EMBEDDING}))
 
 
-@dataclass(frozen=True, eq=False)
 class AttentionScale(Rule, binds=False):
     """At one depth the attention's scale is 1/sqrt(n_embd / n_head), else 1/sqrt(head size).
 
@@ -79,7 +75,11 @@ class AttentionScale(Rule, binds=False):
             if len(removal.trunk) == self.depth:
                 raise Illegal(f"with {self.depth} layers llama.cpp takes another attention scale")
             return Change()
-        factor = _query_factor(removal)
+        n_head, head_size = removal.integer(HEAD_COUNT), removal.integer(KEY_LENGTH)
+        if not n_head or not head_size:
+            raise Illegal("the attention's scale cannot be told from the metadata")
+        # The scale at the one depth by the scale at the others.
+        factor = math.sqrt(head_size / (removal.integer(EMBEDDING_LENGTH) // n_head))
         edits: dict[str, Edit] = {}
         added: dict[str, tuple[float, ...]] = {}
         tensors = removal.model.by_name
@@ -93,22 +93,10 @@ class AttentionScale(Rule, binds=False):
                 raise Illegal(f"{name} is missing, which would carry the attention's scale")
             if name.endswith(".scale") and bias in tensors:  # it is added behind the scale
                 edits[bias] = _exact_scale(removal, bias, factor)
-        note = (
-            f"the attention scale of {self.depth}-layer models is carried by {self.tensor}: "
-            f"{ROUNDED}"
-        )
-        return Change(edits=edits, added=added, notes=(note,))
+        note = f"the attention scale of {self.depth}-layer models is carried by {self.tensor}: "
+        return Change(edits=edits, added=added, notes=(note + ROUNDED,))
 
 
-def _query_factor(removal: Removal) -> float:
-    """The scale at the one depth by the scale at the others."""
-    n_head, head_size = removal.integer(HEAD_COUNT), removal.integer(KEY_LENGTH)
-    if not n_head or not head_size:
-        raise Illegal("the attention's scale cannot be told from the metadata")
-    return math.sqrt(head_size / (removal.integer(EMBEDDING_LENGTH) // n_head))
-
-
-@dataclass(frozen=True, eq=False)
 class RescaledByDepth(Rule, binds=False):
     """Every layer's two branches are divided by sqrt(number of layers) (minicpm3.cpp:197-220)."""
 
@@ -116,18 +104,13 @@ class RescaledByDepth(Rule, binds=False):
 
     def change(self, removal: Removal) -> Change:
         factor = math.sqrt(len(removal.trunk) / removal.n_trunk)
-        edits: Mapping[str, Edit] = {
-            name: _exact_scale(removal, name, factor) for name in self._of_all_layers(removal)
-        }
-        note = f"llama.cpp scales by the number of layers; the weights make up for it: {ROUNDED}"
-        return Change(edits=edits, notes=(note,))
-
-    def _of_all_layers(self, removal: Removal) -> list[str]:
         names = [f"blk.{layer}.{part}" for layer in removal.trunk for part in self.tensors]
         missing = [name for name in names if name not in removal.model.by_name]
         if missing:
             raise Illegal(f"{missing[0]} is missing, which would have to be rescaled")
-        return names
+        edits = {name: _exact_scale(removal, name, factor) for name in names}
+        note = f"llama.cpp scales by the number of layers; the weights make up for it: {ROUNDED}"
+        return Change(edits=edits, notes=(note,))
 
 
 def _exact_scale(removal: Removal, name: str, factor: float) -> Scale:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import (
@@ -17,13 +17,10 @@ from ggprune.arch.hparams import (
     swa_flags,
 )
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
-from ggprune.model import ValueType
-from ggprune.model.metadata import array
 
 ARRAY_NOTE = "its sliding windows are stored as an array, which llama.cpp reads since 2026-09-17"
 
 
-@dataclass(frozen=True, eq=False)
 class SwaPeriod(Rule, binds=False):
     """Sliding windows by a period: kept while it still fits, else written as an array."""
 
@@ -42,9 +39,7 @@ class SwaPeriod(Rule, binds=False):
         _check_window_left(kept)
         if kept == self._by_period(removal, len(kept)):
             return Change()
-        padded = [*kept, *[False] * (len(removal.keep) - len(kept))]
-        pattern = array(ValueType.BOOL, padded)
-        return Change(values={removal.key(SWA_PATTERN): pattern}, notes=(ARRAY_NOTE,))
+        return Change(values=removal.flag_array(SWA_PATTERN, kept), notes=(ARRAY_NOTE,))
 
     def windows(self, hparams: Hparams) -> Flags | None:
         if not holds(self.window, hparams):
@@ -57,11 +52,9 @@ class SwaPeriod(Rule, binds=False):
         return _window_words(hparams, windows, self.no_rope_in_full)
 
     def _by_period(self, hparams: Hparams, n: int) -> Flags:
-        period = hparams.integer(SWA_PATTERN, self.period)
-        return swa_flags(period, n, dense_first=self.dense_first)
+        return swa_flags(hparams.integer(SWA_PATTERN, self.period), n, self.dense_first)
 
 
-@dataclass(frozen=True, eq=False)
 class SwaArray(Rule, binds=False):
     """Sliding windows by an explicit array, which is sliced like any other; one must remain."""
 
@@ -98,7 +91,6 @@ def _window_words(
     return {n: word for n, word in enumerate(words) if word}
 
 
-@dataclass(frozen=True, eq=False)
 class FirstSwa(Rule, binds=True):
     """Sizes of windowed layers differ, and llama.cpp takes those of layer 0 for all."""
 
@@ -117,7 +109,6 @@ class FirstSwa(Rule, binds=True):
         return Change()
 
 
-@dataclass(frozen=True, eq=False)
 class WindowsNeeded(Rule, binds=True):
     """A variant that is told by its window of size 0."""
 
