@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, dataclass_transform
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Flags, Hparams, Removal
@@ -20,12 +20,12 @@ Condition = Literal["if_stated"]
 UNSAID: Mapping[str, bool] = {"unsaid": True}
 
 
-@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
+@dataclass(frozen=True, eq=False)
 class Rule(ABC):
     """One thing that a layer's position means to an architecture.
 
-    Every rule is a frozen dataclass. The first paragraph of its docstring is its sentence in
-    docs/architectures.md.
+    The first paragraph of a rule's docstring is its sentence in docs/architectures.md. Nothing
+    compares rules, so no methods for it are generated: they took a third of the import's time.
     """
 
     # Does it forbid sets of layers? A rule that is only followed forbids no set but those with the
@@ -34,8 +34,6 @@ class Rule(ABC):
 
     def __init_subclass__(cls, *, binds: bool) -> None:
         cls.binds = binds
-        # Nothing compares rules, and the methods for it took a third of the import's time.
-        dataclass(frozen=True, eq=False)(cls)
 
     @classmethod
     def sentence(cls) -> str:

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import (
-    HEAD_COUNT,
-    ROPE_PATTERN,
-    SLIDING_WINDOW,
-    SWA_PATTERN,
-    Flags,
-    Hparams,
-    Illegal,
-    Removal,
-)
+from ggprune.arch.hparams import Flags, Hparams, Illegal, Key, Removal
 from ggprune.arch.rules.base import Condition, Rule, holds
 from ggprune.model import ValueType
 from ggprune.model.metadata import array, scalar
@@ -29,6 +21,7 @@ NO_SINK = -1e30  # exp() of it is 0: an attention sink that takes nothing
 HOST_NOTE = "stored as architecture granite_swa, which is told per layer where RoPE applies"
 
 
+@dataclass(frozen=True, eq=False)
 class NLayerNot(Rule, binds=True):
     """A depth at which llama.cpp takes the model for another one."""
 
@@ -42,6 +35,7 @@ class NLayerNot(Rule, binds=True):
         return Change()
 
 
+@dataclass(frozen=True, eq=False)
 class NLayerAtLeast(Rule, binds=True):
     """A depth below which llama.cpp takes the model for another one."""
 
@@ -55,6 +49,7 @@ class NLayerAtLeast(Rule, binds=True):
         return Change()
 
 
+@dataclass(frozen=True, eq=False)
 class FrozenDepth(Rule, binds=True):
     """At one depth llama.cpp computes something else than at all others."""
 
@@ -67,6 +62,7 @@ class FrozenDepth(Rule, binds=True):
         return Change()
 
 
+@dataclass(frozen=True, eq=False)
 class ResidualScale(Rule, binds=False):
     """Minicpm's default depends on the depth, so the old one is written down (minicpm.cpp:6)."""
 
@@ -78,6 +74,7 @@ class ResidualScale(Rule, binds=False):
         return Change(values={key: scalar(ValueType.FLOAT32, default)})
 
 
+@dataclass(frozen=True, eq=False)
 class DeepseekLite(Rule, binds=True):
     """`is_lite` follows the depth and decides whether q_lora_rank is read (deepseek2.cpp:8-26)."""
 
@@ -101,6 +98,7 @@ def _is_lite(n_layer: int, n_vocab: int) -> bool:
     return n_layer in (26, 27) or (n_layer == 48 and n_vocab == 128256)
 
 
+@dataclass(frozen=True, eq=False)
 class Hosted(Rule, binds=False):
     """At some depths llama.cpp computes the architecture differently; another one does not."""
 
@@ -119,6 +117,7 @@ class Hosted(Rule, binds=False):
         return Change(arch=host, notes=(note,))
 
 
+@dataclass(frozen=True, eq=False)
 class RopeByArray(Rule, binds=False):
     """Every p-th layer has no position encoding. Where that breaks, granite_swa can be told so.
 
@@ -132,13 +131,13 @@ class RopeByArray(Rule, binds=False):
         kept = [self._has_rope(n) for n in removal.trunk]
         if kept == [self._has_rope(n) for n in range(len(kept))]:
             return Change()
-        n, n_head = len(kept), removal.integer(HEAD_COUNT)
+        n, n_head = len(kept), removal.integer(Key.HEAD_COUNT)
         if not n_head or removal.number(LOGIT_SCALE):
             raise Illegal("the position encoding of the remaining layers cannot be stored")
         stored = {
-            SWA_PATTERN: array(ValueType.BOOL, [True] * n),
-            SLIDING_WINDOW: scalar(ValueType.UINT32, ENDLESS_WINDOW),
-            ROPE_PATTERN: array(ValueType.BOOL, kept),
+            Key.SWA_PATTERN: array(ValueType.BOOL, [True] * n),
+            Key.SLIDING_WINDOW: scalar(ValueType.UINT32, ENDLESS_WINDOW),
+            Key.ROPE_PATTERN: array(ValueType.BOOL, kept),
             LOGIT_SCALE: scalar(ValueType.FLOAT32, 1.0),
         }
         return Change(

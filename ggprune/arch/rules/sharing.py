@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import (
-    BLOCK_COUNT,
-    DECODER_BLOCK_COUNT,
-    DEEPSTACK,
-    INDEXER_TOP_K,
-    INDEXER_TYPES,
-    SHARED_KV,
-    Flags,
-    Hparams,
-    Illegal,
-    Removal,
-)
+from ggprune.arch.hparams import Flags, Hparams, Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.model import ValueType
 from ggprune.model.metadata import array, scalar
@@ -32,6 +21,7 @@ POSITION_BIASES = (
 )
 
 
+@dataclass(frozen=True, eq=False)
 class SharedKv(Rule, binds=True):
     """The last layers use keys and values of the last two layers that have their own.
 
@@ -42,7 +32,7 @@ class SharedKv(Rule, binds=True):
     own_kv: int | None = field(default=None, metadata=UNSAID)  # layers with their own, by number
 
     def change(self, removal: Removal) -> Change:
-        first = removal.model.n_layer - removal.integer(SHARED_KV)
+        first = removal.model.n_layer - removal.integer(Key.SHARED_KV)
         n_kept = sum(1 for n in removal.keep if n >= first)
         if len(removal.keep) < 2:
             raise Illegal("at least 2 layers must stay: llama.cpp needs them for shared keys")
@@ -52,8 +42,8 @@ class SharedKv(Rule, binds=True):
                 f"from {first} on use, and must stay with them"
             )
         values, dropped = {}, frozenset[str]()
-        if removal.value(SHARED_KV) is not None:
-            values[removal.key(SHARED_KV)] = removal.with_type_of(SHARED_KV, n_kept)
+        if removal.value(Key.SHARED_KV) is not None:
+            values[removal.key(Key.SHARED_KV)] = removal.with_type_of(Key.SHARED_KV, n_kept)
         windows = removal.swa
         if self.rope_freqs and windows is not None and all(windows[n] for n in removal.trunk):
             dropped = frozenset({ROPE_FREQS})
@@ -64,13 +54,14 @@ class SharedKv(Rule, binds=True):
             return {}
         first = self.own_kv
         if first is None:
-            first = hparams.model.n_layer - hparams.integer(SHARED_KV)
+            first = hparams.model.n_layer - hparams.integer(Key.SHARED_KV)
         return {
             n: f"keys of layer {first - (2 if windows[n] else 1)}"
             for n in range(first, hparams.n_trunk)
         }
 
 
+@dataclass(frozen=True, eq=False)
 class SharedIndex(Rule, binds=True):
     """Layers without an indexer attend to what the indexer of the nearest layer before chose.
 
@@ -81,11 +72,11 @@ class SharedIndex(Rule, binds=True):
     hybrid: bool = False
 
     def change(self, removal: Removal) -> Change:
-        if not removal.integer(INDEXER_TOP_K):
+        if not removal.integer(Key.INDEXER_TOP_K):
             return Change()
-        types = removal.items(INDEXER_TYPES)
-        if types is None and removal.value(INDEXER_TYPES) is not None:
-            types = [removal.integer(INDEXER_TYPES)] * removal.n_trunk
+        types = removal.items(Key.INDEXER_TYPES)
+        if types is None and removal.value(Key.INDEXER_TYPES) is not None:
+            types = [removal.integer(Key.INDEXER_TYPES)] * removal.n_trunk
         has_own = self._by_default(removal) if types is None else [bool(t) for t in types]
         recurrent = removal.recurrent() if self.hybrid else None
         provider = None
@@ -101,11 +92,11 @@ class SharedIndex(Rule, binds=True):
         if types is not None or all(has_own):
             return Change()
         kept = [int(has_own[n]) for n in removal.trunk]
-        return Change(values={removal.key(INDEXER_TYPES): array(ValueType.UINT32, kept)})
+        return Change(values={removal.key(Key.INDEXER_TYPES): array(ValueType.UINT32, kept)})
 
     def traits(self, hparams: Hparams, windows: Flags | None) -> Mapping[int, str]:
         words, provider = {}, 0
-        for n, has_own in enumerate(hparams.items(INDEXER_TYPES) or ()):
+        for n, has_own in enumerate(hparams.items(Key.INDEXER_TYPES) or ()):
             if has_own:
                 provider = n
             else:
@@ -120,11 +111,12 @@ class SharedIndex(Rule, binds=True):
         return [n < 2 or (n < 78 and n % 4 == 2) for n in range(removal.n_trunk)]
 
 
+@dataclass(frozen=True, eq=False)
 class Deepstack(Rule, binds=False):
     """Which input stream each layer takes in (-1: none): every stream must still be taken in."""
 
     def change(self, removal: Removal) -> Change:
-        streams = removal.items(DEEPSTACK)
+        streams = removal.items(Key.DEEPSTACK)
         if streams is None:
             return Change()
         lost = {streams[n] for n in range(len(streams)) if n not in removal.keep} - {-1}
@@ -132,9 +124,10 @@ class Deepstack(Rule, binds=False):
             raise Illegal(
                 f"image embeddings of stream {min(lost)} enter at a layer that would be gone"
             )
-        return Change(values={removal.key(DEEPSTACK): removal.sliced(DEEPSTACK)})
+        return Change(values={removal.key(Key.DEEPSTACK): removal.sliced(Key.DEEPSTACK)})
 
 
+@dataclass(frozen=True, eq=False)
 class TwoStacks(Rule, binds=True):
     """An encoder and a decoder, whose first layer's position biases serve all (t5.cpp:146,305)."""
 
@@ -146,10 +139,10 @@ class TwoStacks(Rule, binds=True):
             raise Illegal("at least one layer of the encoder and one of the decoder must stay")
         if len(decoder) > len(encoder):
             raise Illegal("llama.cpp needs an encoder at least as deep as the decoder")
-        values = {removal.key(BLOCK_COUNT): removal.with_type_of(BLOCK_COUNT, len(encoder))}
+        values = {removal.key(Key.BLOCK_COUNT): removal.with_type_of(Key.BLOCK_COUNT, len(encoder))}
         if rest:
             n_decoder = scalar(ValueType.UINT32, len(decoder))
-            values[removal.key(DECODER_BLOCK_COUNT)] = n_decoder
+            values[removal.key(Key.DECODER_BLOCK_COUNT)] = n_decoder
         first = {0: encoder[0], **({n_encoder: decoder[0]} if decoder else {})}
         return Change(values=values, moved=_moved_biases(removal, first))
 

@@ -6,10 +6,10 @@ Like the others, but what they change is more than numbers in the metadata.
 from __future__ import annotations
 
 import math
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change, Edit, Scale, Slice
-from ggprune.arch.hparams import EMBEDDING_LENGTH, HEAD_COUNT, KEY_LENGTH, Illegal, Removal
+from ggprune.arch.hparams import Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.model import ValueType
 from ggprune.model.metadata import array
@@ -20,6 +20,7 @@ PER_LAYER_PROJECTION = "per_layer_model_proj.weight"
 EMBEDDING_LAYERS = "{arch}.ple.layers"
 
 
+@dataclass(frozen=True, eq=False)
 class Slices(Rule, binds=False):
     """Embeddings per layer: one group per layer within rows, and the projection's groups of rows.
 
@@ -43,6 +44,7 @@ class Slices(Rule, binds=False):
         return Change(edits=edits)
 
 
+@dataclass(frozen=True, eq=False)
 class OneEmbeddingLayer(Rule, binds=False):
     """One layer takes in n-gram embeddings (qwen4exp.cpp:71-86): its number follows or all goes."""
 
@@ -60,6 +62,7 @@ class OneEmbeddingLayer(Rule, binds=False):
         return Change(gone=gone, dropped=frozenset({LAYER_EMBEDDING}))
 
 
+@dataclass(frozen=True, eq=False)
 class AttentionScale(Rule, binds=False):
     """At one depth the attention's scale is 1/sqrt(n_embd / n_head), else 1/sqrt(head size).
 
@@ -75,11 +78,11 @@ class AttentionScale(Rule, binds=False):
             if len(removal.trunk) == self.depth:
                 raise Illegal(f"with {self.depth} layers llama.cpp takes another attention scale")
             return Change()
-        n_head, head_size = removal.integer(HEAD_COUNT), removal.integer(KEY_LENGTH)
+        n_head, head_size = removal.integer(Key.HEAD_COUNT), removal.integer(Key.KEY_LENGTH)
         if not n_head or not head_size:
             raise Illegal("the attention's scale cannot be told from the metadata")
         # The scale at the one depth by the scale at the others.
-        factor = math.sqrt(head_size / (removal.integer(EMBEDDING_LENGTH) // n_head))
+        factor = math.sqrt(head_size / (removal.integer(Key.EMBEDDING_LENGTH) // n_head))
         edits: dict[str, Edit] = {}
         added: dict[str, tuple[float, ...]] = {}
         tensors = removal.model.by_name
@@ -97,6 +100,7 @@ class AttentionScale(Rule, binds=False):
         return Change(edits=edits, added=added, notes=(note + ROUNDED,))
 
 
+@dataclass(frozen=True, eq=False)
 class RescaledByDepth(Rule, binds=False):
     """Every layer's two branches are divided by sqrt(number of layers) (minicpm3.cpp:197-220)."""
 

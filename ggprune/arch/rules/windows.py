@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import (
-    HEAD_SIZES,
-    SLIDING_WINDOW,
-    SWA_PATTERN,
-    Flags,
-    Hparams,
-    Illegal,
-    Removal,
-    swa_flags,
-)
+from ggprune.arch.hparams import HEAD_SIZES, Flags, Hparams, Illegal, Key, Removal, swa_flags
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
 
 ARRAY_NOTE = "its sliding windows are stored as an array, which llama.cpp reads since 2026-09-17"
 
 
+@dataclass(frozen=True, eq=False)
 class SwaPeriod(Rule, binds=False):
     """Sliding windows by a period: kept while it still fits, else written as an array."""
 
@@ -39,7 +31,7 @@ class SwaPeriod(Rule, binds=False):
         _check_window_left(kept)
         if kept == self._by_period(removal, len(kept)):
             return Change()
-        return Change(values=removal.flag_array(SWA_PATTERN, kept), notes=(ARRAY_NOTE,))
+        return Change(values=removal.flag_array(Key.SWA_PATTERN, kept), notes=(ARRAY_NOTE,))
 
     def windows(self, hparams: Hparams) -> Flags | None:
         if not holds(self.window, hparams):
@@ -52,9 +44,10 @@ class SwaPeriod(Rule, binds=False):
         return _window_words(hparams, windows, self.no_rope_in_full)
 
     def _by_period(self, hparams: Hparams, n: int) -> Flags:
-        return swa_flags(hparams.integer(SWA_PATTERN, self.period), n, self.dense_first)
+        return swa_flags(hparams.integer(Key.SWA_PATTERN, self.period), n, self.dense_first)
 
 
+@dataclass(frozen=True, eq=False)
 class SwaArray(Rule, binds=False):
     """Sliding windows by an explicit array, which is sliced like any other; one must remain."""
 
@@ -85,12 +78,13 @@ def _check_window_left(kept: Sequence[bool]) -> None:
 def _window_words(
     hparams: Hparams, windows: Flags | None, no_rope_in_full: bool
 ) -> Mapping[int, str]:
-    size = hparams.integer(SLIDING_WINDOW)
+    size = hparams.integer(Key.SLIDING_WINDOW)
     window, full = f"window {size}" if size else "window", "NoPE" if no_rope_in_full else ""
     words = (window if flag else full for flag in windows or ())
     return {n: word for n, word in enumerate(words) if word}
 
 
+@dataclass(frozen=True, eq=False)
 class FirstSwa(Rule, binds=True):
     """Sizes of windowed layers differ, and llama.cpp takes those of layer 0 for all."""
 
@@ -109,12 +103,15 @@ class FirstSwa(Rule, binds=True):
         return Change()
 
 
+@dataclass(frozen=True, eq=False)
 class WindowsNeeded(Rule, binds=True):
     """A variant that is told by its window of size 0."""
 
     why: str
 
     def change(self, removal: Removal) -> Change:
-        if removal.value(SLIDING_WINDOW) is not None and not removal.integer(SLIDING_WINDOW):
+        if removal.value(Key.SLIDING_WINDOW) is not None and not removal.integer(
+            Key.SLIDING_WINDOW
+        ):
             raise Illegal(f"its sliding window is 0: {self.why}")
         return Change()
