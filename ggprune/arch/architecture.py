@@ -100,14 +100,10 @@ def architecture_of(model: Model, *, trust: bool = False) -> Architecture:
 
 def _suspects(hparams: Hparams) -> str:
     """What in the metadata of an unknown architecture may depend on a layer's position."""
-    model, arrays = hparams.model, hparams.unknown_arrays
-    named = [
-        key
-        for key in model.metadata
-        if key.startswith(f"{model.arch}.") and key not in arrays and _INDEX_WORDS.search(key)
-    ]
+    arrays, prefix = hparams.unknown_arrays, f"{hparams.model.arch}."
+    others = (k for k in hparams.model.metadata if k.startswith(prefix) and k not in arrays)
     seen = [f"{key} has one entry per layer" for key in arrays]
-    seen += [f"{key} sounds like a schedule" for key in named]
+    seen += [f"{key} sounds like a schedule" for key in others if _INDEX_WORDS.search(key)]
     return "; ".join(seen) or "its metadata shows nothing that looks per-layer, its code may"
 
 

@@ -48,8 +48,8 @@ HEAD_SIZES = (Key.KEY_LENGTH, Key.VALUE_LENGTH)
 PER_LAYER_ARRAYS = (
     Key.HEAD_COUNT, Key.HEAD_COUNT_KV, Key.FEED_FORWARD_LENGTH, "{arch}.expert_used_count",
     "{arch}.expert_feed_forward_length", "{arch}.swiglu_clamp_exp", "{arch}.swiglu_clamp_shexp",
-    Key.SWA_PATTERN, Key.RECURRENT, Key.INDEXER_TYPES, Key.ROPE_PATTERN, "{arch}.attention.compress_ratios",
-    "{arch}.activation_sparsity_scale",
+    Key.SWA_PATTERN, Key.RECURRENT, Key.INDEXER_TYPES, Key.ROPE_PATTERN,
+    "{arch}.attention.compress_ratios", "{arch}.activation_sparsity_scale",
 )  # fmt: skip
 
 # llama.cpp reads these without looking at their length, so they may be longer than the model.

@@ -67,8 +67,8 @@ def _read_gguf(path: Path) -> Imatrix:
     if not entries:
         raise FormatError("it has no .in_sum2 tensors")
     keys = ("imatrix.datasets", "imatrix.chunk_count")
-    names, n_chunk = (model.metadata[k].decode() if k in model.metadata else 0 for k in keys)
-    return Imatrix(path, entries, str(names[0]) if names else "", int(n_chunk), all_counts)
+    names, n_chunk = (model.metadata[k].decode() if k in model.metadata else None for k in keys)
+    return Imatrix(path, entries, str(names[0]) if names else "", int(n_chunk or 0), all_counts)
 
 
 def _values(tensor: Tensor) -> NDArray[np.float32]:

@@ -15,10 +15,9 @@ from ggprune.model.names import rename_block
 
 ROPE_FREQS = "rope_freqs.weight"
 POSITION_BIASES = (
-    "enc.blk.0.attn_rel_b.weight",
-    "dec.blk.0.attn_rel_b.weight",
+    "enc.blk.0.attn_rel_b.weight", "dec.blk.0.attn_rel_b.weight",
     "dec.blk.0.cross_attn_rel_b.weight",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +40,11 @@ class SharedKv(Rule, binds=True):
                 f"layers {first - 2} and {first - 1} hold the keys and values that the layers "
                 f"from {first} on use, and must stay with them"
             )
-        values, dropped = {}, frozenset[str]()
+        values, windows = {}, removal.swa
         if removal.value(Key.SHARED_KV) is not None:
             values[removal.key(Key.SHARED_KV)] = removal.with_type_of(Key.SHARED_KV, n_kept)
-        windows = removal.swa
-        if self.rope_freqs and windows is not None and all(windows[n] for n in removal.trunk):
-            dropped = frozenset({ROPE_FREQS})
-        return Change(values=values, dropped=dropped)
+        unused = self.rope_freqs and windows is not None and all(windows[n] for n in removal.trunk)
+        return Change(values=values, dropped=frozenset({ROPE_FREQS} if unused else ()))
 
     def traits(self, hparams: Hparams, windows: Flags | None) -> Mapping[int, str]:
         if windows is None:
@@ -121,9 +118,8 @@ class Deepstack(Rule, binds=False):
             return Change()
         lost = {streams[n] for n in range(len(streams)) if n not in removal.keep} - {-1}
         if lost - {streams[n] for n in removal.keep}:
-            raise Illegal(
-                f"image embeddings of stream {min(lost)} enter at a layer that would be gone"
-            )
+            where = "enter at a layer that would be gone"
+            raise Illegal(f"image embeddings of stream {min(lost)} {where}")
         return Change(values={removal.key(Key.DEEPSTACK): removal.sliced(Key.DEEPSTACK)})
 
 
