@@ -1,4 +1,4 @@
-"""A model's architecture: may its layers be removed at all, and the names of its residual stream.
+"""A model's architecture: may layers be removed at all, what each is, and its residual stream.
 
 A row of the table with a `reason` is refused with it; an architecture without a row is refused
 because nothing is known about it, unless the user vouches for its layers.
@@ -100,14 +100,10 @@ def architecture_of(model: Model, *, trust: bool = False) -> Architecture:
 
 def _suspects(hparams: Hparams) -> str:
     """What in the metadata of an unknown architecture may depend on a layer's position."""
-    model, arrays = hparams.model, hparams.unknown_arrays
-    named = [
-        key
-        for key in model.metadata
-        if key.startswith(f"{model.arch}.") and key not in arrays and _INDEX_WORDS.search(key)
-    ]
+    arrays, prefix = hparams.unknown_arrays, f"{hparams.model.arch}."
+    others = (k for k in hparams.model.metadata if k.startswith(prefix) and k not in arrays)
     seen = [f"{key} has one entry per layer" for key in arrays]
-    seen += [f"{key} sounds like a schedule" for key in named]
+    seen += [f"{key} sounds like a schedule" for key in others if _INDEX_WORDS.search(key)]
     return "; ".join(seen) or "its metadata shows nothing that looks per-layer, its code may"
 
 
@@ -118,3 +114,27 @@ def check_scored(arch: Architecture) -> None:
             f"layers of {arch.name} cannot be scored: {arch.row.unscored} "
             "(ggprune prune removes them)"
         )
+
+
+def layer_traits(model: Model) -> tuple[tuple[str, ...], ...]:
+    """For every layer: encoder or decoder, MTP, recurrent, window of N, NoPE, keys of layer N,
+    index of layer N.
+
+    Empty for plain attention over everything, and for layers of an unknown architecture.
+    """
+    hparams, stacks = Hparams(model), model.stacks
+    row = architecture_table().architectures.get(model.arch)
+    rules = row.rules if isinstance(row, ArchitectureRow) else ()
+    traits: list[list[str]] = [[] for _ in range(model.n_layer)]
+    for n, words in enumerate(traits):
+        if len(stacks) > 1:
+            words.append("encoder" if n < stacks[0][1] else "decoder")
+        if n >= hparams.n_trunk:
+            words.append("MTP")
+    stated = (rule.windows(hparams) for rule in rules)
+    windows = next((flags for flags in stated if flags is not None), None)  # one rule says so
+    for rule in rules:
+        for n, word in rule.traits(hparams, windows).items():
+            if n < hparams.n_trunk:
+                traits[n].append(word)
+    return tuple(tuple(words) for words in traits)

@@ -49,9 +49,9 @@ class Footprints:
 
     @cached_property
     def _whole(self) -> Footprint:
-        tensors = self._of(self.model.tensors)
-        unread = sum(self._of(self.model.layers[n]).token_bytes for n in self.idle)
-        return Footprint(self.model.size_bytes, tensors.n_param, tensors.token_bytes - unread)
+        model, tensors = self.model, self._of(self.model.tensors)
+        unread = sum(self._of(model.layers[n]).token_bytes for n in self.idle)
+        return Footprint(model.size_bytes, tensors.n_param, tensors.token_bytes - unread)
 
     @cached_property
     def _layers(self) -> tuple[Footprint, ...]:
@@ -73,23 +73,16 @@ class Footprints:
         roles = roles_of(tensor.name)
         if Role.EXPERTS in roles:
             return self._share_of_experts
-        if Role.TABLE in roles and not self._is_output(tensor):
-            return 1 / max(tensor.shape[-1], 1)
-        return 1.0
-
-    def _is_output(self, tensor: Tensor) -> bool:
-        """Embeddings are the output matrix as well where the file has no other."""
-        return tensor.name == TOKEN_EMBEDDING and HEAD not in self.model.by_name
+        # Embeddings are the output matrix as well where the file has no other.
+        is_output = tensor.name == TOKEN_EMBEDDING and HEAD not in self.model.by_name
+        return 1 / max(tensor.shape[-1], 1) if Role.TABLE in roles and not is_output else 1.0
 
     @cached_property
     def _share_of_experts(self) -> float:
-        used, all_ = (
-            self.model.metadata.get(f"{self.model.arch}.expert_{name}")
-            for name in ("used_count", "count")
-        )
-        if used is None or all_ is None:
+        stated, key = self.model.metadata, f"{self.model.arch}.expert_"
+        if f"{key}used_count" not in stated or f"{key}count" not in stated:
             return 1.0
-        n_used, n_all = used.decode(), all_.decode()
+        n_used, n_all = stated[f"{key}used_count"].decode(), stated[f"{key}count"].decode()
         if not isinstance(n_used, int) or not isinstance(n_all, int) or n_all < 1:
             return 1.0
         return min(n_used / n_all, 1.0)

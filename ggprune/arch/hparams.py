@@ -14,40 +14,46 @@ from functools import cached_property
 
 from ggprune.errors import ArchitectureError, FormatError
 from ggprune.model import Model, Value, ValueType
-from ggprune.model.metadata import SCALAR_FORMATS, SCALAR_SIZES, scalar
+from ggprune.model.metadata import SCALAR_FORMATS, SCALAR_SIZES, array, scalar
 
-BLOCK_COUNT = "{arch}.block_count"
-DECODER_BLOCK_COUNT = "{arch}.decoder_block_count"
-NEXTN = "{arch}.nextn_predict_layers"
-EMBEDDING_LENGTH = "{arch}.embedding_length"
-FEED_FORWARD_LENGTH = "{arch}.feed_forward_length"
-HEAD_COUNT = "{arch}.attention.head_count"
-HEAD_COUNT_KV = "{arch}.attention.head_count_kv"
-KEY_LENGTH = "{arch}.attention.key_length"
-VALUE_LENGTH = "{arch}.attention.value_length"
-HEAD_SIZES = (KEY_LENGTH, VALUE_LENGTH)
-SLIDING_WINDOW = "{arch}.attention.sliding_window"
-SWA_PATTERN = "{arch}.attention.sliding_window_pattern"
-ROPE_PATTERN = "{arch}.attention.rope_pattern"
-RECURRENT = "{arch}.attention.recurrent_layers"
-INTERVAL = "{arch}.full_attention_interval"
-DEEPSTACK = "{arch}.deepstack_mapping"
-INDEXER_TYPES = "{arch}.attention.indexer.types"
-INDEXER_TOP_K = "{arch}.attention.indexer.top_k"
-SHARED_KV = "{arch}.attention.shared_kv_layers"
-MOE_STEP = "{arch}.interleave_moe_layer_step"
+
+class Key:
+    """Templates of keys."""
+
+    BLOCK_COUNT = "{arch}.block_count"
+    DECODER_BLOCK_COUNT = "{arch}.decoder_block_count"
+    NEXTN = "{arch}.nextn_predict_layers"
+    EMBEDDING_LENGTH = "{arch}.embedding_length"
+    FEED_FORWARD_LENGTH = "{arch}.feed_forward_length"
+    HEAD_COUNT = "{arch}.attention.head_count"
+    HEAD_COUNT_KV = "{arch}.attention.head_count_kv"
+    KEY_LENGTH = "{arch}.attention.key_length"
+    VALUE_LENGTH = "{arch}.attention.value_length"
+    SLIDING_WINDOW = "{arch}.attention.sliding_window"
+    SWA_PATTERN = "{arch}.attention.sliding_window_pattern"
+    ROPE_PATTERN = "{arch}.attention.rope_pattern"
+    RECURRENT = "{arch}.attention.recurrent_layers"
+    INTERVAL = "{arch}.full_attention_interval"
+    DEEPSTACK = "{arch}.deepstack_mapping"
+    INDEXER_TYPES = "{arch}.attention.indexer.types"
+    INDEXER_TOP_K = "{arch}.attention.indexer.top_k"
+    SHARED_KV = "{arch}.attention.shared_kv_layers"
+    MOE_STEP = "{arch}.interleave_moe_layer_step"
+
+
+HEAD_SIZES = (Key.KEY_LENGTH, Key.VALUE_LENGTH)
 
 # One entry per layer where they are arrays; a scalar holds for all layers. Some are as long as the
 # trunk, some as all blocks: both lengths are followed.
 PER_LAYER_ARRAYS = (
-    HEAD_COUNT, HEAD_COUNT_KV, FEED_FORWARD_LENGTH, "{arch}.expert_used_count",
+    Key.HEAD_COUNT, Key.HEAD_COUNT_KV, Key.FEED_FORWARD_LENGTH, "{arch}.expert_used_count",
     "{arch}.expert_feed_forward_length", "{arch}.swiglu_clamp_exp", "{arch}.swiglu_clamp_shexp",
-    SWA_PATTERN, RECURRENT, INDEXER_TYPES, ROPE_PATTERN, "{arch}.attention.compress_ratios",
-    "{arch}.activation_sparsity_scale",
+    Key.SWA_PATTERN, Key.RECURRENT, Key.INDEXER_TYPES, Key.ROPE_PATTERN,
+    "{arch}.attention.compress_ratios", "{arch}.activation_sparsity_scale",
 )  # fmt: skip
 
 # llama.cpp reads these without looking at their length, so they may be longer than the model.
-UNCHECKED_ARRAYS = (SWA_PATTERN, DEEPSTACK, "{arch}.attention.compress_ratios")
+UNCHECKED_ARRAYS = (Key.SWA_PATTERN, Key.DEEPSTACK, "{arch}.attention.compress_ratios")
 
 # The first k layers differ from the rest: k falls by the number of dropped layers among them.
 PREFIX_COUNTS = ("{arch}.leading_dense_block_count", "{arch}.hash_layer_count")
@@ -59,7 +65,7 @@ OTHER_ARRAYS = ("{arch}.rope.dimension_sections", "{arch}.classifier.output_labe
 Flags = tuple[bool, ...]  # one per layer
 
 
-def swa_flags(period: int, n: int, *, dense_first: bool = False) -> Flags:
+def swa_flags(period: int, n: int, dense_first: bool = False) -> Flags:
     """True for layers with a sliding window. Period 0: all of them."""
     if period == 0:
         return (True,) * n
@@ -107,9 +113,8 @@ class Hparams:
         """A whole number; `default` where it is missing or an array."""
         number = self.number(template, default)
         if number != number // 1:  # not a number is different from itself
-            raise FormatError(
-                f"{self.model.path}: {self.key(template)} is {number}, expected a whole number"
-            )
+            where = f"{self.model.path}: {self.key(template)}"
+            raise FormatError(f"{where} is {number}, expected a whole number")
         return int(number)
 
     def items(self, template: str) -> list[int] | None:
@@ -130,17 +135,17 @@ class Hparams:
     @cached_property
     def n_trunk(self) -> int:
         """Layers without the multi-token-prediction (MTP) blocks behind them."""
-        return self.model.n_layer - self.integer(NEXTN)
+        return self.model.n_layer - self.integer(Key.NEXTN)
 
     @property
     def has_windows(self) -> bool:
         """Is a size of sliding windows stated?"""
-        return self.integer(SLIDING_WINDOW) > 0
+        return self.integer(Key.SLIDING_WINDOW) > 0
 
     @cached_property
     def swa(self) -> Flags | None:
         """The flags of an explicit sliding-window array."""
-        pattern = self.items(SWA_PATTERN)
+        pattern = self.items(Key.SWA_PATTERN)
         return None if pattern is None else tuple(bool(flag) for flag in pattern)
 
     def recurrent(self, interval: int | None = None) -> Flags | None:
@@ -149,17 +154,17 @@ class Hparams:
         By `recurrent_layers` or `full_attention_interval` if the architecture has a default
         `interval`, else by layers without key/value heads.
         """
-        explicit, heads = self.items(RECURRENT), self.items(HEAD_COUNT_KV)
+        explicit, heads = self.items(Key.RECURRENT), self.items(Key.HEAD_COUNT_KV)
         if interval and explicit is not None:
             return tuple(bool(flag) for flag in explicit)
         if interval:
-            return recurrent_flags(self.integer(INTERVAL, interval), self.n_trunk)
+            return recurrent_flags(self.integer(Key.INTERVAL, interval), self.n_trunk)
         return None if heads is None else tuple(n == 0 for n in heads)
 
     @cached_property
     def unknown_arrays(self) -> tuple[str, ...]:
         """Keys of arrays that look per-layer and that no rule knows."""
-        known = {self.key(k) for k in (*PER_LAYER_ARRAYS, *OTHER_ARRAYS, DEEPSTACK)}
+        known = {self.key(k) for k in (*PER_LAYER_ARRAYS, *OTHER_ARRAYS, Key.DEEPSTACK)}
         model = self.model
         return tuple(
             key
@@ -203,6 +208,11 @@ class Removal(Hparams):
         if old.type not in SCALAR_FORMATS:
             raise FormatError(f"{self.model.path}: {self.key(template)} is not a number")
         return scalar(old.type, number)
+
+    def flag_array(self, template: str, trunk: Flags) -> dict[str, Value]:
+        """An array with the flags of the layers that remain, False for MTP blocks, by its key."""
+        padded = [*trunk, *[False] * (len(self.keep) - len(trunk))]
+        return {self.key(template): array(ValueType.BOOL, padded)}
 
     def sliced(self, template: str) -> Value:
         """A per-layer array without the entries of the layers that go, element type kept."""

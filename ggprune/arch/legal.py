@@ -30,16 +30,6 @@ def removal_change(model: Model, keep: Sequence[int], *, trust: bool = False) ->
         ) from e
 
 
-def is_legal(model: Model, keep: Sequence[int], *, trust: bool = False) -> bool:
-    """Can exactly these layers remain? Raises ArchitectureError if the architecture is refused."""
-    rules = architecture_of(model, trust=trust).row.rules
-    try:
-        _change_by(rules, Removal(model, tuple(keep), trust))
-    except Illegal:
-        return False
-    return True
-
-
 def _change_by(rules: Iterable[Rule], removal: Removal) -> Change:
     """What all rules change together. Raises Illegal with the reasons of all that object."""
     change, reasons = Change(), []
@@ -60,8 +50,15 @@ MAX_RUN = 16  # longer than any period so far
 def legal_drop(model: Model, drop: Sequence[int], *, trust: bool = False) -> bool:
     """Can these layers be removed together? Raises ArchitectureError if none can ever be."""
     gone = set(drop)
-    keep = [n for n in range(model.n_layer) if n not in gone]
-    return bool(keep) and is_legal(model, keep, trust=trust)
+    keep = tuple(n for n in range(model.n_layer) if n not in gone)
+    if not keep:
+        return False
+    rules = architecture_of(model, trust=trust).row.rules
+    try:
+        _change_by(rules, Removal(model, keep, trust))
+    except Illegal:
+        return False
+    return True
 
 
 def shortest_runs(model: Model, *, trust: bool = False) -> tuple[tuple[int, ...] | None, ...]:
@@ -99,14 +96,12 @@ def nearest_legal(
 
 def _neighbours(model: Model, drop: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Sets that differ in one layer, and runs of every length up to a few more layers."""
-    layers = range(model.n_layer)
+    others = [n for n in range(model.n_layer) if n not in drop]
     for i in range(len(drop)):
         rest = drop[:i] + drop[i + 1 :]
         if rest:
             yield rest
-        for other in layers:
-            if other not in drop:
-                yield tuple(sorted((*rest, other)))
+        yield from (tuple(sorted((*rest, other))) for other in others)
     for length in range(1, min(len(drop) + 8, model.n_layer)):
         for start in range(model.n_layer - length + 1):
             yield tuple(range(start, start + length))
@@ -119,14 +114,10 @@ def first_legal(model: Model, order: Sequence[int], k: int) -> tuple[int, ...] |
     MTP blocks are never chosen: they cost nothing in perplexity and are not part of it.
     """
     order = [layer for layer in order if layer < n_trunk(model)]
-    tries = (set_ for reach in range(k, len(order) + 1) for set_ in _reaching(order, k, reach))
-    for candidate in islice(tries, MAX_TRIES):
-        if legal_drop(model, candidate):
-            return tuple(sorted(candidate))
-    return None
-
-
-def _reaching(order: Sequence[int], k: int, reach: int) -> Iterator[tuple[int, ...]]:
-    """Sets of k of the first `reach` layers that contain the last of those."""
-    for rest in combinations(order[: reach - 1], k - 1):
-        yield (*rest, order[reach - 1])
+    tries = (
+        (*rest, order[reach - 1])
+        for reach in range(k, len(order) + 1)
+        for rest in combinations(order[: reach - 1], k - 1)
+    )
+    legal = (tuple(sorted(c)) for c in islice(tries, MAX_TRIES) if legal_drop(model, c))
+    return next(legal, None)

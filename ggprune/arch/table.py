@@ -36,9 +36,9 @@ def parse_object(kind: type[T], row: object, place: str) -> T:
         if name not in readers:
             known = ", ".join(readers) or "none"
             raise DataError(f"{place}: unknown field {name} (known: {known})")
-    for name in _required_of(plain):
-        if name not in row:
-            raise DataError(f"{place}: field {name} is missing")
+    for field in fields(plain):
+        if field.default is MISSING and field.name not in row:
+            raise DataError(f"{place}: field {field.name} is missing")
     return kind(**{name: readers[name](value, f"{place}: {name}") for name, value in row.items()})
 
 
@@ -47,11 +47,6 @@ def _readers_of(kind: type) -> dict[str, Reader]:
     """By field. Inherited fields are none of them: no rule and no row has any."""
     annotations = get_annotations(kind, eval_str=True)
     return {field.name: _reader_of(annotations[field.name]) for field in fields(kind)}
-
-
-@cache
-def _required_of(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind) if field.default is MISSING)
 
 
 @cache

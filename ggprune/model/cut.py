@@ -110,6 +110,5 @@ def _parse_piece(item: object) -> Piece:
         raise ValueError(f"{item!r} is not a layer or a part of one")
     layer, half, experts = int(match["layer"]), match["half"], match["experts"]
     if experts is not None:
-        numbers = sorted({int(n) for n in experts.split("+")})
-        return Piece(layer, Unit.EXPERTS, tuple(numbers))
+        return Piece(layer, Unit.EXPERTS, tuple(sorted({int(n) for n in experts.split("+")})))
     return Piece(layer, {None: Unit.LAYER, "a": Unit.ATTN, "f": Unit.FFN}[half])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggprune.errors import FormatError
-from ggprune.model.metadata import Value, ValueType, decode_text, skip_value
+from ggprune.model.metadata import U32, U64, Value, ValueType, decode_text, skip_value
 from ggprune.model.types import TENSOR_TYPES, TensorType
 
 MAGIC = b"GGUF"
@@ -24,8 +24,6 @@ MAX_DIMS = 4
 MAX_STRING_BYTES = 1 << 30  # as in gguf.cpp
 
 _HEADER = struct.Struct("<4sIQQ")  # magic, version, tensor count, metadata count
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,10 @@ def _map(path: Path) -> memoryview:
         raise FormatError(f"{path}: cannot be opened: {e.strerror}") from e
 
 
+# Name, type, shape, and the offset behind the start of the data.
+TensorInfo = tuple[str, TensorType, tuple[int, ...], int]
+
+
 class _Parser:
     """A cursor over the file's bytes; every method reads one thing and moves on."""
 
@@ -98,13 +100,12 @@ class _Parser:
         infos = [self.tensor_info() for _ in range(self.plausible(n_tensor, "tensors"))]
         data_offset = -(-self.pos // alignment) * alignment
         tensors = self.tensors(infos, data_offset, alignment)
-        return GGUFFile(
-            self.path, version, alignment, metadata, tensors, data_offset, len(self.view)
-        )
+        size = len(self.view)
+        return GGUFFile(self.path, version, alignment, metadata, tensors, data_offset, size)
 
     def header(self) -> tuple[int, int, int]:
-        if bytes(self.view[:4]) != MAGIC:
-            start = bytes(self.view[:4])
+        start = bytes(self.view[:4])
+        if start != MAGIC:
             raise self.fail(f"not a GGUF file: it starts with {start!r}, expected {MAGIC!r}")
         _, version, n_tensor, n_kv = _HEADER.unpack_from(self.view)
         self.pos = _HEADER.size
@@ -122,21 +123,16 @@ class _Parser:
         return count
 
     def text(self) -> str:
-        (n,) = _U64.unpack_from(self.view, self.pos)
+        (n,) = U64.unpack_from(self.view, self.pos)
         end = self.pos + 8 + n
         if n > MAX_STRING_BYTES or end > len(self.view):
             raise self.fail(f"truncated or damaged: a string of {n} bytes at offset {self.pos}")
         start, self.pos = self.pos + 8, end
         return decode_text(self.view[start:end])
 
-    def u32(self) -> int:
-        (n,) = _U32.unpack_from(self.view, self.pos)
-        self.pos += 4
-        return int(n)
-
-    def u64(self) -> int:
-        (n,) = _U64.unpack_from(self.view, self.pos)
-        self.pos += 8
+    def number(self, layout: struct.Struct) -> int:
+        (n,) = layout.unpack_from(self.view, self.pos)
+        self.pos += layout.size
         return int(n)
 
     def metadata(self, n_kv: int) -> dict[str, Value]:
@@ -149,7 +145,7 @@ class _Parser:
         return metadata
 
     def value(self, key: str) -> Value:
-        value_type = self.u32()
+        value_type = self.number(U32)
         try:
             end = skip_value(value_type, self.view, self.pos)
         except ValueError as e:
@@ -168,24 +164,21 @@ class _Parser:
             raise self.fail("general.alignment is not a power of two of type u32")
         return int(n)
 
-    def tensor_info(self) -> tuple[str, TensorType, tuple[int, ...], int]:
+    def tensor_info(self) -> TensorInfo:
         name = self.text()
-        n_dim = self.u32()
+        n_dim = self.number(U32)
         if not 1 <= n_dim <= MAX_DIMS:
             raise self.fail(f"tensor {name} has {n_dim} dimensions, expected 1 to {MAX_DIMS}")
-        shape = tuple(self.u64() for _ in range(n_dim))
-        type_id = self.u32()
+        shape = tuple(self.number(U64) for _ in range(n_dim))
+        type_id = self.number(U32)
         if type_id not in TENSOR_TYPES:
             raise self.fail(f"tensor {name} has type {type_id}, which is not known; update gguf")
         if 0 in shape:
             raise self.fail(f"tensor {name} has shape {shape}")
-        return name, TENSOR_TYPES[type_id], shape, self.u64()
+        return name, TENSOR_TYPES[type_id], shape, self.number(U64)
 
     def tensors(
-        self,
-        infos: list[tuple[str, TensorType, tuple[int, ...], int]],
-        data_offset: int,
-        alignment: int,
+        self, infos: list[TensorInfo], data_offset: int, alignment: int
     ) -> tuple[Tensor, ...]:
         tensors: dict[str, Tensor] = {}
         for name, tensor_type, shape, relative in infos:
@@ -199,17 +192,12 @@ class _Parser:
                 raise self.fail(f"tensor {name}: {e}") from e
             offset = data_offset + relative
             tensors[name] = Tensor(name, tensor_type, shape, self.path, offset, size)
-        self.check_extents(tensors)
-        return tuple(tensors.values())
-
-    def check_extents(self, tensors: dict[str, Tensor]) -> None:
         end, before = 0, ""
         for tensor in sorted(tensors.values(), key=lambda t: t.offset):
             if tensor.offset < end:
                 raise self.fail(f"tensors {before} and {tensor.name} overlap")
             end, before = tensor.offset + tensor.size_bytes, tensor.name
             if end > len(self.view):
-                raise self.fail(
-                    f"truncated: tensor {tensor.name} ends at byte {end}, "
-                    f"the file has {len(self.view)}"
-                )
+                where = f"ends at byte {end}, the file has {len(self.view)}"
+                raise self.fail(f"truncated: tensor {tensor.name} {where}")
+        return tuple(tensors.values())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ggprune.errors import DataError, FormatError
 from ggprune.files.reading import read_bytes
 from ggprune.model.gguf import MAGIC, Tensor
-from ggprune.model.model import Model, open_model
+from ggprune.model.model import open_model
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 
@@ -66,15 +66,9 @@ def _read_gguf(path: Path) -> Imatrix:
         entries[name], all_counts[name] = mean.ravel(), counts
     if not entries:
         raise FormatError("it has no .in_sum2 tensors")
-    datasets = model.metadata.get("imatrix.datasets")
-    names = datasets.decode() if datasets is not None else []
-    dataset = str(names[0]) if names else ""
-    return Imatrix(path, entries, dataset, _n_chunk(model), all_counts)
-
-
-def _n_chunk(model: Model) -> int:
-    value = model.metadata.get("imatrix.chunk_count")
-    return int(value.decode()) if value is not None else 0
+    keys = ("imatrix.datasets", "imatrix.chunk_count")
+    names, n_chunk = (model.metadata[k].decode() if k in model.metadata else None for k in keys)
+    return Imatrix(path, entries, str(names[0]) if names else "", int(n_chunk or 0), all_counts)
 
 
 def _values(tensor: Tensor) -> NDArray[np.float32]:
@@ -87,7 +81,10 @@ def _read_legacy(path: Path) -> Imatrix:
     entries, tail = read_legacy_entries(path)
     means = {e.name: e.values / np.float32(e.n_call) if e.n_call > 0 else e.values for e in entries}
     counts = {e.name: np.array([max(e.n_call, 0)], np.float32) for e in entries}
-    n_chunk, dataset = _legacy_tail(tail)
+    n_chunk, dataset = 0, ""  # optional at the end of the file
+    if len(tail) >= 8:
+        n_chunk, length = struct.unpack_from("<ii", tail)
+        dataset = tail[8 : 8 + length].decode("utf-8", "replace")
     return Imatrix(path, means, dataset, n_chunk, counts)
 
 
@@ -126,11 +123,3 @@ def read_legacy_entries(path: Path) -> tuple[list[LegacyEntry], bytes]:
     if not entries:
         raise FormatError("it has no entries")
     return entries, raw[pos:]
-
-
-def _legacy_tail(raw: bytes) -> tuple[int, str]:
-    """Chunk count and data set name: optional at the end of the file."""
-    if len(raw) < 8:
-        return 0, ""
-    n_chunk, length = struct.unpack_from("<ii", raw)
-    return n_chunk, raw[8 : 8 + length].decode("utf-8", "replace")

@@ -15,9 +15,7 @@ def parse_layers(text: str, n_layer: int) -> tuple[int, ...]:
 
     Raises UsageError for anything that is not a layer of the model, or is named twice.
     """
-    layers: list[int] = []
-    for item in text.split(","):
-        layers += _parse_item(item.strip(), n_layer)
+    layers = [n for item in text.split(",") for n in _parse_item(item.strip(), n_layer)]
     twice = sorted({n for n in layers if layers.count(n) > 1})
     if twice:
         raise UsageError(f"layer {twice[0]} is named twice in '{text}'")

@@ -22,22 +22,14 @@ MAX_NESTING = 8  # arrays of arrays of arrays...; llama.cpp itself accepts one l
 
 # Struct codes of the fixed-size types, little-endian.
 SCALAR_FORMATS: dict[ValueType, str] = {
-    ValueType.UINT8: "<B",
-    ValueType.INT8: "<b",
-    ValueType.UINT16: "<H",
-    ValueType.INT16: "<h",
-    ValueType.UINT32: "<I",
-    ValueType.INT32: "<i",
-    ValueType.FLOAT32: "<f",
-    ValueType.BOOL: "<?",
-    ValueType.UINT64: "<Q",
-    ValueType.INT64: "<q",
-    ValueType.FLOAT64: "<d",
-}
+    ValueType.UINT8: "<B", ValueType.INT8: "<b", ValueType.UINT16: "<H", ValueType.INT16: "<h",
+    ValueType.UINT32: "<I", ValueType.INT32: "<i", ValueType.FLOAT32: "<f", ValueType.BOOL: "<?",
+    ValueType.UINT64: "<Q", ValueType.INT64: "<q", ValueType.FLOAT64: "<d",
+}  # fmt: skip
 SCALAR_SIZES = {value_type: struct.calcsize(code) for value_type, code in SCALAR_FORMATS.items()}
 
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
+U32 = struct.Struct("<I")
+U64 = struct.Struct("<Q")
 _ARRAY_HEADER = struct.Struct("<IQ")  # element type, count
 
 Buffer = bytes | memoryview
@@ -60,11 +52,9 @@ class Value:
     raw: Buffer
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Value)
-            and self.type == other.type
-            and bytes(self.raw) == bytes(other.raw)
-        )
+        if not isinstance(other, Value):
+            return False
+        return self.type == other.type and bytes(self.raw) == bytes(other.raw)
 
     def __hash__(self) -> int:
         return hash((self.type, bytes(self.raw)))
@@ -105,7 +95,7 @@ def _decode(value_type: ValueType, raw: Buffer, pos: int) -> tuple[Any, int]:
         (value,) = struct.unpack_from(SCALAR_FORMATS[value_type], raw, pos)
         return value, pos + SCALAR_SIZES[value_type]
     if value_type == ValueType.STRING:
-        end = pos + 8 + _U64.unpack_from(raw, pos)[0]
+        end = pos + 8 + U64.unpack_from(raw, pos)[0]
         return decode_text(raw[pos + 8 : end]), end
     element_id, count = _ARRAY_HEADER.unpack_from(raw, pos)
     element, pos = ValueType(element_id), pos + _ARRAY_HEADER.size
@@ -129,7 +119,7 @@ def scalar(value_type: ValueType, number: float) -> Value:
 
 def string(text: str) -> Value:
     data = encode_text(text)
-    return Value(ValueType.STRING, _U64.pack(len(data)) + data)
+    return Value(ValueType.STRING, U64.pack(len(data)) + data)
 
 
 def array(element: ValueType, items: Sequence[Any]) -> Value:
@@ -150,7 +140,7 @@ def skip_value(value_type: int, raw: Buffer, pos: int, depth: int = 0) -> int:
     if kind in SCALAR_SIZES:
         return pos + SCALAR_SIZES[kind]
     if kind == ValueType.STRING:
-        return int(pos + 8 + _U64.unpack_from(raw, pos)[0])
+        return int(pos + 8 + U64.unpack_from(raw, pos)[0])
     if depth == MAX_NESTING:
         raise ValueError(f"arrays nested deeper than {MAX_NESTING}")
     element, count = _ARRAY_HEADER.unpack_from(raw, pos)
@@ -159,15 +149,11 @@ def skip_value(value_type: int, raw: Buffer, pos: int, depth: int = 0) -> int:
     if kind in SCALAR_SIZES:
         return int(pos + count * SCALAR_SIZES[kind])
     if kind == ValueType.STRING:
-        return _skip_strings(raw, pos, count)
+        # A vocabulary has 10^5 strings, and their lengths are a chain: this is the open time.
+        read_length = U64.unpack_from
+        for _ in range(count):
+            pos += 8 + read_length(raw, pos)[0]
+        return pos
     for _ in range(count):
         pos = skip_value(element, raw, pos, depth + 1)
-    return pos
-
-
-def _skip_strings(raw: Buffer, pos: int, count: int) -> int:
-    """A vocabulary has 10^5 strings, and their lengths are a chain: this loop is the open time."""
-    read_length = _U64.unpack_from
-    for _ in range(count):
-        pos += 8 + read_length(raw, pos)[0]
     return pos

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -151,32 +152,16 @@ class Model:
         digest = hashlib.sha256()
         for key, value in self.metadata.items():
             digest.update(encode_text(key) + bytes([0, value.type]) + bytes(value.raw))
-        with _Reader() as reader:
+        with ExitStack() as stack:
+            # Plain reads: unlike the map, they leave no pages in our memory.
+            paths = {tensor.path for tensor in self.tensors}
+            files = {path: stack.enter_context(path.open("rb", buffering=0)) for path in paths}
             for tensor in self.tensors:
                 digest.update(encode_text(f"{tensor.name}\0{tensor.type.id}{tensor.shape}"))
                 n = min(tensor.size_bytes, FINGERPRINT_SAMPLE_BYTES)
-                middle = tensor.offset + (tensor.size_bytes - n) // 2
-                digest.update(reader.read(tensor.path, middle, n))
+                files[tensor.path].seek(tensor.offset + (tensor.size_bytes - n) // 2)
+                digest.update(files[tensor.path].read(n))
         return digest.hexdigest()
-
-
-class _Reader:
-    """Plain reads from several files: unlike the map, they leave no pages in our memory."""
-
-    def __init__(self) -> None:
-        self._open: dict[Path, Any] = {}
-
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._open.values():
-            file.close()
-
-    def read(self, path: Path, offset: int, n: int) -> bytes:
-        file = self._open.get(path) or self._open.setdefault(path, path.open("rb", buffering=0))
-        file.seek(offset)
-        return bytes(file.read(n))
 
 
 def open_model(path: Path | str) -> Model:
@@ -189,7 +174,11 @@ def open_model(path: Path | str) -> Model:
     n_shard = _split_int(first, SPLIT_COUNT)
     if n_shard <= 1:
         return _join((first,))
-    return _join(tuple(_read_shards(path, n_shard)))
+    paths = shard_paths(path, n_shard)
+    missing = [p.name for p in paths if not p.exists()]
+    if missing:
+        raise FormatError(f"{path}: shards are missing beside it: {', '.join(missing)}")
+    return open_shards(paths)
 
 
 def open_shards(paths: Sequence[Path]) -> Model:
@@ -197,10 +186,16 @@ def open_shards(paths: Sequence[Path]) -> Model:
 
     Raises FormatError if they do not belong together.
     """
-    files = [read_gguf(path) for path in paths]
-    if len(files) > 1:
-        _check_shards(files)
-    return _join(tuple(files))
+    files = tuple(read_gguf(path) for path in paths)
+    if len(files) == 1:
+        return _join(files)
+    for i, file in enumerate(files):
+        no, count = _split_int(file, SPLIT_NO), _split_int(file, SPLIT_COUNT)
+        if (no, count) != (i, len(files)):
+            raise FormatError(
+                f"{file.path}: says it is shard {no} of {count}, its place is {i} of {len(files)}"
+            )
+    return _join(files)
 
 
 def shard_paths(path: Path, n_shard: int) -> tuple[Path, ...]:
@@ -212,25 +207,6 @@ def shard_paths(path: Path, n_shard: int) -> tuple[Path, ...]:
         )
     names = (f"{match['stem']}-{i + 1:05}-of-{n_shard:05}.gguf" for i in range(n_shard))
     return tuple(path.with_name(name) for name in names)
-
-
-def _read_shards(path: Path, n_shard: int) -> list[GGUFFile]:
-    paths = shard_paths(path, n_shard)
-    missing = [p.name for p in paths if not p.exists()]
-    if missing:
-        raise FormatError(f"{path}: shards are missing beside it: {', '.join(missing)}")
-    files = [read_gguf(p) for p in paths]
-    _check_shards(files)
-    return files
-
-
-def _check_shards(files: Sequence[GGUFFile]) -> None:
-    for i, file in enumerate(files):
-        no, count = _split_int(file, SPLIT_NO), _split_int(file, SPLIT_COUNT)
-        if (no, count) != (i, len(files)):
-            raise FormatError(
-                f"{file.path}: says it is shard {no} of {count}, its place is {i} of {len(files)}"
-            )
 
 
 def _split_int(file: GGUFFile, key: str) -> int:
@@ -250,8 +226,7 @@ def _join(files: tuple[GGUFFile, ...]) -> Model:
             tensors[tensor.name] = tensor
     expected = _split_int(files[0], SPLIT_TENSORS)
     if len(files) > 1 and expected != len(tensors):
-        raise FormatError(
-            f"{files[0].path}: {len(tensors)} tensors in all shards, expected {expected}"
-        )
+        count = f"{len(tensors)} tensors in all shards"
+        raise FormatError(f"{files[0].path}: {count}, expected {expected}")
     metadata = {k: v for k, v in files[0].metadata.items() if k not in SPLIT_KEYS}
     return Model(files, metadata, tuple(tensors.values()))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from enum import Flag, auto
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 
 TOKEN_EMBEDDING = "token_embd.weight"
 LAYER_EMBEDDING = "per_layer_token_embd.weight"  # of gemma3n and its like
@@ -33,7 +34,7 @@ class Role(Flag):
 # The first half of a layer, whatever it is made of.
 MIXER = Role.ATTENTION | Role.RECURRENT
 
-_ROLES: tuple[tuple[Role, str], ...] = (
+_ROLES = (
     (Role.ATTENTION, r"[._]attn_"),
     (Role.RECURRENT, r"\.(ssm_|time_mix_|shortconv\.)"),
     (Role.FFN, r"\.(ffn_|channel_mix_)"),  # RWKV mixes channels in place of an FFN
@@ -53,11 +54,7 @@ _PATTERNS = tuple((role, re.compile(pattern)) for role, pattern in _ROLES)
 @lru_cache(maxsize=1 << 14)
 def roles_of(name: str) -> Role:
     """All roles of the tensor with this name; NONE of what is not known."""
-    roles = Role.NONE
-    for role, pattern in _PATTERNS:
-        if pattern.search(name):
-            roles |= role
-    return roles
+    return reduce(or_, (role for role, pattern in _PATTERNS if pattern.search(name)), Role.NONE)
 
 
 def block_of(name: str) -> tuple[str, int] | None:

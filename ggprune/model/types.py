@@ -5,6 +5,7 @@ The table is the gguf package's, with the types llama.cpp has learned since its 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -12,11 +13,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from ggprune.errors import FormatError
 
 # id -> (name, elements per block, bytes per block); ggml/include/ggml.h, ggml/src/ggml-common.h
-NEWER_TYPES: dict[int, tuple[str, int, int]] = {
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-    42: ("Q2_0", 64, 18),
-}
+NEWER_TYPES = {40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18)}
 
 
 @dataclass(frozen=True)
@@ -35,19 +32,13 @@ class TensorType:
         """
         if shape[0] % self.block_size:
             raise FormatError(f"a row of {shape[0]} elements cannot be stored as {self.name}")
-        n_element = 1
-        for n in shape:  # Python integers: no overflow
-            n_element *= n
-        return n_element // self.block_size * self.block_bytes
+        return math.prod(shape) // self.block_size * self.block_bytes
 
 
-def _table() -> dict[int, TensorType]:
-    known = {int(t): TensorType(int(t), t.name, *GGML_QUANT_SIZES[t]) for t in GGMLQuantizationType}
-    newer = {i: TensorType(i, *row) for i, row in NEWER_TYPES.items()}
-    return newer | known
-
-
-TENSOR_TYPES: dict[int, TensorType] = _table()
+TENSOR_TYPES: dict[int, TensorType] = {
+    **{i: TensorType(i, *row) for i, row in NEWER_TYPES.items()},
+    **{int(t): TensorType(int(t), t.name, *GGML_QUANT_SIZES[t]) for t in GGMLQuantizationType},
+}
 
 
 def tensor_type(name: str) -> TensorType:

@@ -5,17 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import (
-    BLOCK_COUNT,
-    EMBEDDING_LENGTH,
-    HEAD_COUNT,
-    HEAD_SIZES,
-    NEXTN,
-    PER_LAYER_ARRAYS,
-    PREFIX_COUNTS,
-    Illegal,
-    Removal,
-)
+from ggprune.arch.hparams import HEAD_SIZES, PER_LAYER_ARRAYS, PREFIX_COUNTS, Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.model import Value, ValueType
 from ggprune.model.metadata import scalar
@@ -31,7 +21,11 @@ class Generic(Rule, binds=False):
     def change(self, removal: Removal) -> Change:
         if not removal.trunk:
             raise Illegal("at least one layer that is not an MTP block must stay")
-        counts = {BLOCK_COUNT: len(removal.keep), **_mtp_count(removal), **_prefix_counts(removal)}
+        counts = {Key.BLOCK_COUNT: len(removal.keep), **_mtp_count(removal)}
+        for template in PREFIX_COUNTS:
+            if removal.value(template) is not None:
+                prefix = removal.number(template)
+                counts[template] = sum(1 for layer in removal.keep if layer < prefix)
         values = {removal.key(t): removal.with_type_of(t, n) for t, n in counts.items()}
         for template in (*PER_LAYER_ARRAYS, *(removal.unknown_arrays if removal.trust else ())):
             if removal.is_array(template):
@@ -49,17 +43,12 @@ def _mtp_count(removal: Removal) -> dict[str, int]:
             f"layers {removal.n_trunk} to {n_layer - 1} are multi-token-prediction (MTP) blocks, "
             "which stay or go together (--drop-mtp)"
         )
-    return {NEXTN: 0} if n_mtp and not n_mtp_kept else {}
-
-
-def _prefix_counts(removal: Removal) -> dict[str, int]:
-    stated = {t: removal.number(t) for t in PREFIX_COUNTS if removal.value(t) is not None}
-    return {t: sum(1 for layer in removal.keep if layer < n) for t, n in stated.items()}
+    return {Key.NEXTN: 0} if n_mtp and not n_mtp_kept else {}
 
 
 def _head_sizes(removal: Removal) -> dict[str, Value]:
     """Where head sizes are not stated, llama.cpp derives them from layer 0's number of heads."""
-    heads, first = removal.items(HEAD_COUNT), removal.keep[0]
+    heads, first = removal.items(Key.HEAD_COUNT), removal.keep[0]
     if heads is None or first == 0:
         return {}
     if heads[0] and not heads[first]:
@@ -67,7 +56,7 @@ def _head_sizes(removal: Removal) -> dict[str, Value]:
     missing = [key for key in HEAD_SIZES if removal.value(key) is None]
     if not missing or heads[first] == heads[0]:
         return {}
-    size = removal.integer(EMBEDDING_LENGTH) // heads[0] if heads[0] else 0
+    size = removal.integer(Key.EMBEDDING_LENGTH) // heads[0] if heads[0] else 0
     if size == 0:
         raise Illegal(f"the head size follows from layer 0's {heads[0]} heads and is not stated")
     return {removal.key(key): scalar(ValueType.UINT32, size) for key in missing}

@@ -1,4 +1,4 @@
-"""Rules about a layer's own number: what repeats by it, and which layer comes first or last."""
+"""Rules about a layer's own number: what repeats by it, what comes first or last, recurrence."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import (
-    FEED_FORWARD_LENGTH,
-    MOE_STEP,
     Flags,
     Hparams,
     Illegal,
+    Key,
     Removal,
+    recurrent_flags,
     removed_below,
 )
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
+
+LAST_GONE = "the last {} layer would be gone, and llama.cpp needs one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +48,14 @@ class MoeStep(Rule, binds=True):
     """Every step-th layer has experts: another step may fit what remains (llama4.cpp:62)."""
 
     def change(self, removal: Removal) -> Change:
-        step = removal.integer(MOE_STEP)
+        step = removal.integer(Key.MOE_STEP)
         if step <= 0:
             return Change()
         kept = [(n + 1) % step == 0 for n in removal.trunk]
         for candidate in range(1, len(kept) + 2):
             if kept == [(n + 1) % candidate == 0 for n in range(len(kept))]:
-                new_step = removal.with_type_of(MOE_STEP, candidate)
-                return Change(values={removal.key(MOE_STEP): new_step})
+                new_step = removal.with_type_of(Key.MOE_STEP, candidate)
+                return Change(values={removal.key(Key.MOE_STEP): new_step})
         raise Illegal("the layers with experts would no longer be every k-th layer")
 
 
@@ -75,7 +77,46 @@ class LastHasFfn(Rule, binds=True):
     """The rows that yield logits are picked in the feed-forward part of the last layer."""
 
     def change(self, removal: Removal) -> Change:
-        lengths, last = removal.items(FEED_FORWARD_LENGTH), removal.keep[-1]
+        lengths, last = removal.items(Key.FEED_FORWARD_LENGTH), removal.keep[-1]
         if lengths is not None and not lengths[last]:
             raise Illegal(f"layer {last} would come last and has no feed-forward part")
         return Change()
+
+
+@dataclass(frozen=True, eq=False)
+class RecurrentInterval(Rule, binds=False):
+    """Recurrent layers by an interval: kept while it still fits, else written as an array."""
+
+    default: int
+
+    def change(self, removal: Removal) -> Change:
+        if removal.is_array(Key.RECURRENT):
+            return Change()
+        interval = removal.integer(Key.INTERVAL, self.default)
+        before = recurrent_flags(interval, removal.n_trunk)
+        kept = tuple(before[n] for n in removal.trunk)
+        if kept == recurrent_flags(interval, len(kept)):
+            return Change()
+        return Change(values=removal.flag_array(Key.RECURRENT, kept))
+
+
+@dataclass(frozen=True, eq=False)
+class BothKinds(Rule, binds=False):
+    """Hybrid memory needs at least one attention layer and one recurrent layer."""
+
+    interval: int | None = None  # the default, where an interval says which layers are recurrent
+
+    def change(self, removal: Removal) -> Change:
+        recurrent = removal.recurrent(self.interval)
+        if recurrent is None:
+            return Change()
+        kept = [recurrent[n] for n in removal.trunk]
+        if any(recurrent) and not any(kept):
+            raise Illegal(LAST_GONE.format("recurrent"))
+        if not all(recurrent) and all(kept):
+            raise Illegal(LAST_GONE.format("attention"))
+        return Change()
+
+    def traits(self, hparams: Hparams, windows: Flags | None) -> Mapping[int, str]:
+        recurrent = hparams.recurrent(self.interval) or ()
+        return {n: "recurrent" for n, flag in enumerate(recurrent) if flag}

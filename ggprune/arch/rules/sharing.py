@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import (
-    BLOCK_COUNT,
-    DECODER_BLOCK_COUNT,
-    DEEPSTACK,
-    INDEXER_TOP_K,
-    INDEXER_TYPES,
-    SHARED_KV,
-    Flags,
-    Hparams,
-    Illegal,
-    Removal,
-)
+from ggprune.arch.hparams import Flags, Hparams, Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.model import ValueType
 from ggprune.model.metadata import array, scalar
@@ -26,10 +15,9 @@ from ggprune.model.names import rename_block
 
 ROPE_FREQS = "rope_freqs.weight"
 POSITION_BIASES = (
-    "enc.blk.0.attn_rel_b.weight",
-    "dec.blk.0.attn_rel_b.weight",
+    "enc.blk.0.attn_rel_b.weight", "dec.blk.0.attn_rel_b.weight",
     "dec.blk.0.cross_attn_rel_b.weight",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +31,7 @@ class SharedKv(Rule, binds=True):
     own_kv: int | None = field(default=None, metadata=UNSAID)  # layers with their own, by number
 
     def change(self, removal: Removal) -> Change:
-        first = removal.model.n_layer - removal.integer(SHARED_KV)
+        first = removal.model.n_layer - removal.integer(Key.SHARED_KV)
         n_kept = sum(1 for n in removal.keep if n >= first)
         if len(removal.keep) < 2:
             raise Illegal("at least 2 layers must stay: llama.cpp needs them for shared keys")
@@ -52,20 +40,18 @@ class SharedKv(Rule, binds=True):
                 f"layers {first - 2} and {first - 1} hold the keys and values that the layers "
                 f"from {first} on use, and must stay with them"
             )
-        values, dropped = {}, frozenset[str]()
-        if removal.value(SHARED_KV) is not None:
-            values[removal.key(SHARED_KV)] = removal.with_type_of(SHARED_KV, n_kept)
-        windows = removal.swa
-        if self.rope_freqs and windows is not None and all(windows[n] for n in removal.trunk):
-            dropped = frozenset({ROPE_FREQS})
-        return Change(values=values, dropped=dropped)
+        values, windows = {}, removal.swa
+        if removal.value(Key.SHARED_KV) is not None:
+            values[removal.key(Key.SHARED_KV)] = removal.with_type_of(Key.SHARED_KV, n_kept)
+        unused = self.rope_freqs and windows is not None and all(windows[n] for n in removal.trunk)
+        return Change(values=values, dropped=frozenset({ROPE_FREQS} if unused else ()))
 
     def traits(self, hparams: Hparams, windows: Flags | None) -> Mapping[int, str]:
         if windows is None:
             return {}
         first = self.own_kv
         if first is None:
-            first = hparams.model.n_layer - hparams.integer(SHARED_KV)
+            first = hparams.model.n_layer - hparams.integer(Key.SHARED_KV)
         return {
             n: f"keys of layer {first - (2 if windows[n] else 1)}"
             for n in range(first, hparams.n_trunk)
@@ -83,25 +69,31 @@ class SharedIndex(Rule, binds=True):
     hybrid: bool = False
 
     def change(self, removal: Removal) -> Change:
-        if not removal.integer(INDEXER_TOP_K):
+        if not removal.integer(Key.INDEXER_TOP_K):
             return Change()
-        types = removal.items(INDEXER_TYPES)
-        if types is None and removal.value(INDEXER_TYPES) is not None:
-            types = [removal.integer(INDEXER_TYPES)] * removal.n_trunk
+        types = removal.items(Key.INDEXER_TYPES)
+        if types is None and removal.value(Key.INDEXER_TYPES) is not None:
+            types = [removal.integer(Key.INDEXER_TYPES)] * removal.n_trunk
         has_own = self._by_default(removal) if types is None else [bool(t) for t in types]
-        for layer, provider in self._borrowers(removal, has_own):
-            if layer in removal.keep and provider not in removal.keep:
+        recurrent = removal.recurrent() if self.hybrid else None
+        provider = None
+        for n in range(removal.n_trunk):
+            if recurrent is not None and recurrent[n]:
+                continue  # recurrent layers use no index
+            if has_own[n]:
+                provider = n
+            elif n in removal.keep and provider not in removal.keep:
                 raise Illegal(
-                    f"layer {layer} uses the index of layer {provider}, which must stay with it"
+                    f"layer {n} uses the index of layer {provider}, which must stay with it"
                 )
         if types is not None or all(has_own):
             return Change()
         kept = [int(has_own[n]) for n in removal.trunk]
-        return Change(values={removal.key(INDEXER_TYPES): array(ValueType.UINT32, kept)})
+        return Change(values={removal.key(Key.INDEXER_TYPES): array(ValueType.UINT32, kept)})
 
     def traits(self, hparams: Hparams, windows: Flags | None) -> Mapping[int, str]:
         words, provider = {}, 0
-        for n, has_own in enumerate(hparams.items(INDEXER_TYPES) or ()):
+        for n, has_own in enumerate(hparams.items(Key.INDEXER_TYPES) or ()):
             if has_own:
                 provider = n
             else:
@@ -115,33 +107,20 @@ class SharedIndex(Rule, binds=True):
             return [True] * removal.n_trunk
         return [n < 2 or (n < 78 and n % 4 == 2) for n in range(removal.n_trunk)]
 
-    def _borrowers(self, removal: Removal, has_own: list[bool]) -> Iterator[tuple[int, int | None]]:
-        """Layers without an indexer, and whose index they use; recurrent ones use none."""
-        recurrent = removal.recurrent() if self.hybrid else None
-        provider = None
-        for n in range(removal.n_trunk):
-            if recurrent is not None and recurrent[n]:
-                continue
-            if has_own[n]:
-                provider = n
-            else:
-                yield n, provider
-
 
 @dataclass(frozen=True, eq=False)
 class Deepstack(Rule, binds=False):
     """Which input stream each layer takes in (-1: none): every stream must still be taken in."""
 
     def change(self, removal: Removal) -> Change:
-        streams = removal.items(DEEPSTACK)
+        streams = removal.items(Key.DEEPSTACK)
         if streams is None:
             return Change()
         lost = {streams[n] for n in range(len(streams)) if n not in removal.keep} - {-1}
         if lost - {streams[n] for n in removal.keep}:
-            raise Illegal(
-                f"image embeddings of stream {min(lost)} enter at a layer that would be gone"
-            )
-        return Change(values={removal.key(DEEPSTACK): removal.sliced(DEEPSTACK)})
+            where = "enter at a layer that would be gone"
+            raise Illegal(f"image embeddings of stream {min(lost)} {where}")
+        return Change(values={removal.key(Key.DEEPSTACK): removal.sliced(Key.DEEPSTACK)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +135,10 @@ class TwoStacks(Rule, binds=True):
             raise Illegal("at least one layer of the encoder and one of the decoder must stay")
         if len(decoder) > len(encoder):
             raise Illegal("llama.cpp needs an encoder at least as deep as the decoder")
-        values = {removal.key(BLOCK_COUNT): removal.with_type_of(BLOCK_COUNT, len(encoder))}
+        values = {removal.key(Key.BLOCK_COUNT): removal.with_type_of(Key.BLOCK_COUNT, len(encoder))}
         if rest:
             n_decoder = scalar(ValueType.UINT32, len(decoder))
-            values[removal.key(DECODER_BLOCK_COUNT)] = n_decoder
+            values[removal.key(Key.DECODER_BLOCK_COUNT)] = n_decoder
         first = {0: encoder[0], **({n_encoder: decoder[0]} if decoder else {})}
         return Change(values=values, moved=_moved_biases(removal, first))
 
@@ -167,12 +146,10 @@ class TwoStacks(Rule, binds=True):
 def _moved_biases(removal: Removal, first: Mapping[int, int]) -> dict[str, str]:
     """Biases that stay in block 0 when their layer goes. `first`: new first layers by old ones."""
     moved: dict[str, str] = {}
-    for name in POSITION_BIASES:
-        if name not in removal.model.by_name:
-            continue
+    tensors = removal.model.by_name
+    for name in (bias for bias in POSITION_BIASES if bias in tensors):
         old_first = removal.model.layer_of(name) or 0
-        new_first = first[old_first]
-        own = rename_block(name, new_first - old_first)
-        if new_first != old_first and own not in removal.model.by_name:
+        shift = first[old_first] - old_first
+        if shift and rename_block(name, shift) not in tensors:
             moved[name] = name
     return moved

@@ -6,11 +6,10 @@ Like the others, but what they change is more than numbers in the metadata.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change, Edit, Scale, Slice
-from ggprune.arch.hparams import EMBEDDING_LENGTH, HEAD_COUNT, KEY_LENGTH, Illegal, Removal
+from ggprune.arch.hparams import Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.model import ValueType
 from ggprune.model.metadata import array
@@ -79,7 +78,11 @@ class AttentionScale(Rule, binds=False):
             if len(removal.trunk) == self.depth:
                 raise Illegal(f"with {self.depth} layers llama.cpp takes another attention scale")
             return Change()
-        factor = _query_factor(removal)
+        n_head, head_size = removal.integer(Key.HEAD_COUNT), removal.integer(Key.KEY_LENGTH)
+        if not n_head or not head_size:
+            raise Illegal("the attention's scale cannot be told from the metadata")
+        # The scale at the one depth by the scale at the others.
+        factor = math.sqrt(head_size / (removal.integer(Key.EMBEDDING_LENGTH) // n_head))
         edits: dict[str, Edit] = {}
         added: dict[str, tuple[float, ...]] = {}
         tensors = removal.model.by_name
@@ -93,19 +96,8 @@ class AttentionScale(Rule, binds=False):
                 raise Illegal(f"{name} is missing, which would carry the attention's scale")
             if name.endswith(".scale") and bias in tensors:  # it is added behind the scale
                 edits[bias] = _exact_scale(removal, bias, factor)
-        note = (
-            f"the attention scale of {self.depth}-layer models is carried by {self.tensor}: "
-            f"{ROUNDED}"
-        )
-        return Change(edits=edits, added=added, notes=(note,))
-
-
-def _query_factor(removal: Removal) -> float:
-    """The scale at the one depth by the scale at the others."""
-    n_head, head_size = removal.integer(HEAD_COUNT), removal.integer(KEY_LENGTH)
-    if not n_head or not head_size:
-        raise Illegal("the attention's scale cannot be told from the metadata")
-    return math.sqrt(head_size / (removal.integer(EMBEDDING_LENGTH) // n_head))
+        note = f"the attention scale of {self.depth}-layer models is carried by {self.tensor}: "
+        return Change(edits=edits, added=added, notes=(note + ROUNDED,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,18 +108,13 @@ class RescaledByDepth(Rule, binds=False):
 
     def change(self, removal: Removal) -> Change:
         factor = math.sqrt(len(removal.trunk) / removal.n_trunk)
-        edits: Mapping[str, Edit] = {
-            name: _exact_scale(removal, name, factor) for name in self._of_all_layers(removal)
-        }
-        note = f"llama.cpp scales by the number of layers; the weights make up for it: {ROUNDED}"
-        return Change(edits=edits, notes=(note,))
-
-    def _of_all_layers(self, removal: Removal) -> list[str]:
         names = [f"blk.{layer}.{part}" for layer in removal.trunk for part in self.tensors]
         missing = [name for name in names if name not in removal.model.by_name]
         if missing:
             raise Illegal(f"{missing[0]} is missing, which would have to be rescaled")
-        return names
+        edits = {name: _exact_scale(removal, name, factor) for name in names}
+        note = f"llama.cpp scales by the number of layers; the weights make up for it: {ROUNDED}"
+        return Change(edits=edits, notes=(note,))
 
 
 def _exact_scale(removal: Removal, name: str, factor: float) -> Scale:

@@ -6,19 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
-from ggprune.arch.hparams import (
-    HEAD_SIZES,
-    SLIDING_WINDOW,
-    SWA_PATTERN,
-    Flags,
-    Hparams,
-    Illegal,
-    Removal,
-    swa_flags,
-)
+from ggprune.arch.hparams import HEAD_SIZES, Flags, Hparams, Illegal, Key, Removal, swa_flags
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
-from ggprune.model import ValueType
-from ggprune.model.metadata import array
 
 ARRAY_NOTE = "its sliding windows are stored as an array, which llama.cpp reads since 2026-09-17"
 
@@ -42,9 +31,7 @@ class SwaPeriod(Rule, binds=False):
         _check_window_left(kept)
         if kept == self._by_period(removal, len(kept)):
             return Change()
-        padded = [*kept, *[False] * (len(removal.keep) - len(kept))]
-        pattern = array(ValueType.BOOL, padded)
-        return Change(values={removal.key(SWA_PATTERN): pattern}, notes=(ARRAY_NOTE,))
+        return Change(values=removal.flag_array(Key.SWA_PATTERN, kept), notes=(ARRAY_NOTE,))
 
     def windows(self, hparams: Hparams) -> Flags | None:
         if not holds(self.window, hparams):
@@ -57,8 +44,7 @@ class SwaPeriod(Rule, binds=False):
         return _window_words(hparams, windows, self.no_rope_in_full)
 
     def _by_period(self, hparams: Hparams, n: int) -> Flags:
-        period = hparams.integer(SWA_PATTERN, self.period)
-        return swa_flags(period, n, dense_first=self.dense_first)
+        return swa_flags(hparams.integer(Key.SWA_PATTERN, self.period), n, self.dense_first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +78,7 @@ def _check_window_left(kept: Sequence[bool]) -> None:
 def _window_words(
     hparams: Hparams, windows: Flags | None, no_rope_in_full: bool
 ) -> Mapping[int, str]:
-    size = hparams.integer(SLIDING_WINDOW)
+    size = hparams.integer(Key.SLIDING_WINDOW)
     window, full = f"window {size}" if size else "window", "NoPE" if no_rope_in_full else ""
     words = (window if flag else full for flag in windows or ())
     return {n: word for n, word in enumerate(words) if word}
@@ -124,6 +110,8 @@ class WindowsNeeded(Rule, binds=True):
     why: str
 
     def change(self, removal: Removal) -> Change:
-        if removal.value(SLIDING_WINDOW) is not None and not removal.integer(SLIDING_WINDOW):
+        if removal.value(Key.SLIDING_WINDOW) is not None and not removal.integer(
+            Key.SLIDING_WINDOW
+        ):
             raise Illegal(f"its sliding window is 0: {self.why}")
         return Change()
