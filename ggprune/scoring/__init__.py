@@ -2,21 +2,28 @@
 
 activations, weights   what an importance matrix, and the weights alone, say of a layer
 rows, measure          what a model does without a cut, token by token; computing it
-cache, remember        the same, measured once
-race, survivors        which cuts are the lowest, by as few chunks as that takes
-rank                   scores of all layers -> ranking (the data), metric (its order), read
+cache                  the same, measured once
+race                   which cuts are the lowest, by as few chunks as that takes
+rank                   scores of all layers -> ranking (the data), metric (its order)
 target                 how many layers are to go
 search, choose         the best set of them -> choice (the data)
 """
 
+from ggprune.scoring.cache import open_rows
 from ggprune.scoring.choice import Alternative, Choice, Point, Step, Strategy, parse_strategy
 from ggprune.scoring.choose import ChooseOptions, choose, choose_set
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.metric import Metric, OrderBy, parse_metric
 from ggprune.scoring.rank import RankOptions, rank
-from ggprune.scoring.ranking import CalibrationInfo, LayerScore, ModelInfo, Ranking
-from ggprune.scoring.read import check_ranking, ranked_text, read_ranking
-from ggprune.scoring.remember import open_rows
+from ggprune.scoring.ranking import (
+    CalibrationInfo,
+    LayerScore,
+    ModelInfo,
+    Ranking,
+    check_ranking,
+    ranked_text,
+    read_ranking,
+)
 from ggprune.scoring.target import DropRequest, Goal, Limits, Target
 
 __all__ = [

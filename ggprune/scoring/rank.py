@@ -28,20 +28,13 @@ from ggprune.model.imatrix import Imatrix
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.scoring.activations import activation_statistics
+from ggprune.scoring.cache import open_rows
 from ggprune.scoring.choose import choose_set, search_options
 from ggprune.scoring.measure import AS_USUAL, MeasureOptions
 from ggprune.scoring.metric import BY_KLD, Metric, OrderBy
-from ggprune.scoring.race import Race, RaceRules, kld_of
-from ggprune.scoring.ranking import (
-    CalibrationInfo,
-    LayerScore,
-    Ranking,
-    describe_model,
-    order_of,
-)
-from ggprune.scoring.remember import open_rows
+from ggprune.scoring.race import Race, RaceRules, kld_of, undecided_pairs
+from ggprune.scoring.ranking import CalibrationInfo, LayerScore, Ranking, describe_model, order_of
 from ggprune.scoring.rows import BaseRows, Rows, RowSource
-from ggprune.scoring.survivors import undecided_pairs
 from ggprune.scoring.target import DropRequest, sizes_to_try
 from ggprune.scoring.weights import magnitudes
 

@@ -20,9 +20,8 @@ from ggprune.model import Model
 from ggprune.model.cut import Cut
 from ggprune.progress import SILENT, Progress
 from ggprune.scoring.choice import Step, Strategy
-from ggprune.scoring.race import Race, RaceRules
+from ggprune.scoring.race import Race, RaceRules, ranked
 from ggprune.scoring.rows import NOTHING, RowSource
-from ggprune.scoring.survivors import ranked
 
 TOLERANCE = 0.03  # of the KL divergence: sets that are closer need not be told apart
 MAX_SETS = 5000  # for the exhaustive search

@@ -50,10 +50,7 @@ class _Piece:
 
 
 def magnitudes(
-    model: Model,
-    *,
-    n_threads: int | None = None,
-    progress: Progress = SILENT,
+    model: Model, *, n_threads: int | None = None, progress: Progress = SILENT
 ) -> Float64:
     """Sum of |W| per trunk layer, (n_trunk,), in float64; higher is worth more.
 

@@ -9,9 +9,8 @@ from ggprune.metrics.text import read_text
 from ggprune.model import Model
 from ggprune.model.cut import Cut, Unit
 from ggprune.scoring import MeasureOptions, open_rows
-from ggprune.scoring.race import Race, RaceRules
+from ggprune.scoring.race import Race, RaceRules, is_worse, ranked, survivors, undecided_pairs
 from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows
-from ggprune.scoring.survivors import is_worse, ranked, survivors, undecided_pairs
 from tests.conftest import CALIBRATION
 
 
