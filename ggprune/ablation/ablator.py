@@ -21,13 +21,16 @@ from ggprune.ablation.taps import (
     Tracer,
     ablation_taps,
     joined,
+    reader,
+    writer,
 )
 from ggprune.arch import StreamNames
 from ggprune.errors import LlamaError
 from ggprune.metrics.estimates import Float32
 from ggprune.model.layers import runs_of
-from ggprune.runtime.nodes import Handler, StreamNode
 from ggprune.runtime.session import Logits, Session, Tokens
+
+Stretches = tuple[tuple[int, int], ...]  # of the graph, first and last node
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Ablator:
         self.share_prefix = share_prefix and len(places[0]) == 1  # no loops over the layers
         self._is_proved = False
         self._graph: Graph | None = None
-        self._live: dict[tuple[tuple[int, int], ...], tuple[Mask, frozenset[int]]] = {}
+        self._live: dict[Stretches, tuple[Mask, frozenset[int]]] = {}
         self._entries: dict[int, int] = {}  # where a part's input is in the graph: its number
 
     def record(
@@ -86,7 +89,12 @@ class Ablator:
                 logits = self._logits(chunk, n_output)
                 if self._is_proved:
                     return logits
-                return self._prove(logits.copy(), chunk, n_output, drop)
+                # Once per run: does this backend leave nodes out as it should? If not, never.
+                shared, whole = logits.copy(), self._whole(chunk, n_output, drop)
+                self._is_proved = bool(np.array_equal(shared, whole))
+                if not self._is_proved:
+                    self.share_prefix, self._graph = False, None
+                return whole
             except GraphChangedError:
                 self._graph = None
         return self._whole(chunk, n_output, drop)
@@ -96,16 +104,8 @@ class Ablator:
         if self._graph is None:
             return 1.0
         runs = runs_of(n for n in drop if n >= first)
-        mask, _ = self._needed(self._graph, self._stretches(self._graph, runs))
+        _, mask, _ = self._needed(self._graph, runs)
         return float(mask.mean())
-
-    def _prove(self, shared: Logits, chunk: Tokens, n_output: int, drop: Sequence[int]) -> Logits:
-        """Once per run: does this backend leave nodes out as it should? If not, it never does."""
-        whole = self._whole(chunk, n_output, drop)
-        self._is_proved = bool(np.array_equal(shared, whole))
-        if not self._is_proved:
-            self.share_prefix, self._graph = False, None
-        return whole
 
     def _whole(self, chunk: Tokens, n_output: int, drop: Sequence[int]) -> Logits:
         self.session.tap(ablation_taps(self.places, drop))
@@ -128,47 +128,27 @@ class Ablator:
         except LlamaError:  # an unknown build: compute everything
             self.share_prefix = False
 
-    def _stretches(self, graph: Graph, runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Where runs of parts lie in the graph: behind what enters, up to what leaves."""
-        return [
+    def _needed(
+        self, graph: Graph, runs: Sequence[tuple[int, int]]
+    ) -> tuple[Stretches, Mask, frozenset[int]]:
+        """Where runs of parts lie in the graph (behind what enters, up to what leaves), nodes to
+        compute, and inputs of parts to supply: some share keys with later layers."""
+        stretches = tuple(
             (graph.find(self.places[first][0]) + 1, graph.find(self.places[last + 1][0]))
             for first, last in runs
-        ]
-
-    def _needed(
-        self, graph: Graph, stretches: Sequence[tuple[int, int]]
-    ) -> tuple[Mask, frozenset[int]]:
-        """Nodes to compute, and inputs of parts to supply: some share keys with later layers."""
-        key = tuple(stretches)
-        if key not in self._live:
+        )
+        if stretches not in self._live:
             known = [p for p in self._entries if p < stretches[0][1]]
-            self._live[key] = graph.live(stretches, known)
-        return self._live[key]
+            self._live[stretches] = graph.live(stretches, known)
+        return stretches, *self._live[stretches]
 
     def _part(self, graph: Graph, runs: Sequence[tuple[int, int]], stream: Stream) -> PartOfGraph:
         """Supply the stream behind the first run; alias the stream around the others."""
-        stretches = self._stretches(graph, runs)
-        live, reached = self._needed(graph, stretches)
-        handlers = {p: _writer([stream.rows[self._entries[p]]]) for p in reached}
-        handlers[stretches[0][1]] = _writer([stream.rows[runs[0][0]]])
+        stretches, live, reached = self._needed(graph, runs)
+        handlers = {p: writer([stream.rows[self._entries[p]]]) for p in reached}
+        handlers[stretches[0][1]] = writer([stream.rows[runs[0][0]]])
         for before, behind in stretches[1:]:
             kept: list[Float32] = []
-            handlers[before - 1] = _reader(kept)
-            handlers[behind] = _writer(kept)
+            handlers[before - 1] = reader(kept)
+            handlers[behind] = writer(kept)
         return PartOfGraph(graph, live, handlers)
-
-
-def _reader(kept: list[Float32]) -> Handler:
-    def read(node: StreamNode) -> None:
-        kept[:] = [node.read()]
-
-    return read
-
-
-def _writer(kept: list[Float32]) -> Handler:
-    """Behind the last layer only the rows that yield logits are left: the last ones."""
-
-    def write(node: StreamNode) -> None:
-        node.write(kept[0][len(kept[0]) - node.shape[0] :])
-
-    return write

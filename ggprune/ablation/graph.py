@@ -61,13 +61,11 @@ class Graph:
         stack, reached = [int(i) for i in np.flatnonzero(live)], set()
         while stack:
             for j in self.reads[stack.pop()]:
-                if live[j] or j in ends:
-                    continue
-                if j in can_be_supplied:
+                if j in can_be_supplied and not live[j] and j not in ends:
                     reached.add(j)
-                    continue
-                live[j] = True
-                stack.append(j)
+                elif not live[j] and j not in ends:
+                    live[j] = True
+                    stack.append(j)
         return live, frozenset(reached)
 
 
@@ -97,12 +95,9 @@ def graph_of(pointers: Sequence[int]) -> Graph:
         if root not in position and ops[-1] not in ALIASES:
             writers.setdefault(root, []).append(i)
     return Graph(
-        pointers=tuple(pointers),
-        names=tuple(map(tensor_name, pointers)),
-        ops=tuple(ops),
-        factors=tuple(factors),
-        reads=tuple(reads),
-    )
+        pointers=tuple(pointers), names=tuple(map(tensor_name, pointers)), ops=tuple(ops),
+        factors=tuple(factors), reads=tuple(reads),
+    )  # fmt: skip
 
 
 def _root(pointer: int) -> int:

@@ -35,18 +35,17 @@ class GraphChangedError(LlamaError):
 class PartOfGraph:
     """Computes only some nodes of a traced graph; handlers are called by position."""
 
-    def __init__(self, graph: Graph, live: Mask | None, handlers: Mapping[int, Handler]) -> None:
+    def __init__(self, graph: Graph, live: Mask, handlers: Mapping[int, Handler]) -> None:
         self.pointers, self.handlers = graph.pointers, handlers
-        self.live = [True] * len(graph.pointers) if live is None else live.tolist()
+        self.live = live.tolist()
         self.position = -1
 
     def ask(self, pointer: int) -> bool:
         self.position += 1
-        i = self.position
-        if i >= len(self.pointers) or pointer != self.pointers[i]:
+        if self.position >= len(self.live) or pointer != self.pointers[self.position]:
             raise GraphChangedError("llama.cpp has built another graph")
-        set_computed(pointer, self.live[i])
-        return i in self.handlers
+        set_computed(pointer, self.live[self.position])
+        return self.position in self.handlers
 
     def computed(self, pointer: int) -> None:
         self.handlers[self.position](StreamNode(pointer))
@@ -75,16 +74,8 @@ def ablation_taps(places: Sequence[StreamNames], drop: Sequence[int]) -> Taps:
             if not before:
                 raise LlamaError(f"the stream in front of layer {first} has no name in the graph")
             entering: list[Float32] = []
-
-            def save(node: StreamNode, entering: list[Float32] = entering) -> None:
-                entering[:] = [node.read()]
-
-            def restore(node: StreamNode, entering: list[Float32] = entering) -> None:
-                n_row = node.shape[0]
-                node.write(entering[0][len(entering[0]) - n_row :])
-
-            saves |= {name.encode(): save for name in before}
-            restores |= {name.encode(): restore for name in behind}
+            saves |= dict.fromkeys(map(str.encode, before), reader(entering))
+            restores |= dict.fromkeys(map(str.encode, behind), writer(entering))
     return joined(restores, saves)
 
 
@@ -94,6 +85,24 @@ def _both(first: Handler, second: Handler) -> Handler:
         second(node)
 
     return handle
+
+
+def reader(kept: list[Float32]) -> Handler:
+    """Keeps the stream, in place of what was kept before."""
+
+    def read(node: StreamNode) -> None:
+        kept[:] = [node.read()]
+
+    return read
+
+
+def writer(kept: list[Float32]) -> Handler:
+    """Behind the last layer only the rows that yield logits are left: the last ones."""
+
+    def write(node: StreamNode) -> None:
+        node.write(kept[0][len(kept[0]) - node.shape[0] :])
+
+    return write
 
 
 class StreamRecorder:
@@ -112,5 +121,4 @@ class StreamRecorder:
                 self.rows[position] = node.read()
                 self.stream[position] = node.by_token(self.rows[position])
 
-            for name in place[0]:
-                self.taps[name.encode()] = keep
+            self.taps |= dict.fromkeys(map(str.encode, place[0]), keep)

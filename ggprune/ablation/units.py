@@ -57,13 +57,9 @@ def parts_of(
         raise ArchitectureError(
             f"--unit {unit.value}: no layer of {arch.name} is attention and then an FFN"
         )
-    return _divided(arch.places, middles, unit)
-
-
-def _divided(places: Sequence[StreamNames], middles: Mapping[int, str], unit: Unit) -> Parts:
     divided: list[StreamNames] = []
     number = {}
-    for layer, place in enumerate(places):
+    for layer, place in enumerate(arch.places):
         divided.append(place)
         if layer in middles:
             number[layer] = len(divided) - 1 if unit is Unit.ATTN else len(divided)
@@ -110,13 +106,9 @@ def _cuts(graph: Graph, first: int, last: int) -> Iterator[int]:
 def _is_middle(graph: Graph, first: int, i: int, last: int) -> bool:
     """Is this node a sum, with the products of attention in front of it, the FFN's behind it?"""
     front, behind = graph.factors[first + 1 : i], graph.factors[i + 1 : last + 1]
-    return (
-        graph.ops[i] == "ADD"
-        and any(front)
-        and _has(behind, Role.FFN)
-        and not _has(front, Role.FFN)
-        and not _has(behind, MIXER)
-    )
+    if graph.ops[i] != "ADD" or not any(front) or _has(front, Role.FFN):
+        return False
+    return _has(behind, Role.FFN) and not _has(behind, MIXER)
 
 
 def _has(factors: Sequence[bytes], roles: Role) -> bool:

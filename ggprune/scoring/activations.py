@@ -49,16 +49,6 @@ def activation_statistics(imatrix: Imatrix, model: Model) -> tuple[LayerActivati
     has no say. Raises DataError if the importance matrix does not fit the model or leaves out a
     layer of it.
     """
-    _check_layers(imatrix, model)
-    trunk = model.layers[: n_trunk(model)]
-    held = ((tensor.name, _entry(imatrix, tensor)) for layer in trunk for tensor in layer)
-    entries = {name: entry for name, entry in held if entry is not None}
-    if not entries:
-        raise DataError(f"{imatrix.path}: no entry is of a matrix in the layers of {model.path}")
-    return tuple(_layer(imatrix, n, tensors, entries) for n, tensors in enumerate(trunk))
-
-
-def _check_layers(imatrix: Imatrix, model: Model) -> None:
     for name in imatrix.entries:
         try:
             model.layer_of(name)
@@ -67,6 +57,12 @@ def _check_layers(imatrix: Imatrix, model: Model) -> None:
                 f"{imatrix.path}: of another model, {e}; ggprune remap carries the importance "
                 "matrix of a model over to what was pruned from it"
             ) from e
+    trunk = model.layers[: n_trunk(model)]
+    held = ((tensor.name, _entry(imatrix, tensor)) for layer in trunk for tensor in layer)
+    entries = {name: entry for name, entry in held if entry is not None}
+    if not entries:
+        raise DataError(f"{imatrix.path}: no entry is of a matrix in the layers of {model.path}")
+    return tuple(_layer(imatrix, n, tensors, entries) for n, tensors in enumerate(trunk))
 
 
 def _entry(imatrix: Imatrix, tensor: Tensor) -> _Entry | None:

@@ -119,7 +119,6 @@ class RememberedRows:
         return replace(self.source.effort, n_cached=self._n_cached)
 
     def base(self, number: int) -> BaseRows:
-        """The whole model on a chunk."""
         if BASE in self._known(number):
             return BaseRows(**self._recalled(number, BASE))
         return self._measured_base(number)

@@ -54,13 +54,11 @@ def choose(
     What the ranking protected stays.
     """
     options = options or ChooseOptions()
-    calibration = ranking.calibration
+    n_ctx, n_chunk = ranking.calibration.n_ctx, ranking.calibration.n_chunk_limit
     measuring = MeasureOptions(
-        n_ctx=calibration.n_ctx,
-        n_chunk=options.n_chunk or calibration.n_chunk_limit,
-        compute=options.compute,
+        n_ctx=n_ctx, n_chunk=options.n_chunk or n_chunk, compute=options.compute,
         cache=options.cache,
-    )
+    )  # fmt: skip
     search = search_options(model, ranking, options.confidence)
     with open_rows(model, text, measuring) as source:
         return choose_set(model, source, request, search, progress)
@@ -69,11 +67,9 @@ def choose(
 def search_options(model: Model, ranking: Ranking, confidence: float) -> SearchOptions:
     """What a ranking says before a search begins."""
     return SearchOptions(
-        protect=frozenset(ranking.by.protected(n_trunk(model))),
-        confidence=confidence,
-        order=ranking.order,
-        windows=ranking.run_distances,
-    )
+        protect=frozenset(ranking.by.protected(n_trunk(model))), confidence=confidence,
+        order=ranking.order, windows=ranking.run_distances,
+    )  # fmt: skip
 
 
 def choose_set(
@@ -94,8 +90,7 @@ def choose_set(
     options = replace(options, protect=options.protect.union(request.protect))
     chooser = _Chooser(model, source, request, options, progress)
     target = request.target
-    best = chooser.within() if target is None else chooser.reaching(target)
-    choice = chooser.beside(best)
+    choice = chooser.beside(chooser.within() if target is None else chooser.reaching(target))
     progress.say("")
     return choice
 

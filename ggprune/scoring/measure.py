@@ -40,9 +40,6 @@ class MeasureOptions:
     share_prefix: bool = True  # without: slower, the same numbers
 
 
-AS_USUAL = MeasureOptions()
-
-
 @dataclass
 class _Computed:
     """What is kept of the chunk that was computed last."""
@@ -95,13 +92,10 @@ class Measurer:
             yield self._without(self._at(number), cut, within)
 
     def _at(self, number: int) -> _Computed:
-        if self._computed is None or self._computed.chunk.number != number:
-            self._computed = None  # two at once would be too much memory
-            self._computed = self._whole(self.chunks[number])
-        return self._computed
-
-    def _whole(self, chunk: Chunk) -> _Computed:
-        start = time.perf_counter()
+        if self._computed is not None and self._computed.chunk.number == number:
+            return self._computed
+        self._computed = None  # two at once would be too much memory
+        start, chunk = time.perf_counter(), self.chunks[number]
         logits, stream = self._ablator.record(chunk.tokens, chunk.n_output)
         middle = time.perf_counter()
         base = base_logits(chunk.scored(logits), chunk.targets, self._n_threads)
@@ -112,7 +106,8 @@ class Measurer:
         )  # fmt: skip
         self.effort.work += 1
         self._count(start, middle)
-        return _Computed(chunk, base, rows, {NOTHING: stream})
+        self._computed = _Computed(chunk, base, rows, {NOTHING: stream})
+        return self._computed
 
     def _without(self, computed: _Computed, cut: Cut, within: Cut) -> Rows:
         chunk, base = computed.chunk, computed.base

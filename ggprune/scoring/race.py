@@ -70,11 +70,9 @@ class Race:
                 self.seen[cut].append(self.rules.by(rows))
                 if take is not None:
                     take(cut, rows)
-        if self.rules.n_lowest is not None:
-            rules, n_chunk = self.rules, self.source.n_chunk
-            self.active = survivors(
-                self.seen, self.rules.n_lowest, rules.confidence, n_chunk, rules.tolerance
-            )
+        rules, n_chunk = self.rules, self.source.n_chunk
+        if (k := rules.n_lowest) is not None:
+            self.active = survivors(self.seen, k, rules.confidence, n_chunk, rules.tolerance)
 
 
 def survivors(
@@ -141,11 +139,7 @@ def is_worse(
     error = math.sqrt((N_ASSUMED * assumed + between) / n_free / n)
     unseen = 1.0 if n_chunk is None else max(1 - n / n_chunk, 0.0)
     allowed = tolerance * float(np.mean(np.concatenate(b[:n])))
-    return float(tokens.mean()) + allowed > _student(z, n_free) * error * math.sqrt(unseen)
-
-
-def _student(z: float, n_free: int) -> float:
-    """The quantile of Student's t where the normal one is z (Abramowitz and Stegun 26.7.5)."""
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / n_free + second / n_free**2
+    # The quantile of Student's t where the normal one is z (Abramowitz and Stegun 26.7.5).
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    student = z + first / n_free + second / n_free**2
+    return float(tokens.mean()) + allowed > student * error * math.sqrt(unseen)

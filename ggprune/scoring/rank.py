@@ -7,7 +7,7 @@ that would be written. Chunk by chunk: the whole model first, then once without 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from ggprune.runtime.library import versions
 from ggprune.scoring.activations import activation_statistics
 from ggprune.scoring.cache import open_rows
 from ggprune.scoring.choose import choose_set, search_options
-from ggprune.scoring.measure import AS_USUAL, MeasureOptions
+from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.metric import BY_KLD, Metric, OrderBy
 from ggprune.scoring.race import Race, RaceRules, kld_of, undecided_pairs
 from ggprune.scoring.ranking import CalibrationInfo, LayerScore, Ranking, describe_model, order_of
@@ -43,7 +43,7 @@ from ggprune.scoring.weights import magnitudes
 class RankOptions:
     """What layers are ordered by, and how sure the order has to be."""
 
-    measuring: MeasureOptions = AS_USUAL
+    measuring: MeasureOptions = field(default_factory=MeasureOptions)
     by: OrderBy = BY_KLD
     imatrix: Imatrix | None = None
     n_decide: int | None = None  # of the least important layers; None: all see all of the text
@@ -81,19 +81,15 @@ def rank(
             )
             for cut in measured.rows
         )
+        read = describe_text(text, options.measuring.n_ctx, len(measured.base))
         ranking = Ranking(
-            model=describe_model(model),
-            calibration=_calibration(text, options.measuring.n_ctx, measured),
+            model=describe_model(model), by=by, unit=unit, layers=scores,
+            calibration=CalibrationInfo(**vars(read), n_chunk_limit=source.n_chunk),
             base_ppl=ppl_estimate(np.concatenate([base.nll for base in measured.base])),
-            by=by,
-            unit=unit,
-            layers=scores,
             order=order_of(scores, by.metric, by.protected(n_trunk(model))),
-            undecided=_undecided(race),
-            windows=measured.windows(),
-            effort=source.effort,
-            versions=versions(),
-        )
+            undecided=_undecided(race), windows=measured.windows(),
+            effort=source.effort, versions=versions(),
+        )  # fmt: skip
         if options.request is None:
             return ranking
         search = search_options(model, ranking, options.confidence)
@@ -170,22 +166,15 @@ def _score(model: Model, measured: _Measured, cut: Cut) -> LayerScore:
     kld = np.concatenate([row.kld for row in rows])
     magnitude = np.concatenate([row.magnitude[part] for row in base])
     return LayerScore(
-        layer=layer,
+        layer=layer, kld=mean_estimate(kld), kld_99=float(np.percentile(kld, 99)),
         ppl=ppl_estimate(np.concatenate([row.nll for row in rows])),
-        kld=mean_estimate(kld),
         same_top_p=share_estimate(np.concatenate([row.same_top for row in rows])),
         rms_delta_p=rms_estimate(np.concatenate([row.delta_p for row in rows])),
         bi=mean_estimate(np.concatenate([row.bi[part] for row in base])),
         relative_magnitude=mean_estimate(magnitude),
         angular=mean_estimate(np.array([row.angular[part, part + 1] for row in base])),
-        kld_99=float(np.percentile(kld, 99)),
         removable=measured.unit is Unit.LAYER and legal_drop(model, (layer,)),
-    )
-
-
-def _calibration(text: Text, n_ctx: int, measured: _Measured) -> CalibrationInfo:
-    read = describe_text(text, n_ctx, len(measured.base))
-    return CalibrationInfo(**vars(read), n_chunk_limit=measured.source.n_chunk)
+    )  # fmt: skip
 
 
 def _undecided(race: Race) -> tuple[tuple[int, int], ...]:

@@ -153,21 +153,17 @@ def read_ranking(path: Path) -> Ranking:
     try:
         ranking = decode(Ranking, json.loads(data.decode("utf-8")))
     except (ValueError, RecursionError) as e:
-        _reraise_usage_error(e)
+        cause: BaseException | None = e
+        while cause is not None:
+            if isinstance(cause, UsageError):  # it says what is known in place of a metric
+                raise cause from cause.__cause__
+            cause = cause.__cause__
         raise DataError(f"{path}: not a ranking made by ggprune rank") from e
     if len(set(ranking.order)) != len(ranking.order):
         raise DataError(f"{path}: not a ranking made by ggprune rank")
     if ranking.unit is not Unit.LAYER:
         raise DataError(f"{path}: scores {ranking.unit.value} modules, not layers")
     return ranking
-
-
-def _reraise_usage_error(error: BaseException | None) -> None:
-    """The one behind an error, if there is one: it says what is known in place of a metric."""
-    while error is not None:
-        if isinstance(error, UsageError):
-            raise error
-        error = error.__cause__
 
 
 def check_ranking(path: Path, ranking: Ranking, model: Model) -> None:
@@ -185,12 +181,11 @@ def ranked_text(path: Path, ranking: Ranking, moved_to: Path | None = None) -> T
     Raises DataError if it cannot be read or is another text by now.
     """
     calibration = ranking.calibration
-    text = _read_text(calibration.source) if moved_to is None else read_text(moved_to)
+    package, _, name = calibration.source.partition("/")
+    if moved_to is None and package == "ggprune":
+        text = shipped_text(name)
+    else:
+        text = read_text(moved_to or Path(calibration.source))
     if text.sha256 != calibration.sha256:
         raise DataError(f"{text.source}: not the text that {path} was made with (-f)")
     return text
-
-
-def _read_text(source: str) -> Text:
-    package, _, name = source.partition("/")
-    return shipped_text(name) if package == "ggprune" else read_text(Path(source))

@@ -165,10 +165,8 @@ class Search:
     ) -> dict[Cut, list[Float64]]:
         """KL divergences of every set, chunk by chunk, until the lowest ones are sure."""
         start, n_pass = time.perf_counter(), self.source.effort.n_pass
-        rules = RaceRules(
-            n_lowest=n_lowest, confidence=self.options.confidence, tolerance=TOLERANCE,
-            within=within,
-        )  # fmt: skip
+        sure = self.options.confidence
+        rules = RaceRules(n_lowest=n_lowest, confidence=sure, tolerance=TOLERANCE, within=within)
         race, n_chunk = Race(self.source, sets, rules), self.source.n_chunk
         for i in race.laps():
             self.progress.say(

@@ -30,12 +30,9 @@ class Goal(str, Enum):
 
 # What the command line calls them.
 OPTIONS = {
-    Goal.LAYERS: "--drop",
-    Goal.PERCENT: "--drop-percent",
-    Goal.SIZE: "--target-size",
-    Goal.PARAMS: "--target-params",
-    Goal.SPEEDUP: "--target-speedup",
-}
+    Goal.LAYERS: "--drop", Goal.PERCENT: "--drop-percent", Goal.SIZE: "--target-size",
+    Goal.PARAMS: "--target-params", Goal.SPEEDUP: "--target-speedup",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,20 +55,17 @@ class Target:
         else:
             return None
         if not 1 <= n < n_layer:
-            raise UsageError(
-                f"{self}: the model has {n_layer} layers, 1 to {n_layer - 1} can be dropped"
-            )
+            most = n_layer - 1
+            raise UsageError(f"{self}: the model has {n_layer} layers, 1 to {most} can be dropped")
         return n
 
     def is_reached(self, before: Footprint, after: Footprint) -> bool:
         """By what is left; a number of layers is not seen here."""
         return {
-            Goal.LAYERS: True,
-            Goal.PERCENT: True,
             Goal.SIZE: after.size_bytes <= self.value,
             Goal.PARAMS: after.n_param <= self.value,
             Goal.SPEEDUP: before.token_bytes >= self.value * after.token_bytes,
-        }[self.goal]
+        }.get(self.goal, True)
 
 
 @dataclass(frozen=True)
@@ -93,16 +87,13 @@ class Limits:
         return None
 
 
-NO_LIMITS = Limits()
-
-
 @dataclass(frozen=True)
 class DropRequest:
     """The set of layers that is asked for: how many, how it is found, what must not happen."""
 
     target: Target | None
     strategy: Strategy = Strategy.SEARCH
-    limits: Limits = NO_LIMITS
+    limits: Limits = Limits()
     protect: tuple[int, ...] = ()  # layers that stay
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ STEP_VALUES = 1 << 17  # floats that exist at once per thread: half a MiB stays 
 _SCALED_INPUTS = ".ffn_gate_inp"  # gemma4.cpp:320: its .scale belongs to the norm in front
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Piece:
     """Values of one matrix that are read together: `n_value` of them from byte `offset` on."""
 
@@ -88,21 +88,10 @@ def _pieces(model: Model) -> Iterator[_Piece]:
             n_value = tensor.n_element // len(factors)
             step = PIECE_BYTES // kind.block_bytes * kind.block_size
             for i, factor in enumerate(factors):
-                for first, n in _parts(n_value, step):
-                    skipped_bytes = kind.size_bytes((i * n_value + first,))
-                    yield _Piece(
-                        layer=layer,
-                        tensor=tensor,
-                        offset=tensor.offset + skipped_bytes,
-                        n_value=n,
-                        factor=float(factor),
-                    )
-
-
-def _parts(n: int, step: int) -> Iterator[tuple[int, int]]:
-    """Where each part of `n` things begins, and how many it has."""
-    for first in range(0, n, step):
-        yield first, min(step, n - first)
+                for first in range(0, n_value, step):
+                    offset = tensor.offset + kind.size_bytes((i * n_value + first,))
+                    n = min(step, n_value - first)
+                    yield _Piece(layer, tensor, offset, n, float(factor))
 
 
 def _factors(model: Model, tensor: Tensor) -> Float32:
@@ -141,8 +130,9 @@ def _magnitude(piece: _Piece, dequantize: Dequantizer) -> float:
     raw = np.empty(piece.tensor.type.size_bytes(floats.shape), np.uint8)
     with _reading(piece.tensor) as file:
         file.seek(piece.offset)
-        for _, n in _parts(piece.n_value, STEP_VALUES):
-            stored, values = raw[: piece.tensor.type.size_bytes((n,))], floats[:n]
+        for first in range(0, piece.n_value, STEP_VALUES):
+            values = floats[: piece.n_value - first]
+            stored = raw[: piece.tensor.type.size_bytes(values.shape)]
             _fill(file, stored)
             dequantize(stored, values)
             total += float(np.abs(values, out=values).sum(dtype=np.float64))
