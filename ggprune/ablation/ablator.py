@@ -103,8 +103,7 @@ class Ablator:
         """Share of the graph's nodes that `without` computes for `drop` from part `first` on."""
         if self._graph is None:
             return 1.0
-        runs = runs_of(n for n in drop if n >= first)
-        _, mask, _ = self._needed(self._graph, runs)
+        _, mask, _ = self._needed(self._graph, runs_of(n for n in drop if n >= first))
         return float(mask.mean())
 
     def _whole(self, chunk: Tokens, n_output: int, drop: Sequence[int]) -> Logits:

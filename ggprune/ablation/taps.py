@@ -88,8 +88,6 @@ def _both(first: Handler, second: Handler) -> Handler:
 
 
 def reader(kept: list[Float32]) -> Handler:
-    """Keeps the stream, in place of what was kept before."""
-
     def read(node: StreamNode) -> None:
         kept[:] = [node.read()]
 

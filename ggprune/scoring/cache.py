@@ -64,12 +64,10 @@ class ScoreCache:
         self.connection.close()
 
     def names(self, chunk: int) -> frozenset[str]:
-        """Of all that was put for the chunk."""
         rows = self.connection.execute("SELECT name FROM entry WHERE chunk = ?", (chunk,))
         return frozenset(name for (name,) in rows)
 
     def get(self, chunk: int, name: str) -> dict[str, AnyArray] | None:
-        """What was put, None if nothing was."""
         row = self.connection.execute(
             "SELECT data FROM entry WHERE chunk = ? AND name = ?", (chunk, name)
         ).fetchone()
@@ -101,8 +99,8 @@ class RememberedRows:
     """A row source around another one, which is asked for nothing twice where there is a cache."""
 
     def __init__(self, source: RowSource, cache: ScoreCache | None, unit: Unit) -> None:
-        """`unit` is what all cuts consist of."""
-        self.source, self.cache, self.unit = source, cache, unit
+        self.source, self.cache = source, cache
+        self.unit = unit  # what all cuts consist of
         self._n_cached = 0
         self._base_nll: dict[int, Float64] = {}
 
@@ -130,7 +128,6 @@ class RememberedRows:
         return self._base_nll[number]
 
     def rows(self, number: int, cuts: Sequence[Cut], within: Cut = NOTHING) -> Iterator[Rows]:
-        """The chunk without each of the cuts, which all contain `within`, in their order."""
         known = self._known(number)
         missing = [cut for cut in cuts if self._name(cut) not in known]
         if missing and number not in self._base_nll:

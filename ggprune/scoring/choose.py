@@ -120,8 +120,7 @@ class _Chooser:
             drop = self.find(n, is_only=target.n_drop(self.model) is not None)
             if drop is not None and self.is_enough(drop):
                 (point,) = self.points([drop])
-                exceeded = self.exceeded(point)
-                if exceeded is not None:
+                if (exceeded := self.exceeded(point)) is not None:
                     raise DataError(f"{target}: {exceeded}")
                 return point
         raise UsageError(f"{target}: no set of layers that can be removed reaches it")
@@ -134,8 +133,7 @@ class _Chooser:
             if drop is None:
                 continue
             (point,) = self.points([drop])
-            exceeded = self.exceeded(point)
-            if exceeded is not None:
+            if (exceeded := self.exceeded(point)) is not None:
                 reason = exceeded
                 break
             best = point
@@ -144,7 +142,6 @@ class _Chooser:
         return best
 
     def exceeded(self, point: Point) -> str | None:
-        """Which limit the set exceeds, in words; None if none."""
         exceeded = self.request.limits.exceeded(point.kld, point.ppl_ratio)
         layers = format_layers(point.drop.whole_layers)
         return f"without layers {layers}: {exceeded}" if exceeded is not None else None
@@ -189,7 +186,6 @@ class _Chooser:
         return {s: drop for s, drop in sets.items() if drop is not None and self.is_enough(drop)}
 
     def points(self, sets: Sequence[Cut]) -> list[Point]:
-        """Measured on all chunks."""
         rows: list[list[Rows]] = [[] for _ in sets]
         n_chunk = self.source.n_chunk if sets else 0
         for i in range(n_chunk):
@@ -209,5 +205,4 @@ class _Chooser:
 
     @cached_property
     def base_nll(self) -> Float64:
-        """The whole model's on all chunks."""
         return np.concatenate([self.source.base_nll(i) for i in range(self.source.n_chunk)])

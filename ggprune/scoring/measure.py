@@ -17,7 +17,6 @@ from ggprune.ablation.ablator import Ablator, Stream
 from ggprune.ablation.units import parts_of
 from ggprune.arch import architecture_of, check_scored
 from ggprune.metrics.chunks import Chunk, make_chunks
-from ggprune.metrics.estimates import Float32
 from ggprune.metrics.logits import BaseLogits, base_logits
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import Text
@@ -87,7 +86,6 @@ class Measurer:
         return self._at(number).rows
 
     def rows(self, number: int, cuts: Sequence[Cut], within: Cut = NOTHING) -> Iterator[Rows]:
-        """The chunk without each of the cuts, which all contain `within`, in their order."""
         for cut in cuts:
             yield self._without(self._at(number), cut, within)
 
@@ -99,7 +97,10 @@ class Measurer:
         logits, stream = self._ablator.record(chunk.tokens, chunk.n_output)
         middle = time.perf_counter()
         base = base_logits(chunk.scored(logits), chunk.targets, self._n_threads)
-        scored = _scored_stream(chunk, stream)
+        known = [None if x is None else chunk.scored(x) for x in stream.tokens]
+        shape = next(x.shape for x in reversed(known) if x is not None)
+        # Not-a-number where the graph has no name for a place.
+        scored = [np.full(shape, np.nan, np.float32) if x is None else x for x in known]
         rows = BaseRows(
             base.scores.nll, influences(scored), relative_magnitudes(scored),
             angular_distances(scored),
@@ -147,10 +148,3 @@ class Measurer:
         self.effort.decode_s += middle - start
         self.effort.callback_s = self._session.callback_s
         self.effort.statistics_s += time.perf_counter() - middle
-
-
-def _scored_stream(chunk: Chunk, stream: Stream) -> list[Float32]:
-    """The scored tokens at all places; not-a-number where the graph has no name for one."""
-    known = [None if tokens is None else chunk.scored(tokens) for tokens in stream.tokens]
-    shape = next(tokens.shape for tokens in reversed(known) if tokens is not None)
-    return [np.full(shape, np.nan, np.float32) if x is None else x for x in known]

@@ -84,12 +84,11 @@ def survivors(
     `tolerance` of the value. One that had left comes back if it is close to another one now.
     `confidence` is that of all comparisons together (Bonferroni).
     """
-    order = ranked(seen)
-    if len(order) <= 1:
+    if len(seen) <= 1:
         return []
     pairs = undecided_pairs(seen, k, confidence, n_chunk, tolerance)
     open_ = {c for pair in pairs for c in pair}
-    return [c for c in order if c in open_]
+    return [c for c in ranked(seen) if c in open_]
 
 
 def undecided_pairs(

@@ -31,9 +31,17 @@ from ggprune.scoring.activations import activation_statistics
 from ggprune.scoring.cache import open_rows
 from ggprune.scoring.choose import choose_set, search_options
 from ggprune.scoring.measure import MeasureOptions
-from ggprune.scoring.metric import BY_KLD, Metric, OrderBy
 from ggprune.scoring.race import Race, RaceRules, kld_of, undecided_pairs
-from ggprune.scoring.ranking import CalibrationInfo, LayerScore, Ranking, describe_model, order_of
+from ggprune.scoring.ranking import (
+    BY_KLD,
+    CalibrationInfo,
+    LayerScore,
+    Metric,
+    OrderBy,
+    Ranking,
+    describe_model,
+    order_of,
+)
 from ggprune.scoring.rows import BaseRows, Rows, RowSource
 from ggprune.scoring.target import DropRequest, sizes_to_try
 from ggprune.scoring.weights import magnitudes
@@ -81,13 +89,16 @@ def rank(
             )
             for cut in measured.rows
         )
+        windows: Float64 = np.zeros((0, 0))  # none between modules
+        if unit is Unit.LAYER:
+            windows = np.mean([base.angular for base in measured.base], axis=0)
         read = describe_text(text, options.measuring.n_ctx, len(measured.base))
         ranking = Ranking(
             model=describe_model(model), by=by, unit=unit, layers=scores,
             calibration=CalibrationInfo(**vars(read), n_chunk_limit=source.n_chunk),
             base_ppl=ppl_estimate(np.concatenate([base.nll for base in measured.base])),
             order=order_of(scores, by.metric, by.protected(n_trunk(model))),
-            undecided=_undecided(race), windows=measured.windows(),
+            undecided=_undecided(race), windows=windows,
             effort=source.effort, versions=versions(),
         )  # fmt: skip
         if options.request is None:
@@ -152,26 +163,18 @@ class _Measured:
         if not race.active:  # over before its end
             progress.step(n_all, n_all)
 
-    def windows(self) -> Float64:
-        """Angular distances between all places, mean over the chunks; none between modules."""
-        if self.unit is not Unit.LAYER:
-            return np.zeros((0, 0))
-        windows: Float64 = np.mean([base.angular for base in self.base], axis=0)
-        return windows
-
 
 def _score(model: Model, measured: _Measured, cut: Cut) -> LayerScore:
     rows, layer = measured.rows[cut], cut.layers[0]
     base, part = measured.base, measured.source.parts[layer]
     kld = np.concatenate([row.kld for row in rows])
-    magnitude = np.concatenate([row.magnitude[part] for row in base])
     return LayerScore(
         layer=layer, kld=mean_estimate(kld), kld_99=float(np.percentile(kld, 99)),
         ppl=ppl_estimate(np.concatenate([row.nll for row in rows])),
         same_top_p=share_estimate(np.concatenate([row.same_top for row in rows])),
         rms_delta_p=rms_estimate(np.concatenate([row.delta_p for row in rows])),
         bi=mean_estimate(np.concatenate([row.bi[part] for row in base])),
-        relative_magnitude=mean_estimate(magnitude),
+        relative_magnitude=mean_estimate(np.concatenate([row.magnitude[part] for row in base])),
         angular=mean_estimate(np.array([row.angular[part, part + 1] for row in base])),
         removable=measured.unit is Unit.LAYER and legal_drop(model, (layer,)),
     )  # fmt: skip

@@ -64,12 +64,10 @@ class Search:
     def find(self, strategy: Strategy, n: int) -> Cut:
         """A set of n layers. Raises ArchitectureError if none can be removed exactly."""
         find = {
-            Strategy.ONESHOT: self.oneshot,
-            Strategy.GREEDY: self.greedy,
-            Strategy.WINDOW: self.window,
-            Strategy.SEARCH: self.refined,
+            Strategy.ONESHOT: self.oneshot, Strategy.GREEDY: self.greedy,
+            Strategy.WINDOW: self.window, Strategy.SEARCH: self.refined,
             Strategy.EXHAUSTIVE: self.exhaustive,
-        }[strategy]
+        }[strategy]  # fmt: skip
         self.by_size[n] = drop = find(n)
         return drop
 
@@ -85,7 +83,6 @@ class Search:
         return drop
 
     def first_of(self, order: Sequence[int], n: int) -> Cut | None:
-        """The first n layers of an order that can go together."""
         free = [layer for layer in order if layer in self.layers]
         layers = first_legal(self.model, free, n)
         return Cut.of(layers) if layers is not None else None
@@ -157,7 +154,6 @@ class Search:
         return self.best("all sets", sets, n)
 
     def best(self, what: str, sets: Sequence[Cut], n: int, within: Cut = NOTHING) -> Cut:
-        """The winner of a race between the legal ones of these sets."""
         return ranked(self.race(what, self.allowed(sets, n), 1, within))[0]
 
     def race(
@@ -169,9 +165,8 @@ class Search:
         rules = RaceRules(n_lowest=n_lowest, confidence=sure, tolerance=TOLERANCE, within=within)
         race, n_chunk = Race(self.source, sets, rules), self.source.n_chunk
         for i in race.laps():
-            self.progress.say(
-                f"{what}: {len(race.active)} sets, chunk {i + 1} of at most {n_chunk}"
-            )
+            n_set = len(race.active)
+            self.progress.say(f"{what}: {n_set} sets, chunk {i + 1} of at most {n_chunk}")
             race.lap(i)
         winner = ranked(race.seen)[0]
         step = Step(
@@ -199,9 +194,8 @@ class Search:
     def is_allowed(self, drop: Cut, n: int) -> bool:
         """Can these go together, is none of them protected, and are n of them enough?"""
         layers = drop.whole_layers
-        if not set(layers) <= set(self.layers) or not legal_drop(self.model, layers):
-            return False
-        return len(drop) < n or self.is_enough(drop)
+        can_go = set(layers) <= set(self.layers) and legal_drop(self.model, layers)
+        return can_go and (len(drop) < n or self.is_enough(drop))
 
     def impossible(self, n: int) -> ArchitectureError:
         return ArchitectureError(

@@ -116,12 +116,11 @@ def _factors(model: Model, tensor: Tensor) -> Float32:
 def _dequantizers(pieces: Sequence[_Piece]) -> dict[TensorType, Dequantizer]:
     """One per type, made before anything is read: a type that cannot be converted costs nothing."""
     by_type: dict[TensorType, Dequantizer] = {}
-    for tensor in (piece.tensor for piece in pieces):
-        if tensor.type not in by_type:
-            try:
-                by_type[tensor.type] = Dequantizer(tensor.type)
-            except DataError as e:
-                raise DataError(f"{tensor.path}: {tensor.name}: {e}") from e
+    for tensor in (piece.tensor for piece in pieces if piece.tensor.type not in by_type):
+        try:
+            by_type[tensor.type] = Dequantizer(tensor.type)
+        except DataError as e:
+            raise DataError(f"{tensor.path}: {tensor.name}: {e}") from e
     return by_type
 
 
@@ -149,8 +148,7 @@ def _reading(tensor: Tensor) -> Iterator[FileIO]:
         with FileIO(tensor.path) as file:
             yield file
     except OSError as e:
-        reason = e.strerror or str(e)
-        raise DataError(f"{tensor.path}: {tensor.name} cannot be read: {reason}") from e
+        raise DataError(f"{tensor.path}: {tensor.name} cannot be read: {e.strerror or e}") from e
 
 
 def _fill(file: FileIO, buffer: NDArray[np.uint8]) -> None:

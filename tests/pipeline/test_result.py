@@ -15,8 +15,7 @@ from ggprune.metrics.estimates import Estimate
 from ggprune.model.cut import Cut
 from ggprune.pipeline.result import AutoResult, FrontRow, PlanSummary, Row, read_report
 from ggprune.scoring.choice import Alternative, Choice, Point, Step, Strategy
-from ggprune.scoring.metric import Metric, OrderBy
-from ggprune.scoring.ranking import CalibrationInfo, LayerScore, ModelInfo, Ranking
+from ggprune.scoring.ranking import CalibrationInfo, LayerScore, Metric, ModelInfo, OrderBy, Ranking
 from ggprune.scoring.target import Goal, Target
 from tests.files.test_round_trips import MACHINE, MEASURED, SPEED, TEXT, VERSIONS
 
