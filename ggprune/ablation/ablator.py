@@ -75,7 +75,10 @@ class Ablator:
         self.session.run(tracer)
         logits = self._logits(chunk, n_output)
         if self._graph is None or self._graph.pointers != tuple(tracer.pointers):
-            self._trace(tracer)
+            self._graph = None
+            self._live.clear()
+            if self.share_prefix:
+                self._trace(tracer)
         return logits, Stream(tuple(sorted(drop)), recorder.rows, recorder.stream)
 
     def without(self, chunk: Tokens, n_output: int, parts: Sequence[int], stream: Stream) -> Logits:
@@ -115,10 +118,6 @@ class Ablator:
         return logits
 
     def _trace(self, tracer: Tracer) -> None:
-        self._graph = None
-        self._live.clear()
-        if not self.share_prefix:
-            return
         try:
             graph = graph_of(tracer.pointers)
             named = [n for n, place in enumerate(self.places[:-1]) if place[0]]

@@ -44,11 +44,8 @@ class Point:
     ppl: Annotated[Estimate, "perplexity without them"]
     ppl_ratio: Annotated[Estimate, "PPL without / PPL with"]
     footprint: Annotated[Footprint, INLINE]
-    speedup: Annotated[
-        float,
-        Key(name="predicted_speedup"),
-        "of generating, predicted from the bytes read per token",
-    ]
+    speedup: Annotated[float, Key(name="predicted_speedup"),
+        "of generating, predicted from the bytes read per token"]  # fmt: skip
 
     @property
     @written(before="drop")
@@ -70,11 +67,9 @@ class Choice:
 
     strategy: Strategy
     best: Annotated[Point, INLINE]
-    front: Annotated[
-        tuple[Point, ...],
+    front: Annotated[tuple[Point, ...],
         "the best set found for every number of layers up to it, where the way went through them; "
-        "the whole model first",
-    ]
+        "the whole model first"]  # fmt: skip
     others: Annotated[tuple[Alternative, ...], "what simpler strategies choose"]
     steps: Annotated[tuple[Step, ...], "the races"]
 

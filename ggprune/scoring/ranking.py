@@ -154,18 +154,14 @@ class Ranking:
     model: ModelInfo
     calibration: CalibrationInfo
     base_ppl: Annotated[Estimate, Key(name="base.ppl")]
-    by: Annotated[
-        OrderBy,
-        Key(name="metric", write=str, read=parse_metric),
-        "what the layers are ordered by, as --metric has it",
-    ] = BY_KLD
+    by: Annotated[OrderBy, Key(name="metric", write=str, read=parse_metric),
+        "what the layers are ordered by, as --metric has it"] = BY_KLD  # fmt: skip
     unit: Annotated[Unit, "what was left out of each layer"] = Unit.LAYER
     layers: tuple[LayerScore, ...]
     order: Annotated[tuple[int, ...], "least important first, by the metric"]
-    undecided: Annotated[
-        tuple[tuple[int, int], ...],
+    undecided: Annotated[tuple[tuple[int, int], ...],
         "pairs of layers that the text does not tell apart at the border of --decide",
-    ] = ()
+    ] = ()  # fmt: skip
     windows: Annotated[
         Float64, Key(write=_rounded), "row l, column m: angular distance over layers l to m-1"
     ] = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
