@@ -62,10 +62,12 @@ class Target:
     def is_reached(self, before: Footprint, after: Footprint) -> bool:
         """By what is left; a number of layers is not seen here."""
         return {
+            Goal.LAYERS: True,
+            Goal.PERCENT: True,
             Goal.SIZE: after.size_bytes <= self.value,
             Goal.PARAMS: after.n_param <= self.value,
             Goal.SPEEDUP: before.token_bytes >= self.value * after.token_bytes,
-        }.get(self.goal, True)
+        }[self.goal]
 
 
 @dataclass(frozen=True)

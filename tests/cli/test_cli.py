@@ -164,7 +164,8 @@ def test_the_library_works_in_a_script_without_a_guard(tmp_path: Path) -> None:
         "print('once')\n"
         f"model = ggprune.open_model({str(TINY)!r})\n"
         "plan = ggprune.make_plan(model, (2,))\n"
-        f"ggprune.prune(model, plan, Path({str(tmp_path / 'out.gguf')!r}))\n"
+        f"out = Path({str(tmp_path / 'out.gguf')!r})\n"
+        "ggprune.write(ggprune.Job(model=model, plan=plan, out=out))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
