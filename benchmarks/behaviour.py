@@ -12,11 +12,13 @@ two recordings differ, and exits with 1 if they do; what varies from run to run 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import hashlib
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,7 @@ from behaviour_normal import normal
 
 CASES = Path(__file__).with_name("behaviour_cases.txt")
 TEXTS = (".json", ".md", ".svg")  # kept in the recording; of other files the hash
+CACHE = ".sqlite"  # of these what is in them: the bytes depend on how often it was written
 LIMIT_S = 300
 
 
@@ -142,7 +145,26 @@ def files_in(folder: Path) -> dict[str, tuple[int, int, int]]:
 def made_file(path: Path) -> Made:
     raw = path.read_bytes()
     text = raw.decode("utf-8", "backslashreplace") if path.suffix in TEXTS else None
+    if path.suffix == CACHE:
+        text = "".join(f"{line}\n" for line in entries_of(path))
     return Made(len(raw), hashlib.sha256(raw).hexdigest(), text)
+
+
+def entries_of(path: Path) -> list[str]:
+    """The tables of an SQLite file and their rows in order, long values as their hash."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+        lines = [f"{name}: {sql}" for name, sql in tables]
+        for name, sql in tables:
+            rows = connection.execute(f'SELECT * FROM "{name}"') if sql else ()
+            lines += sorted(f"{name} {' '.join(map(cell, row))}" for row in rows)
+    return lines
+
+
+def cell(value: object) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes, {hashlib.sha256(value).hexdigest()}"
+    return repr(value)
 
 
 def shown(raw: bytes, tree: Path, work: Path) -> str:
