@@ -55,7 +55,7 @@ def _named(match: re.Match[str]) -> type:
 
 def _table(cls: type, titles: Titles) -> str:
     heading = f"{titles[cls][0].upper()}{titles[cls][1:]}:\n\n"
-    rows = [(f"`{key}`", kind, about) for key, kind, about in _rows(cls, titles)]
+    rows = [(f"`{key}`", kind, description) for key, kind, description in _rows(cls, titles)]
     table = markdown_table(("key", "value", "what it is"), rows, left=(0, 1, 2))
     return heading + table.replace("||", "\\|\\|")
 
@@ -69,7 +69,7 @@ def _rows(cls: type, titles: Titles, before: str = "") -> Iterator[Row]:
             yield from _rows(entry.inlined, titles, before)
         else:
             key = before + ".".join(entry.place)
-            yield key, _value(entry, titles), entry.about
+            yield key, _value(entry, titles), entry.description
             inner = _object_in(entry.hint)
             if inner is not None and inner not in titles and entry.key.write is None:
                 yield from _rows(inner, titles, f"{key}{'[]' * _depth(entry.hint)}.")

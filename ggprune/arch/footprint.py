@@ -19,7 +19,7 @@ from ggprune.model.names import HEAD, TOKEN_EMBEDDING, Role, roles_of
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one model."""
+    """What one model takes."""
 
     size_bytes: Annotated[int, "of the file"]
     n_param: int
@@ -55,10 +55,10 @@ class Footprints:
 
     @cached_property
     def _layers(self) -> tuple[Footprint, ...]:
-        found = [self._of(tensors) for tensors in self.model.layers]
+        layers = [self._of(tensors) for tensors in self.model.layers]
         for n in self.idle:
-            found[n] = replace(found[n], token_bytes=0)
-        return tuple(found)
+            layers[n] = replace(layers[n], token_bytes=0)
+        return tuple(layers)
 
     def _of(self, tensors: Sequence[Tensor]) -> Footprint:
         alignment = self.model.alignment

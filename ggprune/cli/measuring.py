@@ -24,7 +24,7 @@ from ggprune.scoring.target import OPTIONS, parse_amount
 
 
 class FlashAttention(str, Enum):
-    """As llama.cpp's -fa."""
+    """The values of llama.cpp's -fa."""
 
     ON = "on"
     OFF = "off"

@@ -90,12 +90,13 @@ def command(source: shared.ModelPath, options: Options) -> None:
         n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.computing.compute(),
         unit=unit, cache=cache_folder(options.cache),
     )  # fmt: skip
-    how = RankOptions(
+    rank_options = RankOptions(
         measuring=measuring, by=by, confidence=options.confidence, request=request,
         imatrix=read_imatrix(options.imatrix) if options.imatrix is not None else None,
         n_decide=None if options.exhaustive else options.decide,
     )  # fmt: skip
-    ranking = rank(model, given_text(options.file, CALIBRATION), how, TerminalProgress("rank"))
+    text = given_text(options.file, CALIBRATION)
+    ranking = rank(model, text, rank_options, TerminalProgress("rank"))
     if options.out is not None:
         write_text(options.out, to_text(ranking), force=options.force)
     if options.plot is not None:

@@ -54,7 +54,7 @@ class Entry:
     place: Place
     attribute: str
     hint: object  # the type, without what is said about it
-    about: str
+    description: str
     key: Key
     is_read: bool  # a property is written only
     is_required: bool
@@ -105,9 +105,9 @@ def _entry(
 ) -> Entry:
     bare, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     key = next((note for note in notes if isinstance(note, Key)), Key())
-    about = next((note for note in notes if isinstance(note, str)), "")
+    description = next((note for note in notes if isinstance(note, str)), "")
     place = tuple((name or key.name or attribute).split("."))
     return Entry(
-        place=place, attribute=attribute, hint=bare, about=about, key=key,
+        place=place, attribute=attribute, hint=bare, description=description, key=key,
         is_read=is_read, is_required=is_required and not key.optional,
     )  # fmt: skip

@@ -26,7 +26,7 @@ MAX_STRING_BYTES = 1 << 30  # as in gguf.cpp
 _HEADER = struct.Struct("<4sIQQ")  # magic, version, tensor count, metadata count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tensor:
     """A tensor and where its bytes are: `path[offset : offset + size_bytes]`."""
 
@@ -42,7 +42,7 @@ class Tensor:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GGUFFile:
     """One file: its metadata in file order and its tensors in file order."""
 
@@ -101,7 +101,10 @@ class _Parser:
         data_offset = -(-self.pos // alignment) * alignment
         tensors = self.tensors(infos, data_offset, alignment)
         size = len(self.view)
-        return GGUFFile(self.path, version, alignment, metadata, tensors, data_offset, size)
+        return GGUFFile(
+            path=self.path, version=version, alignment=alignment, metadata=metadata,
+            tensors=tensors, data_offset=data_offset, size_bytes=size,
+        )  # fmt: skip
 
     def header(self) -> tuple[int, int, int]:
         start = bytes(self.view[:4])
@@ -191,7 +194,10 @@ class _Parser:
             except FormatError as e:
                 raise self.fail(f"tensor {name}: {e}") from e
             offset = data_offset + relative
-            tensors[name] = Tensor(name, tensor_type, shape, self.path, offset, size)
+            tensors[name] = Tensor(
+                name=name, type=tensor_type, shape=shape, path=self.path, offset=offset,
+                size_bytes=size,
+            )  # fmt: skip
         end, before = 0, ""
         for tensor in sorted(tensors.values(), key=lambda t: t.offset):
             if tensor.offset < end:

@@ -22,7 +22,7 @@ from ggprune.model.model import open_model
 SUMS, COUNTS = ".in_sum2", ".counts"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Imatrix:
     """Importance of every input column of the matrices it was measured for, by tensor name."""
 
@@ -68,7 +68,10 @@ def _read_gguf(path: Path) -> Imatrix:
         raise FormatError("it has no .in_sum2 tensors")
     keys = ("imatrix.datasets", "imatrix.chunk_count")
     names, n_chunk = (model.metadata[k].decode() if k in model.metadata else None for k in keys)
-    return Imatrix(path, entries, str(names[0]) if names else "", int(n_chunk or 0), all_counts)
+    return Imatrix(
+        path=path, entries=entries, dataset=str(names[0]) if names else "",
+        n_chunk=int(n_chunk or 0), counts=all_counts,
+    )  # fmt: skip
 
 
 def _values(tensor: Tensor) -> NDArray[np.float32]:
@@ -85,7 +88,7 @@ def _read_legacy(path: Path) -> Imatrix:
     if len(tail) >= 8:
         n_chunk, length = struct.unpack_from("<ii", tail)
         dataset = tail[8 : 8 + length].decode("utf-8", "replace")
-    return Imatrix(path, means, dataset, n_chunk, counts)
+    return Imatrix(path=path, entries=means, dataset=dataset, n_chunk=n_chunk, counts=counts)
 
 
 @dataclass(frozen=True)

@@ -61,12 +61,12 @@ class Model:
     def stacks(self) -> tuple[tuple[str, int], ...]:
         """Name prefix and number of blocks of each stack: one, or an encoder and a decoder."""
         n_block = int(self.value(f"{self.arch}.block_count", int))
-        found = {block[0] for block in (block_of(t.name) for t in self.tensors) if block}
-        if "dec." in found:
+        prefixes = {block[0] for block in (block_of(t.name) for t in self.tensors) if block}
+        if "dec." in prefixes:
             key = f"{self.arch}.decoder_block_count"
             n_decoder = int(self.value(key, int)) if key in self.metadata else n_block
             return (("enc.", n_block), ("dec.", n_decoder))
-        return (("enc." if "enc." in found else "", n_block),)
+        return (("enc." if "enc." in prefixes else "", n_block),)
 
     @cached_property
     def n_layer(self) -> int:

@@ -26,8 +26,8 @@ def blocks(result: AutoResult) -> tuple[Block, ...]:
     choice = result.ranking.chosen
     steps: tuple[Block, ...] = ()
     if choice is not None and choice.steps:
-        found = Text(("How the layers were found:",))
-        steps = (found, ranking.steps_table(choice), ranking.decision(choice))
+        opening = Text(("How the layers were found:",))
+        steps = (opening, ranking.steps_table(choice), ranking.decision(choice))
     return (
         Text((dropped,)),
         _table(result.rows),

@@ -27,8 +27,8 @@ def document(results: Sequence[T]) -> T | dict[str, Sequence[T]]:
 
 def report(versions: Mapping[str, str], title: str, body: Iterable[Block]) -> tuple[Block, ...]:
     """A file about evaluations of any kind, whose blocks are `body`."""
-    how = Text((f"{named_versions(versions)}.",))
-    return (Heading(title, level=1), *body, Heading("How"), how)
+    made_with = Text((f"{named_versions(versions)}.",))
+    return (Heading(title, level=1), *body, Heading("How"), made_with)
 
 
 def task_blocks(scores: Sequence[TaskScores]) -> tuple[Block, ...]:

@@ -34,7 +34,7 @@ STEP_VALUES = 1 << 17  # floats that exist at once per thread: half a MiB stays 
 _SCALED_INPUTS = ".ffn_gate_inp"  # gemma4.cpp:320: its .scale belongs to the norm in front
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Piece:
     """Values of one matrix that are read together: `n_value` of them from byte `offset` on."""
 
@@ -91,7 +91,9 @@ def _pieces(model: Model) -> Iterator[_Piece]:
                 for first in range(0, n_value, step):
                     offset = tensor.offset + kind.size_bytes((i * n_value + first,))
                     n = min(step, n_value - first)
-                    yield _Piece(layer, tensor, offset, n, float(factor))
+                    yield _Piece(
+                        layer=layer, tensor=tensor, offset=offset, n_value=n, factor=float(factor)
+                    )
 
 
 def _factors(model: Model, tensor: Tensor) -> Float32:

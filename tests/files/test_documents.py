@@ -208,7 +208,7 @@ def test_keys_are_inherited() -> None:
         ("n_byte", 2), ("n_row", 3), ("area", 6), ("depth", 4)
     ]  # fmt: skip
     assert decode(Larger, encode(larger)) == larger
-    assert entries_of(Larger)[1].about == "rows of it"
+    assert entries_of(Larger)[1].description == "rows of it"
 
 
 def test_files(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_entries_describe_the_keys() -> None:
-    about = {".".join(entry.place): entry.about for entry in entries_of(Everything)}
+    about = {".".join(entry.place): entry.description for entry in entries_of(Everything)}
     assert about["model.path"] == "where it is"
     assert about["n_name"] == "how many names"
     assert "secret" not in about

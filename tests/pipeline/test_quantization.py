@@ -66,7 +66,7 @@ def ones(model: Model, leave_out: tuple[str, ...] = ()) -> Imatrix:
     names = [t for t in model.tensors if len(t.shape) == 2 and t.name.startswith("blk.")]
     entries = {t.name: rng.uniform(0.1, 2, t.shape[0]).astype(np.float32) for t in names}
     kept = {n: v for n, v in entries.items() if n not in leave_out}
-    return Imatrix(Path("some.imatrix"), kept, "text", 7)
+    return Imatrix(path=Path("some.imatrix"), entries=kept, dataset="text", n_chunk=7)
 
 
 def by_hand(source: Path, out: Path, name: str, imatrix: Imatrix | None = None) -> Path:

@@ -160,7 +160,8 @@ def test_types_are_those_of_the_quantizer(arch: str, name: str, tmp_path: Path) 
 
 def flat_imatrix(model: Model, name: str) -> Imatrix | None:
     entries = {t.name: np.ones(t.shape[0], np.float32) for t in model.tensors}
-    return Imatrix(Path("flat"), entries, "", 0) if name in WITH_IMATRIX else None
+    imatrix = Imatrix(path=Path("flat"), entries=entries, dataset="", n_chunk=0)
+    return imatrix if name in WITH_IMATRIX else None
 
 
 def test_types_that_cannot_be(tmp_path: Path) -> None:

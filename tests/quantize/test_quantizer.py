@@ -140,7 +140,7 @@ def test_the_imatrix_follows_the_layers(tmp_path: Path, tiny: Model) -> None:
     assert result.metadata["quantize.imatrix.chunks_count"].decode() == 7
     copy = pruned_copy(tiny, (0, 1), tmp_path / "pruned.gguf")
     assert set(imatrix.renamed({"blk.2.ffn_up.weight": "a", "none": "b"}).entries) == {"a"}
-    whole = Imatrix(imatrix.path, _shifted(imatrix, 2), "text", 7)
+    whole = Imatrix(path=imatrix.path, entries=_shifted(imatrix, 2), dataset="text", n_chunk=7)
     write(replace(job, model=copy, plan=None, out=tmp_path / "two.gguf", imatrix=whole))
     assert tensor_bytes(out) == tensor_bytes(tmp_path / "two.gguf")
 

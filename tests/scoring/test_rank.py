@@ -216,7 +216,7 @@ def test_an_importance_matrix_orders_the_layers(tiny: Model) -> None:
         t.name: np.full(t.shape[0], 10.0 - n, np.float32)
         for n, tensors in enumerate(tiny.layers) for t in tensors if len(t.shape) == 2
     }  # fmt: skip
-    imatrix = Imatrix(Path("made.gguf"), entries, "a text", 1)
+    imatrix = Imatrix(path=Path("made.gguf"), entries=entries, dataset="a text", n_chunk=1)
     ranking = ranked(
         tiny, read_text(CALIBRATION), n_ctx=128, n_chunk=2, by=parse_metric("imatrix"),
         imatrix=imatrix,

@@ -36,7 +36,11 @@ from ggprune.surgery.rewrite import write_header
 from ggprune.surgery.verify import verify_structure
 
 # The version and alignment of files that do not come from another one.
-NEW = Model((GGUFFile(Path(), VERSIONS[-1], DEFAULT_ALIGNMENT, {}, (), 0, 0),), {}, ())
+_NO_FILE = GGUFFile(
+    path=Path(), version=VERSIONS[-1], alignment=DEFAULT_ALIGNMENT, metadata={}, tensors=(),
+    data_offset=0, size_bytes=0,
+)  # fmt: skip
+NEW = Model((_NO_FILE,), {}, ())
 QUANTIZATION_VERSION = 2  # ggml/include/ggml.h, GGML_QNT_VERSION
 # Types that llama-quantize makes with an importance matrix only (src/llama-quant.cpp,
 # tensor_requires_imatrix). One changes the mixture of other types: those are asked for without.
@@ -133,7 +137,10 @@ def _types(
     source = _contents(weights, metadata, {w.name: w.source_type for w in weights})
     imatrix = None
     if name in WITH_IMATRIX:  # enough for a dry run, which looks whether there is one
-        imatrix = Imatrix(Path("none"), {weights[0].name: np.ones(1, np.float32)}, "", 0)
+        imatrix = Imatrix(
+            path=Path("none"), entries={weights[0].name: np.ones(1, np.float32)}, dataset="",
+            n_chunk=0,
+        )  # fmt: skip
     with header_only(lay_out(NEW, source)) as model:
         try:
             return isolated(dry_run, model, QuantizeOptions(name), imatrix)
