@@ -60,8 +60,7 @@ bench: $(READY)  ## side-by-side measurements
 	@$(BIN)/python benchmarks/rank.py
 
 docs: $(READY)  ## write the generated pages of docs/ again
-	@$(BIN)/python -m docs.make_architectures
-	@$(BIN)/python -m docs.make_formats
+	@$(BIN)/python -m docs.make
 
 fixtures: $(READY)  ## make fixtures/tiny.gguf and its texts again (half an hour; needs torch)
 	@$(BIN)/python -m pip install --quiet --editable '.[fixtures]'

@@ -1,4 +1,4 @@
-"""The command line: one file per command, each parses, calls the library once and renders."""
+"""The command line: one file per command; each parses, calls the library, says what to show."""
 
 from ggprune.cli.app import main
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.errors import DataError, OutputError
-from ggprune.files.outputs import PendingFile, check_output
+from ggprune.errors import DataError
+from ggprune.files.outputs import PendingFile, check_output, write_errors
 from ggprune.files.reading import read_bytes
 from ggprune.metrics.chunks import Chunks, n_scored
 from ggprune.metrics.estimates import Float32
@@ -147,15 +147,12 @@ def write_base(
     """
     header = Header(chunks.n_ctx, n_vocab, len(chunks))
     check_output(target, (), force=force, size_bytes=header.size_bytes)
-    try:
-        with PendingFile(target) as pending:
-            with os.fdopen(os.dup(pending.fd), "wb") as file:
-                file.write(HEADER.pack(MAGIC, header.n_ctx, n_vocab, header.n_chunk))
-                file.write(np.ascontiguousarray(chunks.tokens, np.int32).data)
-                yield lambda logits: file.write(encode_rows(logits, n_threads).data)
-            pending.commit(force=force)
-    except OSError as e:
-        raise OutputError(f"{target}: cannot be written: {e.strerror}") from e
+    with write_errors(target), PendingFile(target) as pending:
+        with os.fdopen(os.dup(pending.fd), "wb") as file:
+            file.write(HEADER.pack(MAGIC, header.n_ctx, n_vocab, header.n_chunk))
+            file.write(np.ascontiguousarray(chunks.tokens, np.int32).data)
+            yield lambda logits: file.write(encode_rows(logits, n_threads).data)
+        pending.commit(force=force)
 
 
 def encode_rows(logits: Logits, n_threads: int = 1) -> NDArray[np.uint16]:

@@ -27,6 +27,16 @@ def write_errors(target: Path) -> Iterator[None]:
         raise OutputError(f"{target}: cannot be written: {e.strerror}") from e
 
 
+@contextlib.contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """As `write_errors`, around work that may fill the disk: says so, and that nothing was kept."""
+    try:
+        yield
+    except OSError as e:
+        what = "the disk is full" if e.errno == errno.ENOSPC else e.strerror
+        raise OutputError(f"{target}: cannot be written: {what}; nothing was kept") from e
+
+
 def check_output(target: Path, inputs: Iterable[Path], *, force: bool, size_bytes: int = 0) -> None:
     """Raises OutputError if `target` must not or cannot be written; touches nothing.
 
@@ -151,13 +161,3 @@ def write_bytes(target: Path, data: bytes, *, force: bool) -> None:
         with os.fdopen(os.dup(pending.fd), "wb") as file:
             file.write(data)
         pending.commit(force=force)
-
-
-@contextlib.contextmanager
-def disk_errors(target: Path) -> Iterator[None]:
-    """Turn what the operating system says while writing into an OutputError."""
-    try:
-        yield
-    except OSError as e:
-        what = "the disk is full" if e.errno == errno.ENOSPC else e.strerror
-        raise OutputError(f"{target}: cannot be written: {what}; nothing was kept") from e

@@ -27,7 +27,7 @@ from ggprune.pipeline.job import Job, planned, write, write_into
 from ggprune.pipeline.result import (
     AutoResult,
     Candidate,
-    PlanSummary,
+    PlannedCut,
     front_of,
     result_name,
     rival_name,
@@ -132,7 +132,7 @@ def auto(
         rows = rows_of(candidates, evaluations, speeds)
     known = {n_drop: speeds[path].speed("tg") for n_drop, path in smaller.items()}
     return AutoResult(
-        out=out, target=target, plan=PlanSummary(plan.cut, plan.n_layer), ranking=ranking,
+        out=out, target=target, plan=PlannedCut(plan.cut, plan.n_layer), ranking=ranking,
         rows=rows, front=front_of(ranking.chosen, rows, known, options.quantize),
         evaluation_text=evaluations[out].text, machine=timed.hardware, health=health,
         versions=versions(),

@@ -57,7 +57,7 @@ class FrontRow:
 
 
 @dataclass(frozen=True)
-class PlanSummary:
+class PlannedCut:
     """What was taken out of how many layers."""
 
     cut: Annotated[Cut, Key(name="drop")]
@@ -90,7 +90,7 @@ class AutoResult:
         Key(write=_write_target, read=_read_target),
         "the option that asked for it, or null",
     ]
-    plan: PlanSummary
+    plan: PlannedCut
     ranking: Ranking
     evaluation_text: Annotated[TextInfo, Key(name="evaluation"), "what the models were judged on"]
     rows: Annotated[tuple[Row, ...], "the base, rivals that are not pruned, the result"]

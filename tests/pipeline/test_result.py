@@ -13,7 +13,7 @@ from ggprune.errors import DataError
 from ggprune.files.documents import encode_fields, to_text
 from ggprune.metrics.estimates import Estimate
 from ggprune.model.cut import Cut
-from ggprune.pipeline.result import AutoResult, FrontRow, PlanSummary, Row, read_report
+from ggprune.pipeline.result import AutoResult, FrontRow, PlannedCut, Row, read_report
 from ggprune.scoring.choice import Alternative, Choice, Point, Step, Strategy
 from ggprune.scoring.ranking import CalibrationInfo, LayerScore, Metric, ModelInfo, OrderBy, Ranking
 from ggprune.scoring.target import Goal, Target
@@ -46,7 +46,7 @@ ROW = Row(
     same_top_p=None, pp=SPEED, tg=None,
 )  # fmt: skip
 RESULT = AutoResult(
-    out=Path("b.gguf"), target=Target(Goal.PERCENT, 50.0), plan=PlanSummary(Cut.of((1, 2)), 4),
+    out=Path("b.gguf"), target=Target(Goal.PERCENT, 50.0), plan=PlannedCut(Cut.of((1, 2)), 4),
     ranking=RANKING, evaluation_text=TEXT, rows=(ROW, replace(ROW, kld=MEASURED)),
     front=(FrontRow(POINT, SPEED, 1.5), FrontRow(POINT, None, None)), health=None,
     machine=MACHINE, versions=VERSIONS,

@@ -1,18 +1,14 @@
-"""Writes docs/architectures.md from the data that ggprune runs on: `make docs`."""
+"""The page architectures.md, from the data that ggprune runs on."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 
 from ggprune.arch.rules import UNSAID, Rule
 from ggprune.arch.table import ArchitectureRow, RefusedRow, architecture_table
 from ggprune.report.blocks import markdown_table
 from tests.arch.families import FAMILIES
-
-TARGET = Path(__file__).with_name("architectures.md")
 
 INTRODUCTION = """\
 # Architectures
@@ -46,14 +42,6 @@ IN_MEMORY = """\
 `ggprune rank` leaves layers out in memory. Its scores are those of the file wherever it accepts a
 model; it refuses where that would not hold:
 """
-
-
-def main() -> int:
-    text = document()
-    if "--check" in sys.argv:
-        return int(TARGET.read_text("utf-8") != text)
-    TARGET.write_text(text, "utf-8")
-    return 0
 
 
 def document() -> str:
@@ -117,7 +105,3 @@ def _as_stated(value: object) -> object:
     if isinstance(value, tuple):
         return list(value)
     return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Writes docs/formats.md from its template and the dataclasses that are written: `make docs`.
+"""The page formats.md, from its template and the dataclasses that are written.
 
 A line `@keys module.Class: a title` in the template becomes the table of the class's keys. Where a
 class has a table of its own, the others refer to it by that title.
@@ -7,7 +7,6 @@ class has a table of its own, the others refer to it by that title.
 from __future__ import annotations
 
 import re
-import sys
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
@@ -22,7 +21,6 @@ from ggprune.files.keys import Entry, entries_of
 from ggprune.model.cut import Cut
 from ggprune.report.blocks import markdown_table
 
-TARGET = Path(__file__).with_name("formats.md")
 TEMPLATE = Path(__file__).with_name("formats.template.md")
 DIRECTIVE = re.compile(r"^@keys (?P<module>[\w.]+)\.(?P<name>\w+): (?P<title>.+)$", re.MULTILINE)
 PLAIN: Mapping[object, str] = {
@@ -32,14 +30,6 @@ PLAIN: Mapping[object, str] = {
 
 Titles = Mapping[type, str]
 Row = tuple[str, str, str]
-
-
-def main() -> int:
-    text = document()
-    if "--check" in sys.argv:
-        return int(TARGET.read_text("utf-8") != text)
-    TARGET.write_text(text, "utf-8")
-    return 0
 
 
 def document() -> str:
@@ -122,7 +112,3 @@ def _depth(hint: object) -> int:
     """Lists around it."""
     inner = max((_depth(one) for one in get_args(hint)), default=0)
     return inner + (get_origin(hint) in (tuple, list))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
