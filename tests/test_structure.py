@@ -11,13 +11,15 @@ PACKAGE = Path(__file__).parent.parent / "ggprune"
 # In the order in which the data walks: each may import from those before it.
 ORDER = (
     "version", "errors", "progress", "files", "model", "metrics", "arch", "surgery", "runtime",
-    "ablation", "quantize", "scoring", "evaluation", "bench", "pipeline", "report", "cli",
+    "ablation", "quantize", "scoring", "healing",
+    "evaluation", "bench", "pipeline", "report", "cli",
 )  # fmt: skip
 # Neighbours that do not know each other, though the order would allow it.
 STRANGERS = {
     "metrics": {"model"}, "runtime": {"surgery", "arch"}, "quantize": {"ablation"},
-    "evaluation": {"scoring", "ablation", "surgery", "quantize"},
-    "bench": {"scoring", "evaluation", "ablation", "surgery", "quantize"},
+    "healing": {"scoring", "surgery"},
+    "evaluation": {"scoring", "ablation", "surgery", "quantize", "healing"},
+    "bench": {"scoring", "healing", "evaluation", "ablation", "surgery", "quantize"},
 }  # fmt: skip
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -53,17 +53,29 @@ class Graph:
         is what lies behind the first stretch, without the others, and whatever that needs. Also
         returns which of the nodes that can be `supplied` as well are needed.
         """
-        ends, can_be_supplied = {last for _, last in dropped}, frozenset(supplied)
         live = np.zeros(len(self.pointers), bool)
         live[dropped[0][1] + 1 :] = True
         for first, last in dropped:
             live[first : last + 1] = False
-        stack, reached = [int(i) for i in np.flatnonzero(live)], set()
+        ends = frozenset(last for _, last in dropped)
+        live, reached = self.needed(np.flatnonzero(live).tolist(), ends.union(supplied))
+        return live, reached - ends
+
+    def needed(self, wanted: Iterable[int], supplied: Iterable[int]) -> tuple[Mask, frozenset[int]]:
+        """Nodes to compute for those that are wanted, where values of some others are supplied.
+
+        Also returns which of the supplied ones that takes. What is wanted is computed.
+        """
+        live, given = np.zeros(len(self.pointers), bool), frozenset(supplied)
+        stack, reached = list(wanted), set()
+        live[stack] = True
         while stack:
             for j in self.reads[stack.pop()]:
-                if j in can_be_supplied and not live[j] and j not in ends:
+                if live[j]:
+                    continue
+                if j in given:
                     reached.add(j)
-                elif not live[j] and j not in ends:
+                else:
                     live[j] = True
                     stack.append(j)
         return live, frozenset(reached)

@@ -29,6 +29,7 @@ COMMANDS = {
     "choose": "Choose the layers to drop together, on top of a finished ranking.",
     "auto": "Rank the layers, drop the least important ones, requantize, verify, evaluate, "
     "benchmark.",
+    "heal": "Repair a pruned model without training: fit matrices of the layers that stay.",
     "inspect": "Show a model: architecture, quantization mix, size, and one line per layer.",
     "quantize": "Quantize a model with llama.cpp's own quantizer; the tensors are those of "
     "llama-quantize.",

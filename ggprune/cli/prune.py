@@ -45,6 +45,11 @@ class Removal:
     drop: Annotated[int | None, Option(min=1, help="How many layers, with --scores.")] = None
     # fmt: on
 
+    @property
+    def is_said(self) -> bool:
+        ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores)
+        return any(way is not None for way in ways)
+
     def plan(self, model: Model, *, drop_mtp: bool, trust: bool) -> PrunePlan:
         """Raises UsageError if it is said in no way, or in several."""
         ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores)

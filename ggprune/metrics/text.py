@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +35,24 @@ def read_text(path: Path) -> Text:
     if not content.strip():
         raise DataError(f"{path}: the text is empty")
     return Text(str(path), content.removesuffix("\n"))
+
+
+def read_texts(paths: Sequence[Path]) -> Text:
+    """Several texts as one, a line break between them; of a folder all its .txt files, by name.
+
+    Raises DataError as `read_text`, and for a folder without any.
+    """
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{path}: there is no .txt file in this folder")
+        files += inside
+    texts = [read_text(path) for path in files]
+    if len(texts) == 1:
+        return texts[0]
+    source = f"{texts[0].source} and {len(texts) - 1} more"
+    return Text(source, "\n".join(text.content for text in texts))
 
 
 def shipped_text(name: str) -> Text:

@@ -32,7 +32,7 @@ from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
 from ggprune.runtime.isolate import isolated
 from ggprune.surgery import PrunePlan
-from ggprune.surgery.contents import Contents, contents_of, unchanged_contents
+from ggprune.surgery.contents import Contents, Replacement, contents_of, unchanged_contents
 from ggprune.surgery.layout import Split, in_groups, lay_out, lay_out_shards, shard_names, split_as
 from ggprune.surgery.rewrite import write_proved
 
@@ -49,14 +49,15 @@ class Job:
     plan: PrunePlan | None = None  # nothing is dropped
     quantize: QuantizeOptions | None = None  # tensors stay what they are
     imatrix: Imatrix | None = None  # of `model`, for quantizing
+    replaced: Replacement | None = None  # all tensors are the model's own
     split: Division | None = None  # one file
     force: bool = False  # replace files that are there; never one of the input
     check_load: bool = True  # let llama.cpp load the result and decode
 
     @property
     def is_whole(self) -> bool:
-        """Does nothing leave the model?"""
-        return self.plan is None or not self.plan.cut
+        """Does nothing leave the model, and is nothing exchanged?"""
+        return (self.plan is None or not self.plan.cut) and self.replaced is None
 
 
 def planned(job: Job) -> OutputFiles:
@@ -120,6 +121,8 @@ class _Prepared:
 
 def _prepare(job: Job) -> _Prepared:
     contents = contents_of(job.model, job.plan)
+    if job.replaced is not None:
+        contents = job.replaced.apply(contents)
     split = split_as(job.model, contents) if isinstance(job.split, str) else job.split
     if job.quantize is None:
         return _Prepared(job=job, contents=contents, split=split)

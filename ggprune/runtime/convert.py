@@ -74,18 +74,24 @@ class Dequantizer:
             self._to_float(raw.ctypes.data, floats.ctypes.data, len(floats))
 
 
-def encode_rows(values: NDArray[np.float32], tensor_type: TensorType) -> NDArray[np.uint8]:
+def encode_rows(
+    values: NDArray[np.float32],
+    tensor_type: TensorType,
+    importance: NDArray[np.float32] | None = None,
+) -> NDArray[np.uint8]:
     """Rows (n_row, n) as bytes (n_row, row_bytes). `n` is a multiple of the type's block size.
 
-    Types that cannot do without an importance matrix get one in which all columns are alike.
+    `importance`: how much the error of each column counts, (n,). Types that cannot do without get
+    one in which all columns are alike.
     """
     n_row, n = values.shape
-    source, alike = np.ascontiguousarray(values), np.ones(n, np.float32)
+    source, given = np.ascontiguousarray(values), importance
+    if given is None and _library().ggml_quantize_requires_imatrix(tensor_type.id):
+        given = np.ones(n, np.float32)
     rows = np.empty((n_row, tensor_type.size_bytes((n,))), np.uint8)
-    needed = _library().ggml_quantize_requires_imatrix(tensor_type.id)
     _library().ggml_quantize_chunk(
         tensor_type.id, source.ctypes.data, rows.ctypes.data, 0, n_row, n,
-        alike.ctypes.data if needed else None,
+        None if given is None else np.ascontiguousarray(given, np.float32).ctypes.data,
     )  # fmt: skip
     return rows
 

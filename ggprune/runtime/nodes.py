@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import LlamaError
+from ggprune.model.types import TensorType
 from ggprune.runtime.library import REMEDY, declare, ggml
 
 MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64
 TYPE_F32 = 0
+ALIGNMENT = 128  # of tensors in buffers, at least what any backend asks for
 
 
 class TensorStruct(ctypes.Structure):
@@ -61,6 +63,11 @@ def accessors() -> ctypes.CDLL:
         "ggml_op_name": (ctypes.c_char_p, ctypes.c_int),
         "ggml_backend_tensor_get": (None, pointer, pointer, size, size),
         "ggml_backend_tensor_set": (None, pointer, pointer, size, size),
+        "ggml_backend_buffer_is_host": (ctypes.c_bool, pointer),
+        "ggml_backend_buffer_get_type": (pointer, pointer),
+        "ggml_backend_buffer_get_base": (pointer, pointer),
+        "ggml_backend_buft_alloc_buffer": (pointer, pointer, size),
+        "ggml_backend_cpu_buffer_type": (pointer,),
     })  # fmt: skip
 
 
@@ -125,6 +132,44 @@ class StreamNode:
             raise LlamaError(f"a residual of shape {values.shape} does not fit {self.shape}")
         data = np.ascontiguousarray(values)
         accessors().ggml_backend_tensor_set(self.pointer, data.ctypes.data, 0, data.nbytes)
+
+
+def exchange_weights(pointer: int, raw: NDArray[np.uint8], kind: TensorType) -> None:
+    """Overwrite a matrix of a loaded model that is not mapped: its bytes as a file has them.
+
+    Where it is of another type now it gets memory of its own, which stays until the process ends.
+    Raises LlamaError if the size is not that of the matrix, or there is no memory.
+    """
+    lib, struct = accessors(), TensorStruct.from_address(pointer)
+    name = tensor_name(pointer).decode()
+    if len(raw) != kind.size_bytes(tuple(int(n) for n in struct.ne)):
+        raise LlamaError(f"{name}: {len(raw)} bytes are not a matrix like the loaded one")
+    if struct.type != kind.id:
+        if not lib.ggml_backend_buffer_is_host(struct.buffer):
+            source = lib.ggml_backend_buffer_get_type(struct.buffer)
+        else:  # not the same kind as before, which may store other types in another order
+            source = lib.ggml_backend_cpu_buffer_type()
+        buffer = lib.ggml_backend_buft_alloc_buffer(source, len(raw) + ALIGNMENT)
+        if not buffer:
+            raise LlamaError(f"{name}: no memory for {len(raw)} bytes")
+        struct.type, struct.buffer = kind.id, buffer
+        start = lib.ggml_backend_buffer_get_base(buffer)
+        struct.data = -(-start // ALIGNMENT) * ALIGNMENT
+        struct.extra = None
+        row = kind.size_bytes((int(struct.ne[0]),))
+        struct.nb[:] = (kind.block_bytes, row, row * struct.ne[1], row * struct.ne[1])
+    lib.ggml_backend_tensor_set(pointer, raw.ctypes.data, 0, len(raw))
+
+
+def leaf_values(pointer: int) -> NDArray[np.float32] | None:
+    """A loaded vector of 32-bit floats, (n,); None if the tensor is something else."""
+    struct = TensorStruct.from_address(pointer)
+    n = int(struct.ne[0])
+    if struct.type != TYPE_F32 or prod(struct.ne) != n:
+        return None
+    values = np.empty(n, np.float32)
+    accessors().ggml_backend_tensor_get(pointer, values.ctypes.data, 0, values.nbytes)
+    return values
 
 
 Handler = Callable[[StreamNode], None]

@@ -65,11 +65,13 @@ class LlamaModel(_Freed):
 
     def __init__(
         self, path: Path, compute: Compute | None = None, *,
-        vocab_only: bool = False, repack: bool = True, shards: Sequence[Path] = (),
+        vocab_only: bool = False, repack: bool = True, mapped: bool = True,
+        shards: Sequence[Path] = (),
     ) -> None:  # fmt: skip
         """`shards` are all files of a split model, in order, if they are not named as such.
 
         Without `repack` weights stay in the mapped file: no second copy, but slower to compute.
+        Weights that are not `mapped` are copies in memory: they can be exchanged.
 
         Raises LlamaError with llama.cpp's own reason if the file cannot be loaded.
         """
@@ -79,6 +81,8 @@ class LlamaModel(_Freed):
         params.n_gpu_layers = (compute or Compute()).n_gpu_layers
         params.vocab_only = vocab_only
         params.use_extra_bufts = repack
+        if not mapped:
+            params.load_mode = self.lib.LLAMA_LOAD_MODE_NONE
         log_tail().lines.clear()
         if len(shards) > 1:
             names = (ctypes.c_char_p * len(shards))(*(os.fsencode(shard) for shard in shards))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 from gguf.utility import size_label
 
@@ -66,6 +66,24 @@ class Contents:
     tensors: tuple[OutTensor, ...]
     names: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Tensors whose bytes come from elsewhere, by their names in the source; added metadata."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Value]
+
+    def apply(self, contents: Contents) -> Contents:
+        """Raises KeyError for a tensor that is not there."""
+        taken = {contents.names[name]: tensor for name, tensor in self.tensors.items()}
+        tensors = tuple(
+            replace(t, source=taken[t.name], type=taken[t.name].type) if t.name in taken else t
+            for t in contents.tensors
+        )
+        metadata = {**contents.metadata, **self.metadata}
+        return replace(contents, metadata=metadata, tensors=tensors)
 
 
 def contents_of(model: Model, plan: PrunePlan | None) -> Contents:

@@ -1,0 +1,164 @@
+"""`ggprune heal`: repair a pruned model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from ggprune.cli import options as shared
+from ggprune.cli.measuring import Computing, cache_folder
+from ggprune.cli.output import show
+from ggprune.cli.progress import TerminalProgress
+from ggprune.cli.prune import Removal, Splitting
+from ggprune.cli.quantizing import Quantizing
+from ggprune.errors import UsageError
+from ggprune.files.outputs import check_outputs
+from ggprune.healing.result import HealOptions, parse_fitted
+from ggprune.metrics.text import CALIBRATION, Text, read_texts, shipped_text
+from ggprune.model import Model, open_model
+from ggprune.pipeline.heal import HealJob, heal, kept_layers, outline
+from ggprune.quantize.options import parse_tensor_type
+from ggprune.report.heal import HealedModel, HealPlan, blocks, planned_layers
+from ggprune.report.written import pruned_model
+from ggprune.surgery import PrunePlan, make_plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """What matrices are fitted to, and how."""
+
+    # fmt: off
+    files: Annotated[list[Path] | None, Option(
+        "-f", "--file", help="UTF-8 text to fit to, or a folder of .txt files. Repeatable.",
+        show_default="a short one that ships with ggprune")] = None
+    n_ctx: shared.ContextSize = 512
+    n_chunk: Annotated[int | None, Option(
+        "--chunks", min=8, show_default="all", help="Read the first N chunks only.")] = None
+    ridge: Annotated[str, Option(
+        metavar="X|auto",
+        help="How much matrices are held back, as a share of their inputs' mean square; auto: "
+        "chosen for every matrix on chunks set aside.")] = "0.3"
+    refit: Annotated[str, Option(
+        metavar="NAME", help="Which matrices: attn, ffn or both.")] = "both"
+    layers: Annotated[int | None, Option(
+        "--refit-layers", min=1, show_default="all",
+        help="Fit the first N layers only, from the one in front of the first cut on.")] = None
+    heal_type: Annotated[str | None, Option(
+        "--heal-type", metavar="TYPE", show_default="their own",
+        help="Store fitted matrices in this type.")] = None
+    # fmt: on
+
+    def text(self) -> Text:
+        return read_texts(self.files) if self.files else shipped_text(CALIBRATION)
+
+    def options(self, computing: Computing, *, cache: bool) -> HealOptions:
+        return HealOptions(
+            n_ctx=self.n_ctx, n_chunk=self.n_chunk, ridge=_ridge(self.ridge),
+            fitted=parse_fitted(self.refit), n_layer=self.layers,
+            tensor_type=parse_tensor_type(self.heal_type) if self.heal_type else None,
+            compute=computing.compute(), cache=cache_folder(cache),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealWriting(shared.Writing):
+    """What --dry-run and --force do here."""
+
+    # fmt: off
+    dry_run: Annotated[bool, Option(
+        "--dry-run", help="Say which matrices would be fitted, and what it takes.")] = False
+    force: Annotated[bool, Option(
+        "--force", help="Replace the output if it exists, and write what is no better.")] = False
+    # fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What leaves, what is fitted, and what is made of the result."""
+
+    # fmt: off
+    removal: Removal
+    base: Annotated[Path | None, Option(
+        "--base", help="The original, where IN.gguf was pruned by ggprune already.")] = None
+    drop_mtp: shared.DropMtp = False
+    fitting: Fitting
+    type_name: shared.TypeName = None
+    quantize_last: Annotated[bool, Option(
+        "--quantize-last",
+        help="Fit before quantizing to --type, not through the quantized matrices.")] = False
+    quantizing: Quantizing
+    splitting: Splitting
+    computing: Computing
+    cache: shared.UseCache = True
+    writing: HealWriting
+    # fmt: on
+
+
+def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> None:
+    """Repair a pruned model without training: fit matrices of the layers that stay.
+
+    Drops layers and fits, layer after layer, the matrices that write into the residual stream, so
+    that it follows the original's; everything else stays byte for byte. A quantized model stays
+    quantized. One chunk of the text in 8 is not fitted: a matrix that is no better there stays as
+    it is, and if the whole model is no better there, nothing is written.
+
+    Example: ggprune heal --prune-layers 20-22 -f text.txt model.gguf healed.gguf
+    """
+    quantizing, writing, fitting = options.quantizing, options.writing, options.fitting
+    split = options.splitting.split()
+    quantize = quantizing.options(options.type_name, options.computing.threads)
+    if options.quantize_last and quantize is None:
+        raise UsageError("--quantize-last says when to quantize: add --type")
+    base, pruned, plan = _models(source, options)
+    inputs = [
+        *(file.path for model in (base, pruned) if model is not None for file in model.files),
+        options.removal.plan_file, options.removal.scores, *quantizing.files,
+        *(fitting.files or ()),
+    ]  # fmt: skip
+    check_outputs([out], inputs, force=writing.force)
+    job = HealJob(
+        base=base, out=out, plan=plan if pruned is None else None, pruned=pruned,
+        text=fitting.text(), options=fitting.options(options.computing, cache=options.cache),
+        quantize=quantize, quantize_last=options.quantize_last, imatrix=quantizing.matrix(),
+        split=split, force=writing.force, check_load=writing.verify,
+    )  # fmt: skip
+    if writing.dry_run:
+        files, would = outline(job)
+        model = pruned_model(base, plan, files, written=False)
+        planned = HealPlan(
+            model=model, layers=planned_layers(would.sites, would.left), n_fitted=would.n_token,
+            widest=would.widest, memory_bytes=would.memory_bytes, disk_bytes=would.disk_bytes,
+        )  # fmt: skip
+        show(planned, blocks, as_json=writing.as_json)
+        return
+    healed = heal(job, TerminalProgress())
+    model = pruned_model(base, plan, healed.files, written=True)
+    show(HealedModel(model, healed.healing), blocks, as_json=writing.as_json)
+
+
+def _models(source: Path, options: Options) -> tuple[Model, Model | None, PrunePlan]:
+    """The original, the pruned file if there is one, and what has left or is to leave."""
+    if options.base is None:
+        model = open_model(source)
+        return model, None, options.removal.plan(model, drop_mtp=options.drop_mtp, trust=False)
+    if options.removal.is_said or options.drop_mtp:
+        raise UsageError("with --base the dropped layers are those that the pruned file names")
+    base, pruned = open_model(options.base), open_model(source)
+    keep = kept_layers(base, pruned)
+    return base, pruned, make_plan(base, [n for n in range(base.n_layer) if n not in keep])
+
+
+def _ridge(text: str) -> float | None:
+    """Raises UsageError for what is neither a number from 0 on nor `auto`."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e6:
+        raise UsageError(f"--ridge {text}: write a number above 0, or auto")
+    return value

@@ -1,0 +1,1 @@
+"""Repairing what is left of a pruned model."""

@@ -1,0 +1,254 @@
+"""Healing from beginning to end: load, judge, fit layer after layer, judge again."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ggprune.arch import architecture_of, check_scored
+from ggprune.errors import ArchitectureError, DataError
+from ggprune.healing.kept import Kept
+from ggprune.healing.layers import LayerModel
+from ggprune.healing.patch import Patch
+from ggprune.healing.result import (
+    ROWS_PER_INPUT,
+    Healing,
+    HealOptions,
+    Judged,
+    Left,
+    Refitted,
+)
+from ggprune.healing.walk import Walk, is_aside, stages_of
+from ggprune.metrics.chunks import describe_text, make_chunks
+from ggprune.metrics.estimates import Float64, mean_estimate, ppl_estimate
+from ggprune.metrics.logits import BaseLogits, base_logits
+from ggprune.metrics.text import Text
+from ggprune.model import Model
+from ggprune.model.types import tensor_type
+from ggprune.progress import SILENT, Progress
+from ggprune.runtime.buffers import peak_rss_bytes
+from ggprune.runtime.library import default_threads
+from ggprune.runtime.nodes import exchange_weights
+from ggprune.runtime.session import Compute, LlamaModel
+
+LOGITS = "logits"  # of the original, on chunks set aside
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is healed: the original without some layers, or a file that lacks them already."""
+
+    base: Model
+    keep: tuple[int, ...]  # layers of the original
+    pruned: Model | None = None  # None: leave the layers out of the original
+
+    @property
+    def fitted(self) -> Model:
+        """The model whose matrices are fitted."""
+        return self.pruned or self.base
+
+    @property
+    def drop(self) -> tuple[int, ...]:
+        """What is to be left out of that model while it computes."""
+        if self.pruned is not None:
+            return ()
+        return tuple(n for n in range(self.base.n_layer) if n not in self.keep)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Files that healing needs besides its models."""
+
+    beside: Path  # where there is room for activations
+    patch: Path  # there already; fitted matrices are added to it
+    index: Path | None = None  # what is finished; None: it does not outlive the run
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What healing would do, layer by layer, and what it takes."""
+
+    sites: tuple[tuple[int, str], ...]  # layer of the original, tensor
+    left: tuple[Left, ...]
+    n_token: int  # of the text, that matrices are fitted to
+    widest: int  # inputs of the widest matrix
+    memory_bytes: int  # above the models
+    disk_bytes: int
+
+
+def heal(
+    patient: Patient,
+    text: Text,
+    options: HealOptions,
+    place: Workplace,
+    progress: Progress = SILENT,
+) -> Healing:
+    """Fit the pruned model's matrices; their bytes go to `place.patch`, at the offsets given.
+
+    Raises ArchitectureError where nothing can be fitted, DataError for a text that is too short,
+    LlamaError if llama.cpp cannot load or compute a model, or sums are not finite.
+    """
+    start = time.perf_counter()
+    with _opened(patient, text, options, place, progress) as job:
+        return job.run(start)
+
+
+def outline(patient: Patient, text: Text, options: HealOptions, place: Workplace) -> Outline:
+    """What `heal` would do. Raises what it raises before it begins."""
+    with _opened(patient, text, options, place, SILENT) as job:
+        return job.outline()
+
+
+class _Job:
+    """Everything that is open while a model is healed."""
+
+    def __init__(
+        self, patient: Patient, text: Text, options: HealOptions, patch: Patch, walk: Walk
+    ) -> None:
+        self.patient, self.text, self.options = patient, text, options
+        self.patch, self.walk = patch, walk
+        shared = patient.pruned is None
+        stages = stages_of(patient.keep, walk.base.arch.n_trunk, shared=shared)
+        self.stages = stages[: options.n_layer]
+        self.n_threads = (options.compute or Compute()).n_threads or default_threads()
+        self.aside = [c for c in walk.chunks if is_aside(c.number)]
+
+    def outline(self) -> Outline:
+        plans = [(stage, *self.walk.sites(stage)) for stage in self.stages]
+        sites = [(stage.layer, site) for stage, found, _ in plans for site in found]
+        model = self.patient.fitted
+        if not sites:
+            raise ArchitectureError(
+                self._why_nothing([item for _, _, left in plans for item in left])
+            )
+        shapes = [model.by_name[site.tensor].shape for _, site in sites]
+        n_chunk, n_ctx = len(self.walk.chunks), self.walk.chunks.n_ctx
+        widest = max(n_in for n_in, _ in shapes)
+        kept = 4 * n_chunk * n_ctx * max(n_in + 4 * n_out for n_in, n_out in shapes)
+        kept += 4 * len(self.aside) * (n_ctx // 2) * self.walk.base.session.model.n_vocab
+        held = min(kept, self.options.memory_bytes)
+        sums = max(12 * n_in * n_in + 28 * n_in * n_out for n_in, n_out in shapes)
+        return Outline(
+            sites=tuple((layer, site.tensor) for layer, site in sites),
+            left=tuple(item for _, _, left in plans for item in left),
+            n_token=(n_chunk - len(self.aside)) * n_ctx, widest=widest,
+            memory_bytes=sums + held, disk_bytes=kept - held,
+        )  # fmt: skip
+
+    def _why_nothing(self, left: Sequence[Left]) -> str:
+        path, arch = self.patient.fitted.path, self.walk.base.arch.name
+        if not self.stages:
+            return f"{path}: no layer is missing, there is nothing to heal"
+        why = f": {left[-1].tensor}: {left[-1].reason}" if left else ""
+        return f"{path}: no matrix of this {arch} model can be fitted{why}"
+
+    def run(self, start: float) -> Healing:
+        outline, walk = self.outline(), self.walk
+        self._check_text(outline)
+        walk.total = len(walk.chunks) * (1 + sum(2 + len(walk.sites(s)[0]) for s in self.stages))
+        base_nll = self._remember_base()
+        before = self._judge()
+        refitted, left = self._fit()
+        after = self._judge() if refitted else before
+        text = describe_text(self.text, walk.chunks.n_ctx, len(walk.chunks))
+        return Healing(
+            text=text, n_fitted=outline.n_token, ridge=self.options.ridge,
+            refitted=tuple(refitted), left=tuple(left), base_ppl=ppl_estimate(base_nll),
+            before=before, after=after, time_s=time.perf_counter() - start,
+            stored_bytes=walk.kept.file_bytes, peak_bytes=peak_rss_bytes(),
+        )  # fmt: skip
+
+    def _check_text(self, outline: Outline) -> None:
+        needed = ROWS_PER_INPUT * outline.widest
+        if outline.n_token < needed:
+            raise DataError(
+                f"{self.text.source}: leaves {outline.n_token} tokens to fit, {needed} are needed "
+                f"for matrices with {outline.widest} inputs, better five times as many: give more "
+                "text with -f"
+            )
+
+    def _fit(self) -> tuple[list[Refitted], list[Left]]:
+        """What was finished before is put in place, the rest is fitted."""
+        walk, finished = self.walk, self.patch.finished
+        refitted, left = list[Refitted](), list[Left]()
+        todo = [stage for stage in self.stages if stage.layer not in finished]
+        for n, stage in enumerate(self.stages):
+            if stage.layer in finished:
+                done, without = finished[stage.layer]
+            else:
+                if stage == todo[0]:
+                    walk.start_base(stage)
+                    self._put_in_place(refitted)
+                    walk.start_pruned(stage, self.patient.drop)
+                done, without = walk.fit(stage, is_last=n + 1 == len(self.stages))
+                self.patch.finish(stage.layer, done, without)
+            refitted += done
+            left += without
+        if not todo:
+            self._put_in_place(refitted)
+        return refitted, left
+
+    def _put_in_place(self, refitted: Sequence[Refitted]) -> None:
+        """Matrices that an earlier run has fitted."""
+        stages = {stage.layer: stage for stage in self.stages}
+        for item in refitted:
+            stage = stages[item.layer]
+            sites, _ = self.walk.sites(stage)
+            names = {stage.original_name(site.tensor): site.pointer for site in sites}
+            pointer = names[item.tensor]
+            kind = tensor_type(item.type)
+            exchange_weights(
+                pointer, self.patch.read(item.offset, kind.size_bytes(item.shape)), kind
+            )
+
+    def _remember_base(self) -> Float64:
+        """Keep the original's logits on the chunks set aside; (n_token,) nats of what came."""
+        nll = []
+        for chunk in self.aside:
+            base = base_logits(self.walk.base.logits(chunk), chunk.targets, self.n_threads)
+            self.walk.kept.put(LOGITS, chunk.number, base.logits)
+            nll.append(base.scores.nll)
+        return np.concatenate(nll)
+
+    def _judge(self) -> Judged:
+        """The pruned model as it is now, on the chunks set aside."""
+        kld, nll = [], []
+        for chunk in self.aside:
+            kept = self.walk.kept.get(LOGITS, chunk.number)
+            base: BaseLogits = base_logits(kept, chunk.targets, self.n_threads)
+            logits = self.walk.pruned.logits(chunk, self.patient.drop)
+            result = base.compare(logits, chunk.targets, self.n_threads)
+            kld.append(result.kld)
+            nll.append(result.scores.nll)
+        return Judged(kld=mean_estimate(np.concatenate(kld)), ppl=ppl_estimate(np.concatenate(nll)))
+
+
+@contextlib.contextmanager
+def _opened(
+    patient: Patient, text: Text, options: HealOptions, place: Workplace, progress: Progress
+) -> Iterator[_Job]:
+    arch = architecture_of(patient.base)
+    check_scored(arch)
+    compute = options.compute or Compute()
+    with contextlib.ExitStack() as stack:
+        base = stack.enter_context(LlamaModel(patient.base.path, compute, mapped=False))
+        chunks = make_chunks(text, base.tokenize, options.n_ctx, options.n_chunk)
+        first = chunks[0].tokens
+        original = stack.enter_context(LayerModel(base, arch, first, compute))
+        pruned = original
+        if patient.pruned is not None:
+            loaded = stack.enter_context(LlamaModel(patient.pruned.path, compute, mapped=False))
+            own = architecture_of(patient.pruned)
+            pruned = stack.enter_context(LayerModel(loaded, own, first, compute))
+        kept = stack.enter_context(Kept(place.beside, options.memory_bytes))
+        patch = stack.enter_context(Patch(place.patch, place.index))
+        walk = Walk(
+            base=original, pruned=pruned, model=patient.fitted, chunks=chunks, kept=kept,
+            patch=patch, options=options, progress=progress,
+        )  # fmt: skip
+        yield _Job(patient, text, options, patch, walk)

@@ -1,0 +1,112 @@
+"""The bytes of fitted matrices on their way into the output, and what is known of them.
+
+In the user's cache the file survives a killed run, with an index of the layers that are finished;
+elsewhere it is nameless, and there is no index.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggprune.errors import DataError, OutputError
+from ggprune.files.documents import read_document, to_text
+from ggprune.files.outputs import disk_errors, write_text
+from ggprune.healing.result import Left, Refitted
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A layer that needs no more work."""
+
+    layer: int
+    refitted: tuple[Refitted, ...]
+    places: tuple[tuple[int, tuple[int, ...]], ...]  # offset and shape of each
+    left: tuple[Left, ...]
+
+
+@dataclass(frozen=True)
+class _Index:
+    finished: tuple[Finished, ...]
+
+
+class Patch:
+    """Bytes by offset, and finished layers. Use as a context manager."""
+
+    def __init__(self, path: Path, index: Path | None = None) -> None:
+        """With `index` what an earlier run has finished is taken over from there."""
+        self.path, self._index = path, index
+        self._finished: tuple[Finished, ...] = ()
+        with disk_errors(path):
+            self._fd = os.open(path, os.O_RDWR | (os.O_CREAT if index is not None else 0), 0o600)
+        if index is not None:
+            self._lock()
+        if index is not None and index.exists():
+            self._finished = self._known(index)
+
+    def __enter__(self) -> Patch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    @property
+    def finished(self) -> dict[int, tuple[list[Refitted], list[Left]]]:
+        """Fitted and other matrices, by layer of the original."""
+        return {
+            item.layer: (
+                [
+                    replace(matrix, offset=offset, shape=shape)
+                    for matrix, (offset, shape) in zip(item.refitted, item.places, strict=True)
+                ],
+                list(item.left),
+            )
+            for item in self._finished
+        }
+
+    def add(self, raw: NDArray[np.uint8]) -> int:
+        """Keep a matrix's bytes; returns their offset. Raises OutputError if the disk is full."""
+        with disk_errors(self.path):
+            offset = os.lseek(self._fd, 0, os.SEEK_END)
+            view = memoryview(raw.data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+        return offset
+
+    def read(self, offset: int, n_byte: int) -> NDArray[np.uint8]:
+        """Raises DataError if there are not so many."""
+        raw = os.pread(self._fd, n_byte, offset)
+        if len(raw) != n_byte:
+            raise DataError(f"{self.path}: is damaged: {n_byte} bytes at {offset} are missing")
+        return np.frombuffer(raw, np.uint8)
+
+    def finish(self, layer: int, refitted: Sequence[Refitted], left: Sequence[Left]) -> None:
+        """Remember that a layer is done; in the cache, whatever happens next."""
+        places = tuple((item.offset, item.shape) for item in refitted)
+        done = Finished(layer, tuple(refitted), places, tuple(left))
+        self._finished = (*self._finished, done)
+        if self._index is not None:
+            with disk_errors(self.path):
+                os.fsync(self._fd)
+            write_text(self._index, to_text(_Index(self._finished)), force=True)
+
+    def _lock(self) -> None:
+        """Raises OutputError if another run works on the same; a run that ends gives it free."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            os.close(self._fd)
+            raise OutputError(f"{self.path}: another run heals the same (--no-cache)") from e
+
+    def _known(self, index: Path) -> tuple[Finished, ...]:
+        """Nothing, if the index cannot be read: then all is fitted again."""
+        try:
+            return read_document(index, _Index, "what healing has finished").finished
+        except DataError:
+            return ()

@@ -1,0 +1,198 @@
+"""The matrices through which a layer writes into the residual stream, found in the graph.
+
+What enters such a matrix, and what stands between its product and the stream, is read off the
+nodes, for any architecture: sums, constant factors, at most one norm. A matrix with anything else
+behind it is left alone, and it is said why.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from ggprune.ablation.graph import Graph
+from ggprune.metrics.estimates import Float32
+from ggprune.model.names import MIXER, Role, block_of, roles_of
+from ggprune.runtime.nodes import TensorStruct, leaf_values
+
+NAMES_ONLY = frozenset({"RESHAPE", "CONT"})  # the same values in the same order
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Something is added: a node of the graph, or a tensor of the model."""
+
+    node: int | None
+    values: Float32 | None = None  # of the model's tensor, (n_out,)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """All is multiplied by a number."""
+
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """Each token's vector is divided by its root mean square, then multiplied by `gain`."""
+
+    gain: Float32  # (n_out,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A matrix W of a layer; its product with what enters it becomes `target` by `steps`."""
+
+    layer: int  # of the original model
+    tensor: str  # in the names of the model that it was found in
+    pointer: int  # the loaded tensor
+    input: int  # positions of graph nodes
+    target: int
+    is_middle: bool  # is the target the stream between attention and FFN?
+    steps: tuple[Sum | Factor | Norm, ...]
+
+    @cached_property
+    def norm(self) -> Norm | None:
+        return next((step for step in self.steps if isinstance(step, Norm)), None)
+
+    @property
+    def addends(self) -> tuple[int, ...]:
+        """Nodes that are added on the way."""
+        sums = (step for step in self.steps if isinstance(step, Sum))
+        return tuple(step.node for step in sums if step.node is not None)
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """A matrix of a layer that is not fitted, and why."""
+
+    layer: int
+    tensor: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A layer's stretch of the graph: nodes of the stream in front of it, inside it, behind it."""
+
+    layer: int
+    first: int
+    middle: int | None
+    last: int
+
+
+def sites_of(graph: Graph, span: Span) -> tuple[tuple[Site, ...], tuple[Untouched, ...]]:
+    """At most one for the stream between attention and FFN, one for the stream behind the layer.
+
+    Of several that write to the same place (parallel attention and FFN) the FFN's is taken. Call
+    it while the graph is in memory.
+    """
+    position = {pointer: i for i, pointer in enumerate(graph.pointers)}
+    users = _users(graph, span, position)
+    sites: list[Site] = []
+    untouched: list[Untouched] = []
+    for i in range(span.first + 1, span.last + 1):
+        name = graph.factors[i].decode("utf-8", "replace")
+        if Role.WRITER not in roles_of(name) or block_of(name) is None:
+            continue
+        found = _site_at(graph, span, i, users, position)
+        if isinstance(found, Site):
+            sites.append(found)
+        else:
+            untouched.append(Untouched(span.layer, name, found))
+    chosen: list[Site] = []
+    for target in dict.fromkeys(site.target for site in sites):
+        *others, best = sorted(
+            (site for site in sites if site.target == target),
+            key=lambda site: not roles_of(site.tensor) & MIXER,
+        )
+        chosen.append(best)
+        untouched += [
+            Untouched(span.layer, site.tensor, f"writes to the same place as {best.tensor}")
+            for site in others
+        ]
+    return tuple(chosen), tuple(untouched)
+
+
+def _site_at(
+    graph: Graph, span: Span, i: int,
+    users: Mapping[int, Sequence[int]], position: Mapping[int, int],
+) -> Site | str:  # fmt: skip
+    """The site of a product, or why it is none."""
+    if graph.ops[i] != "MUL_MAT":
+        return "is shared out to experts by token"
+    node = TensorStruct.from_address(graph.pointers[i])
+    entering = position.get(node.src[1])
+    if entering is None or prod(node.ne[2:]) != 1:
+        return "is not multiplied with one row for every token"
+    targets = {span.last, *([span.middle] if span.middle is not None else [])}
+    steps: list[Sum | Factor | Norm] = []
+    at = i
+    while at not in targets:
+        if len(users.get(at, ())) != 1:
+            return "its product is used in several places"
+        behind = users[at][0]
+        step = _step(graph, at, behind, position)
+        if isinstance(step, str):
+            return step
+        if step is not None:
+            steps.append(step)
+        at = behind
+    if sum(isinstance(step, Norm) for step in steps) > 1:
+        return "several norms stand behind it"
+    return Site(
+        layer=span.layer, tensor=graph.factors[i].decode(), pointer=int(node.src[0]),
+        input=entering, target=at, is_middle=at == span.middle, steps=_joined(steps),
+    )  # fmt: skip
+
+
+def _step(
+    graph: Graph, at: int, behind: int, position: Mapping[int, int]
+) -> Sum | Factor | Norm | str | None:
+    """What node `behind` does with node `at`; None if nothing, words if it is not known how to
+    undo it."""
+    node, op = TensorStruct.from_address(graph.pointers[behind]), graph.ops[behind]
+    others = [s for s in node.src if s and s != graph.pointers[at]]
+    known = position.get(others[0]) if others else None
+    leaf = leaf_values(others[0]) if others and known is None else None
+    rows = TensorStruct.from_address(graph.pointers[at]).ne[1]
+    step: Sum | Factor | Norm | str | None = f"{op} stands behind it"
+    if op in NAMES_ONLY or (op == "GET_ROWS" and node.ne[1] == rows):  # of the logits wanted: all
+        step = None
+    elif op == "SCALE":
+        factor, bias = struct.unpack_from("<2f", bytes(node.op_params))
+        step = Factor(factor) if bias == 0 and factor != 0 else "is scaled with an offset"
+    elif op == "ADD" and len(others) == 1 and not (known is None and leaf is None):
+        step = Sum(known, leaf)
+    elif op == "RMS_NORM":
+        step = Norm(np.ones(int(node.ne[0]), np.float32))
+    elif op == "MUL" and len(others) == 1 and leaf is not None and graph.ops[at] == "RMS_NORM":
+        step = Norm(leaf)
+    return step
+
+
+def _joined(steps: Sequence[Sum | Factor | Norm]) -> tuple[Sum | Factor | Norm, ...]:
+    """A norm and its gain are one step."""
+    result: list[Sum | Factor | Norm] = []
+    for step in steps:
+        if isinstance(step, Norm) and result and isinstance(result[-1], Norm):
+            result[-1] = step
+        else:
+            result.append(step)
+    return tuple(result)
+
+
+def _users(graph: Graph, span: Span, position: Mapping[int, int]) -> dict[int, list[int]]:
+    """Nodes of the stretch that read a node, by the node that they read."""
+    users: dict[int, list[int]] = {}
+    for i in range(span.first + 1, span.last + 1):
+        for source in dict.fromkeys(TensorStruct.from_address(graph.pointers[i]).src):
+            if source in position:
+                users.setdefault(position[source], []).append(i)
+    return users

@@ -1,0 +1,229 @@
+"""Closed-form layer-wise distillation: the pruned model's stream is led back to the original's.
+
+For the kept layers in order, beginning with the last one in front of the first cut: the matrix
+through which attention writes into the stream is fitted to the original's stream in front of the
+FFN, then the FFN's to the original's stream where it enters the next kept layer. Inputs are those
+of the pruned model as it is by then, so that every fit also makes up for what those before it
+left, rounding included. A matrix that is no better on chunks set aside stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ggprune.errors import LlamaError
+from ggprune.healing.kept import Kept
+from ggprune.healing.layers import LayerModel
+from ggprune.healing.leastsquares import Moments
+from ggprune.healing.matrix import Rows, add_rows, error_of, fit, read_stored, store
+from ggprune.healing.patch import Patch
+from ggprune.healing.result import ASIDE, Fitted, HealOptions, Left, Refitted
+from ggprune.healing.sites import Site, sites_of
+from ggprune.metrics.chunks import Chunks
+from ggprune.metrics.estimates import Float32
+from ggprune.model import Model
+from ggprune.model.names import rename_block
+from ggprune.model.types import tensor_type
+from ggprune.progress import SILENT, Progress
+from ggprune.runtime.nodes import exchange_weights
+
+BASE, MIDDLE, PRUNED = "base", "middle", "pruned"  # streams that are kept
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kept layer, and what the original computes until the next kept one."""
+
+    layer: int  # of the original
+    own: int  # the same layer's number in the model that is fitted
+    last: int  # the original's last layer in front of the next kept one
+    is_exact: bool  # does the original's own stream enter it?
+
+    def original_name(self, tensor: str) -> str:
+        """A tensor of the model that is fitted, as the original calls it."""
+        return rename_block(tensor, self.layer)
+
+
+def stages_of(keep: Sequence[int], n_trunk: int, *, shared: bool) -> tuple[Stage, ...]:
+    """The layers to fit, in order. `shared`: they are computed inside the original model."""
+    kept = [n for n in keep if n < n_trunk]
+    cut = next((n for n in range(n_trunk) if n not in kept), n_trunk)
+    if cut == n_trunk:
+        return ()
+    start = max(cut - 1, 0)  # layers in front of the cut have kept their numbers
+    return tuple(
+        Stage(n, n if shared else i, next_kept - 1, is_exact=i == start and cut > 0)
+        for i, (n, next_kept) in enumerate(zip(kept, [*kept[1:], n_trunk], strict=True))
+        if i >= start
+    )
+
+
+def is_aside(number: int) -> bool:
+    """Is this chunk never fitted?"""
+    return number % ASIDE == ASIDE // 2
+
+
+@dataclass
+class Walk:
+    """Two models on the same chunks: the original, and the one that is fitted.
+
+    Both may be the same loaded model, as the original computes a layer before it is changed.
+    """
+
+    base: LayerModel
+    pruned: LayerModel
+    model: Model  # what `pruned` was loaded from
+    chunks: Chunks
+    kept: Kept
+    patch: Patch
+    options: HealOptions
+    progress: Progress = SILENT
+    done: int = 0  # chunks that were computed, of `total`
+    total: int = 0
+
+    def start_base(self, stage: Stage) -> None:
+        """Compute the original's stream in front of a stage, while its weights are its own."""
+        for i, chunk in enumerate(self.chunks):
+            self.kept.put(BASE, i, self.base.stream(chunk.tokens, stage.layer))
+            self._tick()
+
+    def start_pruned(self, stage: Stage, drop: Sequence[int]) -> None:
+        """And that of the pruned model, as far as it has been fitted."""
+        is_known = stage.is_exact and self.pruned is self.base
+        for i, chunk in enumerate(self.chunks):
+            rows = self.kept.get(BASE, i) if is_known else None
+            if rows is None:
+                rows = self.pruned.stream(chunk.tokens, stage.own, drop)
+            self.kept.put(PRUNED, i, rows)
+
+    def fit(self, stage: Stage, *, is_last: bool) -> tuple[list[Refitted], list[Left]]:
+        """Fit a layer, and lead both streams to the next kept one unless this is the last."""
+        self._teach(stage)
+        span = self.pruned.span(stage.own, stage.own)
+        sites, without = self.sites(stage)
+        left, fitted = list(without), list[Refitted]()
+        state: dict[int, str] = {}
+        for site in sites:
+            state = self._feed(stage, site, {span.first: PRUNED, **state})
+            done = self._fit(stage, site, state)
+            if isinstance(done, Refitted):
+                fitted.append(done)
+            else:
+                left.append(done)
+        if not is_last:
+            self._go_on(stage, span.last, {span.first: PRUNED, **state})
+        return fitted, left
+
+    def sites(self, stage: Stage) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
+        """What is going to be fitted of a layer, and what not."""
+        computer, span = self.pruned.computer(stage.own), self.pruned.span(stage.own, stage.own)
+        sites, untouched = sites_of(computer.graph, span)
+        reasons = {site.tensor: self._reason(stage, site) for site in sites}
+        whys = [(item.tensor, item.reason) for item in untouched]
+        whys += [(name, why) for name, why in reasons.items() if why is not None]
+        left = [Left(stage.layer, stage.original_name(name), why) for name, why in whys]
+        return tuple(site for site in sites if reasons[site.tensor] is None), tuple(left)
+
+    def _reason(self, stage: Stage, site: Site) -> str | None:
+        """Why a matrix that could be fitted is not."""
+        if stage.is_exact and site.is_middle:
+            return "nothing has been cut in front of it"
+        if self.options.fitted is Fitted.FFN and site.is_middle:
+            return "--refit ffn"
+        if self.options.fitted is Fitted.ATTN and not site.is_middle:
+            return "--refit attn"
+        return None
+
+    def _teach(self, stage: Stage) -> None:
+        """The original's stream in front of the layer's FFN, and where the next kept one begins."""
+        computer = self.base.computer(stage.last)
+        span = self.base.span(stage.layer, stage.last)
+        wanted = [node for node in (span.middle, span.last) if node is not None]
+        for i, chunk in enumerate(self.chunks):
+            entering = {span.first: self.kept.get(BASE, i)}
+            *middle, last = computer.compute(chunk.tokens, entering, wanted)
+            self.kept.put(BASE, i, last)
+            if middle:
+                self.kept.put(MIDDLE, i, middle[0])
+            self._tick()
+
+    def _feed(self, stage: Stage, site: Site, state: dict[int, str]) -> dict[int, str]:
+        """Compute what enters a matrix, and what is added to its product; returns what is known."""
+        computer = self.pruned.computer(stage.own)
+        unknown = [n for n in dict.fromkeys((site.input, *site.addends)) if n not in state]
+        _, reached = computer.graph.needed(unknown, state)
+        known = {**state, **{node: f"{site.tensor}:{node}" for node in unknown}}
+        for i, chunk in enumerate(self.chunks):
+            given = {node: self.kept.get(state[node], i) for node in sorted(reached)}
+            values = computer.compute(chunk.tokens, given, unknown)
+            for node, rows in zip(unknown, values, strict=True):
+                self.kept.put(known[node], i, rows)
+            self._tick()
+        return self._forget(known, {site.input, *site.addends})
+
+    def _forget(self, state: dict[int, str], needed: set[int]) -> dict[int, str]:
+        """Only what is behind the site's inputs and addends matters from here on."""
+        for node in state.keys() - needed:
+            if state[node] != PRUNED:
+                self._drop(state[node])
+        return {node: name for node, name in state.items() if node in needed}
+
+    def _drop(self, name: str) -> None:
+        for i in range(len(self.chunks)):
+            self.kept.drop(name, i)
+
+    def _fit(self, stage: Stage, site: Site, state: dict[int, str]) -> Refitted | Left:
+        tensor = self.model.by_name[site.tensor]
+        old = read_stored(tensor)
+        n_out, n_in = old.matrix.shape
+        moments = Moments(n_in, n_out)
+        for rows in self._rows(site, state, aside=False):
+            add_rows(moments, site, old.matrix, rows)
+
+        def error(matrix: Float32) -> float:
+            errors = [error_of(site, matrix, rows) for rows in self._rows(site, state, aside=True)]
+            return float(np.sum(errors)) / (len(errors) * self.chunks.n_ctx)
+
+        importance = moments.importance
+        kind = tensor_type(self.options.tensor_type) if self.options.tensor_type else old.type
+        try:
+            matrix, ridge = fit(moments, old.matrix, self.options.ridge, error)
+        except LlamaError as e:
+            raise LlamaError(f"layer {stage.layer}, {site.tensor}: {e}") from e
+        new = store(matrix, kind, importance)
+        before, after = error(old.matrix), error(new.matrix)
+        if not after < before:
+            reason = f"no better on chunks set aside: error {before:.3g} -> {after:.3g}"
+            return Left(stage.layer, stage.original_name(site.tensor), reason)
+        exchange_weights(site.pointer, new.raw, kind)
+        return Refitted(
+            layer=stage.layer, tensor=stage.original_name(site.tensor), type=kind.name,
+            shape=tensor.shape, offset=self.patch.add(new.raw), ridge=ridge,
+            error_before=before, error=after,
+        )  # fmt: skip
+
+    def _rows(self, site: Site, state: dict[int, str], *, aside: bool) -> Iterator[Rows]:
+        target = MIDDLE if site.is_middle else BASE
+        for i, chunk in enumerate(self.chunks):
+            if is_aside(chunk.number) == aside:
+                addends = {node: self.kept.get(state[node], i) for node in site.addends}
+                inputs = self.kept.get(state[site.input], i)
+                yield Rows(inputs, addends, self.kept.get(target, i))
+
+    def _go_on(self, stage: Stage, last: int, state: dict[int, str]) -> None:
+        """The fitted layer's own stream behind it."""
+        computer = self.pruned.computer(stage.own)
+        _, reached = computer.graph.needed([last], state)
+        for i, chunk in enumerate(self.chunks):
+            given = {node: self.kept.get(state[node], i) for node in sorted(reached)}
+            (values,) = computer.compute(chunk.tokens, given, [last])
+            self.kept.put(PRUNED, i, values)
+            self._tick()
+        self._forget(state, set())
+
+    def _tick(self) -> None:
+        self.done += 1
+        self.progress.step(self.done, max(self.total, self.done))

@@ -1,0 +1,217 @@
+"""Healing as a job: what is pruned, fitted to the original, written and proved.
+
+Fitted matrices wait in a file of their own; from there they are copied like all others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ggprune.errors import DataError, VerificationError
+from ggprune.files.outputs import PendingFile, check_output, disk_errors
+from ggprune.healing import heal as healing
+from ggprune.healing.heal import Outline, Patient, Workplace
+from ggprune.healing.result import METHOD, Healing, HealOptions, Refitted
+from ggprune.metrics.text import Text
+from ggprune.model import Model, Tensor, Value, ValueType, open_model
+from ggprune.model.imatrix import Imatrix
+from ggprune.model.metadata import array, scalar, string
+from ggprune.model.names import rename_block
+from ggprune.model.types import tensor_type
+from ggprune.pipeline.files import OutputFiles
+from ggprune.pipeline.job import Division, Job, planned, write, write_into
+from ggprune.progress import SILENT, Progress
+from ggprune.quantize.options import QuantizeOptions
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.library import versions
+from ggprune.surgery import PrunePlan
+from ggprune.surgery.contents import (
+    DROPPED_LAYERS,
+    SOURCE_BLOCK_COUNT,
+    SOURCE_FINGERPRINT,
+    Replacement,
+)
+
+KEYS = "ggprune.heal."
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealJob:
+    """A pruned model to be repaired: a plan that is carried out, or a file that is pruned."""
+
+    base: Model  # the original
+    out: Path
+    plan: PrunePlan | None = None
+    pruned: Model | None = None  # made of `base` by ggprune; instead of a plan
+    text: Text
+    options: HealOptions
+    quantize: QuantizeOptions | None = None
+    quantize_last: bool = False  # fit what is not quantized, quantize it then
+    imatrix: Imatrix | None = None  # of the model that is quantized
+    split: Division | None = None
+    force: bool = False  # replace files that are there, and keep what is no better
+    check_load: bool = True
+
+    @property
+    def job(self) -> Job:
+        """What is written, but for healing."""
+        return Job(
+            model=self.pruned or self.base, out=self.out, plan=self.plan, quantize=self.quantize,
+            imatrix=self.imatrix, split=self.split, force=self.force, check_load=self.check_load,
+        )  # fmt: skip
+
+    @property
+    def keep(self) -> tuple[int, ...]:
+        """The layers of the original that stay. Raises DataError if the file does not say so."""
+        return self.plan.keep if self.plan is not None else kept_layers(self.base, self.pruned)
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What was written, and what healing did."""
+
+    files: OutputFiles
+    healing: Healing
+
+
+def kept_layers(base: Model, pruned: Model | None) -> tuple[int, ...]:
+    """The layers of `base` that a file pruned from it has kept, as its metadata says.
+
+    Raises DataError if it was not pruned by ggprune, or from another model.
+    """
+    assert pruned is not None
+    if DROPPED_LAYERS not in pruned.metadata:
+        raise DataError(f"{pruned.path}: was not pruned by ggprune: say which layers to drop")
+    fingerprint = pruned.text(SOURCE_FINGERPRINT)
+    if fingerprint != base.fingerprint:
+        raise DataError(
+            f"{pruned.path}: was pruned from another model than {base.path}: its source's "
+            f"fingerprint is {fingerprint[:12]}..., this one's {base.fingerprint[:12]}..."
+        )
+    dropped = pruned.value(DROPPED_LAYERS, list)
+    n_layer = pruned.value(SOURCE_BLOCK_COUNT, int)
+    return tuple(n for n in range(n_layer) if n not in dropped)
+
+
+def outline(job: HealJob) -> tuple[OutputFiles, Outline]:
+    """What would be written, and what healing would do; writes nothing.
+
+    Raises what `heal` raises before it begins.
+    """
+    files, patient = planned(job.job), Patient(job.base, job.keep, job.pruned)
+    with _workplace(job, patient) as place:
+        return files, isolated(healing.outline, patient, job.text, job.options, place)
+
+
+def heal(job: HealJob, progress: Progress = SILENT) -> Healed:
+    """Prune, heal, write, prove and publish.
+
+    Raises OutputError before any work if the output must not or cannot be written,
+    VerificationError if healing gains nothing and is not forced; then nothing is left behind.
+    """
+    _check_output(job)
+    with disk_errors(job.out), contextlib.ExitStack() as stack:
+        plain, pruned = job.job, job.pruned
+        if job.quantize is not None and not job.quantize_last:
+            quantized = stack.enter_context(PendingFile(job.out))
+            write_into(plain, quantized, progress)
+            pruned = open_model(quantized.path)
+            plain = Job(
+                model=pruned, out=job.out, split=job.split, force=job.force,
+                check_load=job.check_load,
+            )  # fmt: skip
+        patient = Patient(job.base, job.keep, pruned)
+        place = stack.enter_context(_workplace(job, patient))
+        part = progress.part("heal")
+        result = isolated(healing.heal, patient, job.text, job.options, place, part)
+        if not result.is_better and not job.force:
+            raise VerificationError(_no_better(job, result))
+        replaced = _replacement(patient, result, place.patch) if result.refitted else None
+        files = write(replace(plain, replaced=replaced), progress)
+    _forget(place)
+    return Healed(files, result)
+
+
+def _check_output(job: HealJob) -> None:
+    files = planned(job.job)
+    models = [job.base, *([job.pruned] if job.pruned is not None else [])]
+    inputs = [file.path for model in models for file in model.files]
+    for path in files.paths:
+        check_output(path, inputs, force=job.force, size_bytes=files.size_bytes)
+
+
+def _no_better(job: HealJob, result: Healing) -> str:
+    if not result.refitted:
+        what = "no fitted matrix was better than the one that was there"
+    else:
+        change = f"{result.before.kld.value:.6g} -> {result.after.kld.value:.6g}"
+        what = f"the KL divergence on chunks set aside did not become smaller: {change}"
+    return f"{job.out}: not written: {what} (--force writes it)"
+
+
+@contextlib.contextmanager
+def _workplace(job: HealJob, patient: Patient) -> Iterator[Workplace]:
+    """Fitted matrices wait in the cache, where there is one: a run that was ended goes on."""
+    folder = job.options.cache
+    if folder is None:
+        with PendingFile(job.out) as patch:
+            yield Workplace(job.out, patch.path)
+        return
+    options = job.options
+    settings = {  # all that the fitted matrices depend on
+        "base": patient.base.fingerprint, "fitted": patient.fitted.fingerprint,
+        "keep": patient.keep, "text": job.text.sha256, "n_ctx": options.n_ctx,
+        "n_chunk": options.n_chunk, "ridge": options.ridge, "refit": options.fitted.value,
+        "type": options.tensor_type, "versions": versions(),
+    }  # fmt: skip
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    yield Workplace(job.out, folder / f"heal-{key}.bin", folder / f"heal-{key}.json")
+
+
+def _forget(place: Workplace) -> None:
+    """What is in the output is needed no more."""
+    if place.index is not None:
+        place.index.unlink(missing_ok=True)
+        place.patch.unlink(missing_ok=True)
+
+
+def _replacement(patient: Patient, result: Healing, patch: Path) -> Replacement:
+    return Replacement(
+        {_own_name(patient, item): _tensor(item, patch) for item in result.refitted},
+        _provenance(patient, result),
+    )
+
+
+def _own_name(patient: Patient, item: Refitted) -> str:
+    """In the model that the file is written from."""
+    number = item.layer if patient.pruned is None else patient.keep.index(item.layer)
+    return rename_block(item.tensor, number)
+
+
+def _tensor(item: Refitted, patch: Path) -> Tensor:
+    kind = tensor_type(item.type)
+    return Tensor(
+        name=item.tensor, type=kind, shape=item.shape, path=patch, offset=item.offset,
+        size_bytes=kind.size_bytes(item.shape),
+    )  # fmt: skip
+
+
+def _provenance(patient: Patient, result: Healing) -> dict[str, Value]:
+    names = [rename_block(i.tensor, patient.keep.index(i.layer)) for i in result.refitted]
+    ridge = result.ridge
+    return {
+        f"{KEYS}method": string(METHOD),
+        f"{KEYS}tokens": scalar(ValueType.UINT64, result.n_fitted),
+        f"{KEYS}text.sha256": string(result.text.sha256 or ""),
+        f"{KEYS}ridge": string("auto") if ridge is None else scalar(ValueType.FLOAT32, ridge),
+        f"{KEYS}tensors": array(ValueType.STRING, names),
+        f"{KEYS}kld.before": scalar(ValueType.FLOAT32, result.before.kld.value),
+        f"{KEYS}kld.after": scalar(ValueType.FLOAT32, result.after.kld.value),
+    }
