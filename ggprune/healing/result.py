@@ -15,7 +15,7 @@ from ggprune.runtime.session import Compute
 
 METHOD = "refit"
 RIDGE = 0.3  # docs/benchmarks.md has the measurements behind it
-RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # that `--ridge auto` chooses from
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # that `--ridge auto` chooses from
 MEMORY_BYTES = 1 << 29  # of activations that are kept in memory; the rest goes to the disk
 ASIDE = 8  # one chunk in so many is never fitted
 ROWS_PER_INPUT, GOOD_ROWS_PER_INPUT = 4, 20

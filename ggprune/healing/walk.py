@@ -120,7 +120,7 @@ class Walk:
     def sites(self, stage: Stage) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
         """What is going to be fitted of a layer, and what not."""
         computer, span = self.pruned.computer(stage.own), self.pruned.span(stage.own, stage.own)
-        sites, untouched = sites_of(computer.graph, span)
+        sites, untouched = sites_of(computer.graph, computer.nodes, span)
         reasons = {site.tensor: self._reason(stage, site) for site in sites}
         whys = [(item.tensor, item.reason) for item in untouched]
         whys += [(name, why) for name, why in reasons.items() if why is not None]
