@@ -12,8 +12,8 @@ from ggprune.cli import options as shared
 from ggprune.cli.measuring import Computing, cache_folder
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
-from ggprune.cli.prune import Removal, Splitting
 from ggprune.cli.quantizing import Quantizing
+from ggprune.cli.removal import Removal, Splitting
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
 from ggprune.healing.result import HealOptions, parse_fitted
@@ -25,22 +25,31 @@ from ggprune.report.heal import HealedModel, HealPlan, blocks, planned_layers
 from ggprune.report.written import pruned_model
 from ggprune.surgery import PrunePlan, make_plan
 
+HealTexts = Annotated[
+    list[Path] | None,
+    Option("-f", "--file", help="UTF-8 text to fit to, or a folder of .txt files. Repeatable.",
+           show_default="a short one that ships with ggprune"),
+]  # fmt: skip
+
+
+def given_texts(paths: list[Path] | None) -> Text:
+    """The user's texts as one, or the shipped one."""
+    return read_texts(paths) if paths else shipped_text(CALIBRATION)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fitting:
     """What matrices are fitted to, and how."""
 
     # fmt: off
-    files: Annotated[list[Path] | None, Option(
-        "-f", "--file", help="UTF-8 text to fit to, or a folder of .txt files. Repeatable.",
-        show_default="a short one that ships with ggprune")] = None
+    files: HealTexts = None
     n_ctx: shared.ContextSize = 512
     n_chunk: Annotated[int | None, Option(
         "--chunks", min=8, show_default="all", help="Read the first N chunks only.")] = None
     ridge: Annotated[str, Option(
         metavar="X|auto",
         help="How much matrices are held back, as a share of their inputs' mean square; auto: "
-        "chosen for every matrix on chunks set aside.")] = "0.3"
+        "chosen for every matrix on chunks set aside.")] = "auto"
     refit: Annotated[str, Option(
         metavar="NAME", help="Which matrices: attn, ffn or both.")] = "both"
     layers: Annotated[int | None, Option(
@@ -50,9 +59,6 @@ class Fitting:
         "--heal-type", metavar="TYPE", show_default="their own",
         help="Store fitted matrices in this type.")] = None
     # fmt: on
-
-    def text(self) -> Text:
-        return read_texts(self.files) if self.files else shipped_text(CALIBRATION)
 
     def options(self, computing: Computing, *, cache: bool) -> HealOptions:
         return HealOptions(
@@ -121,10 +127,16 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     check_outputs([out], inputs, force=writing.force)
     job = HealJob(
         base=base, out=out, plan=plan if pruned is None else None, pruned=pruned,
-        text=fitting.text(), options=fitting.options(options.computing, cache=options.cache),
+        text=given_texts(fitting.files),
+        options=fitting.options(options.computing, cache=options.cache),
         quantize=quantize, quantize_last=options.quantize_last, imatrix=quantizing.matrix(),
         split=split, force=writing.force, check_load=writing.verify,
     )  # fmt: skip
+    carry_out(job, base, plan, writing)
+
+
+def carry_out(job: HealJob, base: Model, plan: PrunePlan, writing: shared.Writing) -> None:
+    """Heal, or say what that would be, and show it."""
     if writing.dry_run:
         files, would = outline(job)
         model = pruned_model(base, plan, files, written=False)

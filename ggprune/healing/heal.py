@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ggprune.healing.result import (
     Refitted,
 )
 from ggprune.healing.walk import Walk, is_aside, stages_of
-from ggprune.metrics.chunks import describe_text, make_chunks
+from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
 from ggprune.metrics.estimates import Float64, mean_estimate, ppl_estimate
 from ggprune.metrics.logits import BaseLogits, base_logits
 from ggprune.metrics.text import Text
@@ -107,11 +107,9 @@ def outline(patient: Patient, text: Text, options: HealOptions, place: Workplace
 class _Job:
     """Everything that is open while a model is healed."""
 
-    def __init__(
-        self, patient: Patient, text: Text, options: HealOptions, patch: Patch, walk: Walk
-    ) -> None:
-        self.patient, self.text, self.options = patient, text, options
-        self.patch, self.walk = patch, walk
+    def __init__(self, patient: Patient, text: Text, options: HealOptions, walk: Walk) -> None:
+        self.patient, self.text, self.options, self.walk = patient, text, options, walk
+        self.patch = walk.patch
         shared = patient.pruned is None
         stages = stages_of(patient.keep, walk.base.arch.n_trunk, shared=shared)
         self.stages = stages[: options.n_layer]
@@ -133,12 +131,14 @@ class _Job:
         kept += 4 * len(self.aside) * (n_ctx // 2) * self.walk.base.session.model.n_vocab
         held = min(kept, self.options.memory_bytes)
         sums = max(12 * n_in * n_in + 28 * n_in * n_out for n_in, n_out in shapes)
-        return Outline(
+        outline = Outline(
             sites=tuple((layer, site.tensor) for layer, site in sites),
             left=tuple(item for _, _, left in plans for item in left),
             n_token=(n_chunk - len(self.aside)) * n_ctx, widest=widest,
             memory_bytes=sums + held, disk_bytes=kept - held,
         )  # fmt: skip
+        self._check_text(outline)
+        return outline
 
     def _why_nothing(self, left: Sequence[Left]) -> str:
         path, arch = self.patient.fitted.path, self.walk.base.arch.name
@@ -149,7 +149,6 @@ class _Job:
 
     def run(self, start: float) -> Healing:
         outline, walk = self.outline(), self.walk
-        self._check_text(outline)
         walk.total = len(walk.chunks) * (1 + sum(2 + len(walk.sites(s)[0]) for s in self.stages))
         base_nll = self._remember_base()
         before = self._judge()
@@ -232,12 +231,28 @@ class _Job:
 def _opened(
     patient: Patient, text: Text, options: HealOptions, place: Workplace, progress: Progress
 ) -> Iterator[_Job]:
+    def read(model: LlamaModel) -> Chunks:
+        return make_chunks(text, model.tokenize, options.n_ctx, options.n_chunk)
+
+    with open_walk(patient, read, options, place, progress) as walk:
+        yield _Job(patient, text, options, walk)
+
+
+@contextlib.contextmanager
+def open_walk(
+    patient: Patient,
+    read: Callable[[LlamaModel], Chunks],
+    options: HealOptions,
+    place: Workplace,
+    progress: Progress = SILENT,
+) -> Iterator[Walk]:
+    """Everything that is open while a model is healed on the chunks that `read` makes."""
     arch = architecture_of(patient.base)
     check_scored(arch)
     compute = options.compute or Compute()
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(LlamaModel(patient.base.path, compute, mapped=False))
-        chunks = make_chunks(text, base.tokenize, options.n_ctx, options.n_chunk)
+        chunks = read(base)
         first = chunks[0].tokens
         original = stack.enter_context(LayerModel(base, arch, first, compute))
         pruned = original
@@ -247,8 +262,7 @@ def _opened(
             pruned = stack.enter_context(LayerModel(loaded, own, first, compute))
         kept = stack.enter_context(Kept(place.beside, options.memory_bytes))
         patch = stack.enter_context(Patch(place.patch, place.index))
-        walk = Walk(
+        yield Walk(
             base=original, pruned=pruned, model=patient.fitted, chunks=chunks, kept=kept,
             patch=patch, options=options, progress=progress,
         )  # fmt: skip
-        yield _Job(patient, text, options, patch, walk)
