@@ -17,9 +17,11 @@ from ggprune.cli.removal import Removal, Splitting
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
 from ggprune.healing.result import HealOptions, parse_fitted
-from ggprune.metrics.text import CALIBRATION, Text, read_texts, shipped_text
+from ggprune.healing.selftext import SelfTextOptions
+from ggprune.metrics.text import Text, read_texts
 from ggprune.model import Model, open_model
 from ggprune.pipeline.heal import HealJob, heal, kept_layers, outline
+from ggprune.pipeline.selftext import text_to_fit
 from ggprune.quantize.options import parse_tensor_type
 from ggprune.report.heal import HealedModel, HealPlan, blocks, planned_layers
 from ggprune.report.written import pruned_model
@@ -32,17 +34,17 @@ HealTexts = Annotated[
 ]  # fmt: skip
 
 
-def given_texts(paths: list[Path] | None) -> Text:
-    """The user's texts as one, or the shipped one."""
-    return read_texts(paths) if paths else shipped_text(CALIBRATION)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fitting:
     """What matrices are fitted to, and how."""
 
     # fmt: off
     files: HealTexts = None
+    self_text: Annotated[int | None, Option(
+        "--self-text", min=1024, max=1 << 30, metavar="N",
+        help="Have the original write N tokens to fit to, behind the text of -f if there is one; "
+        "kept in the user's cache folder. With --dry-run it writes none, and N are counted on.",
+    )] = None
     n_ctx: shared.ContextSize = 512
     n_chunk: Annotated[int | None, Option(
         "--chunks", min=8, show_default="all", help="Read the first N chunks only.")] = None
@@ -59,6 +61,17 @@ class Fitting:
         "--heal-type", metavar="TYPE", show_default="their own",
         help="Store fitted matrices in this type.")] = None
     # fmt: on
+
+    def text(self, base: Model, options: HealOptions, *, write: bool) -> Text:
+        """Without `write` other text stands in for what the original would write."""
+        given = read_texts(self.files) if self.files else None
+        own = None
+        if self.self_text is not None:
+            own = SelfTextOptions(
+                n_token=self.self_text, n_ctx=options.n_ctx, compute=options.compute,
+                cache=options.cache,
+            )  # fmt: skip
+        return text_to_fit(base, given, own, write=write, progress=TerminalProgress())
 
     def options(self, computing: Computing, *, cache: bool) -> HealOptions:
         return HealOptions(
@@ -125,12 +138,12 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         *(fitting.files or ()),
     ]  # fmt: skip
     check_outputs([out], inputs, force=writing.force)
+    heal_options = fitting.options(options.computing, cache=options.cache)
     job = HealJob(
         base=base, out=out, plan=plan if pruned is None else None, pruned=pruned,
-        text=given_texts(fitting.files),
-        options=fitting.options(options.computing, cache=options.cache),
-        quantize=quantize, quantize_last=options.quantize_last, imatrix=quantizing.matrix(),
-        split=split, force=writing.force, check_load=writing.verify,
+        options=heal_options, quantize=quantize, quantize_last=options.quantize_last,
+        imatrix=quantizing.matrix(), split=split, force=writing.force, check_load=writing.verify,
+        text=fitting.text(base, heal_options, write=not writing.dry_run),  # last: it may take long
     )  # fmt: skip
     carry_out(job, base, plan, writing)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.cli import options as shared
-from ggprune.cli.heal import HealTexts, carry_out, given_texts
+from ggprune.cli.heal import HealTexts, carry_out
 from ggprune.cli.measuring import cache_folder
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
@@ -19,6 +19,7 @@ from ggprune.errors import UsageError
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
 from ggprune.healing.result import HealOptions
+from ggprune.metrics.text import CALIBRATION, read_texts, shipped_text
 from ggprune.model import open_model
 from ggprune.pipeline import Job, planned, write
 from ggprune.pipeline.heal import HealJob
@@ -97,8 +98,9 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
 def _healing(job: Job, plan: PrunePlan, options: Options) -> HealJob:
     """The same job, healed by the defaults of `ggprune heal`."""
     healing = HealOptions(compute=Compute(n_threads=options.threads), cache=cache_folder(True))
+    given = read_texts(options.files) if options.files else shipped_text(CALIBRATION)
     return HealJob(
-        base=job.model, out=job.out, plan=plan, text=given_texts(options.files), options=healing,
+        base=job.model, out=job.out, plan=plan, text=given, options=healing,
         quantize=job.quantize, imatrix=job.imatrix, split=job.split, force=job.force,
         check_load=job.check_load,
     )  # fmt: skip

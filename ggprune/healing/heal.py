@@ -23,6 +23,7 @@ from ggprune.healing.result import (
     Left,
     Refitted,
 )
+from ggprune.healing.selftext import enough_tokens
 from ggprune.healing.walk import Walk, is_aside, stages_of
 from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
 from ggprune.metrics.estimates import Float64, mean_estimate, ppl_estimate
@@ -168,7 +169,8 @@ class _Job:
             raise DataError(
                 f"{self.text.source}: leaves {outline.n_token} tokens to fit, {needed} are needed "
                 f"for matrices with {outline.widest} inputs, better five times as many: give more "
-                "text with -f"
+                "text with -f, or have the original write it: --self-text "
+                f"{enough_tokens(outline.widest, self.options.n_ctx)}"
             )
 
     def _fit(self) -> tuple[list[Refitted], list[Left]]:

@@ -57,6 +57,12 @@ class Moments:
         return np.asarray(matrix + change.T, np.float32)
 
     @property
+    def is_empty(self) -> bool:
+        """Has nothing but zeros entered the matrix?"""
+        self._sum_up()
+        return not np.diag(self.gram).any()
+
+    @property
     def importance(self) -> Float32:
         """Mean squared input of every column, (n_in,), for quantizing."""
         self._sum_up()

@@ -187,6 +187,9 @@ class Walk:
             errors = [error_of(site, matrix, rows) for rows in self._rows(site, state, aside=True)]
             return float(np.sum(errors)) / (len(errors) * self.chunks.n_ctx)
 
+        if moments.is_empty:
+            name = stage.original_name(site.tensor)
+            return Left(stage.layer, name, "nothing but zeros enters it")
         importance = moments.importance
         kind = tensor_type(self.options.tensor_type) if self.options.tensor_type else old.type
         try:
