@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.arch import architecture_of, check_scored
-from ggprune.errors import ArchitectureError, DataError
+from ggprune.errors import ArchitectureError, DataError, OutputError
 from ggprune.healing.kept import Kept
 from ggprune.healing.layers import LayerModel
 from ggprune.healing.patch import Patch
@@ -150,6 +151,7 @@ class _Job:
 
     def run(self, start: float) -> Healing:
         outline, walk = self.outline(), self.walk
+        self._announce(outline)
         walk.total = len(walk.chunks) * (1 + sum(2 + len(walk.sites(s)[0]) for s in self.stages))
         base_nll = self._remember_base()
         before = self._judge()
@@ -172,6 +174,20 @@ class _Job:
                 "text with -f, or have the original write it: --self-text "
                 f"{enough_tokens(outline.widest, self.options.n_ctx)}"
             )
+
+    def _announce(self, outline: Outline) -> None:
+        """Raises OutputError if there is no room for what is kept on the disk."""
+        place = self.walk.kept.folder
+        if outline.disk_bytes > (free := shutil.disk_usage(place).free):
+            raise OutputError(
+                f"{place}: healing needs {outline.disk_bytes} bytes there meanwhile, {free} are "
+                "free: fewer --chunks, or an output on another disk"
+            )
+        gib = 1 << 30
+        self.walk.progress.say(
+            f"healing {len(outline.sites)} matrices: {outline.memory_bytes / gib:.2f} GiB of "
+            f"memory above the models, {outline.disk_bytes / gib:.2f} GiB on the disk\n"
+        )
 
     def _fit(self) -> tuple[list[Refitted], list[Left]]:
         """What was finished before is put in place, the rest is fitted."""
