@@ -25,7 +25,7 @@ from replaceme import NAME, Replaced, Task, replace_cuts
 from ggprune.arch import n_trunk
 from ggprune.errors import ArchitectureError
 from ggprune.evaluation import Evaluation
-from ggprune.healing.result import RIDGE, HealOptions
+from ggprune.healing.result import HealOptions
 from ggprune.metrics.text import Text, read_texts
 from ggprune.model import Model, open_model
 from ggprune.model.layers import format_layers, parse_layers
@@ -41,6 +41,7 @@ from ggprune.surgery import make_plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 HEADERS = ("", "tokens", "ridge", "KLD", "times", "PPL", "time s", "memory", "disk")
+RIDGE = HealOptions().ridge  # None: chosen for every matrix
 ORIGINAL, NOTHING, REFIT = "original", "nothing done", "refit"
 
 
