@@ -204,11 +204,12 @@ def _cuts(task: Task, model: LayerModel) -> list[_Cut]:
 
 def _cut(base: Model, model: LayerModel, layer: int, last: int, end: int) -> _Cut:
     """`layer` is the one in front of the cut, `last` the cut's last; the graph reaches to `end`."""
-    graph = model.computer(end).graph
+    graph, nodes = model.computer(end).graph, model.computer(end).nodes
     behind, target = (graph.find(model.places[n + 1][0]) for n in (layer, last))
     model.span(layer, layer)  # refuses layers that read more than the stream in front of them
     start = graph.find(model.places[layer][0])
-    sites, untouched = sites_of(graph, Span(layer=layer, first=start, middle=None, last=behind))
+    span = Span(layer=layer, first=start, middle=None, last=behind)
+    sites, untouched = sites_of(graph, nodes, span)
     if not sites:
         why = untouched[-1].reason if untouched else "nothing writes into the stream"
         raise ArchitectureError(f"layer {layer} cannot take in what follows it: {why}")
