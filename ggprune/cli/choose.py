@@ -14,7 +14,9 @@ from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
+from ggprune.healing.result import HealOptions
 from ggprune.model import open_model
+from ggprune.pipeline.healed import settled
 from ggprune.pipeline.safe import choose
 from ggprune.report.plot import check_plot, choice_figure, write_figure
 from ggprune.report.ranking import choice_blocks
@@ -71,7 +73,13 @@ def command(options: Options) -> None:
         cache=cache_folder(options.cache), confidence=options.confidence,
     )  # fmt: skip
     choice = choose(model, text, ranking, request, measuring, TerminalProgress())
+    heal_options = HealOptions(
+        n_ctx=ranking.calibration.n_ctx, compute=measuring.compute, cache=measuring.cache
+    )
     document = replace(ranking, chosen=choice)
+    document = settled(model, text, document, heal_options, TerminalProgress())
+    assert document.chosen is not None
+    choice = document.chosen
     if options.out is not None:
         write_text(options.out, to_text(document), force=options.force)
     if options.plot is not None:

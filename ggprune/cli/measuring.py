@@ -71,7 +71,9 @@ class Search:
     # fmt: off
     strategy: Annotated[str, Option(
         "--strategy", metavar="NAME",
-        help="How the set is found: oneshot, greedy, window, search or exhaustive.")] = "search"
+        help="How the set is found: oneshot, greedy, window, search, exhaustive, or healed: the "
+        "best sets of a search and the best runs are healed, and the nearest to the original is "
+        "taken, for about three passes through the text for each of up to six.")] = "search"
     protect: Annotated[str | None, Option(
         metavar="LAYERS", help="Layers that stay, whatever happens.")] = None
     # fmt: on

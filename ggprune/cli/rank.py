@@ -18,6 +18,7 @@ from ggprune.files.outputs import check_outputs, write_text
 from ggprune.metrics.text import CALIBRATION
 from ggprune.model import open_model
 from ggprune.model.imatrix import read_imatrix
+from ggprune.pipeline.healed import healing, settled
 from ggprune.pipeline.safe import rank
 from ggprune.report.plot import check_plot, ranking_figure, write_figure
 from ggprune.report.ranking import blocks
@@ -97,6 +98,7 @@ def command(source: shared.ModelPath, options: Options) -> None:
     )  # fmt: skip
     text = given_text(options.file, CALIBRATION)
     ranking = rank(model, text, rank_options, TerminalProgress("rank"))
+    ranking = settled(model, text, ranking, healing(measuring), TerminalProgress())
     if options.out is not None:
         write_text(options.out, to_text(ranking), force=options.force)
     if options.plot is not None:

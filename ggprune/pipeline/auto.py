@@ -26,6 +26,7 @@ from ggprune.model.cut import Cut
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline.heal import HealJob, heal
 from ggprune.pipeline.heal import outline as heal_outline
+from ggprune.pipeline.healed import settled
 from ggprune.pipeline.job import Job, planned, write, write_into
 from ggprune.pipeline.result import (
     AutoResult,
@@ -45,7 +46,7 @@ from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.scoring import DropRequest, Goal, MeasureOptions, RankOptions, Target
+from ggprune.scoring import DropRequest, Goal, MeasureOptions, Ranking, RankOptions, Target
 from ggprune.scoring.target import sizes_to_try
 from ggprune.surgery import PrunePlan, make_plan
 from ggprune.surgery.contents import unchanged_contents
@@ -110,7 +111,7 @@ def auto(
     options = replace(options, request=_counted(job, options))
     healing = healing or calibration
     _check(job, options, calibration, evaluation, healing)
-    ranking = rank(model, calibration, options.ranking, progress.part("rank"))
+    ranking = _rank(model, calibration, options, progress)
     assert ranking.chosen is not None
     plan = _plan(model, ranking.chosen.drop, options)
     job = replace(job, plan=plan)
@@ -148,6 +149,12 @@ def auto(
         evaluation_text=evaluations[out].text, machine=timed.hardware, health=health,
         versions=versions(), healing=healed,
     )  # fmt: skip
+
+
+def _rank(model: Model, text: Text, options: AutoOptions, progress: Progress) -> Ranking:
+    """With the chosen set, healed candidates compared if that is how it is chosen."""
+    ranking = rank(model, text, options.ranking, progress.part("rank"))
+    return settled(model, text, ranking, options.heal, progress)
 
 
 def _write(job: Job, options: AutoOptions, text: Text, progress: Progress) -> Healing | None:

@@ -28,7 +28,8 @@ def blocks(result: AutoResult) -> tuple[Block, ...]:
     steps: tuple[Block, ...] = ()
     if choice is not None and choice.steps:
         opening = Text(("How the layers were found:",))
-        steps = (opening, ranking.steps_table(choice), ranking.decision(choice))
+        tables = ranking.steps_table(choice), *ranking.trials_table(choice)
+        steps = (opening, *tables, ranking.decision(choice))
     return (
         Text((dropped,)),
         _table(result.rows),

@@ -87,7 +87,23 @@ def choice_blocks(choice: Choice) -> tuple[Block, ...]:
 def _choice_texts(choice: Choice) -> tuple[Block, ...]:
     """The race of every step, what each number of layers costs and gives, the set."""
     front = front_table([FrontRow(point, None, None) for point in choice.front])
-    return (*((steps_table(choice),) * bool(choice.steps)), front, decision(choice))
+    steps = (steps_table(choice),) * bool(choice.steps)
+    return (*steps, *trials_table(choice), front, decision(choice))
+
+
+def trials_table(choice: Choice) -> tuple[Table, ...]:
+    """Sets before and after healing, the one that was chosen first."""
+    if not choice.trials:
+        return ()
+    return (table_of(
+        choice.trials,
+        ("healed", lambda trial: str(trial.drop)),
+        ("KLD before", lambda trial: estimate(trial.before)),
+        ("after", lambda trial: estimate(trial.after)),
+        ("times", lambda trial: f"{trial.after.value / max(trial.before.value, 1e-12):.2f}x"),
+        ("fitted tokens", lambda trial: trial.n_fitted),
+        ("time s", lambda trial: f"{trial.time_s:.1f}"),
+    ),)  # fmt: skip
 
 
 def decision(choice: Choice) -> Text:

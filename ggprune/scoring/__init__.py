@@ -10,7 +10,7 @@ search, choose         the best set of them -> choice (the data)
 """
 
 from ggprune.scoring.cache import open_rows
-from ggprune.scoring.choice import Choice, Point, Strategy, parse_strategy
+from ggprune.scoring.choice import Choice, Point, Strategy, Trial, parse_strategy
 from ggprune.scoring.choose import ChooseOptions, choose, choose_set
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.rank import RankOptions, rank
@@ -27,7 +27,7 @@ from ggprune.scoring.target import DropRequest, Goal, Limits, Target
 
 __all__ = [
     "Choice", "ChooseOptions", "DropRequest", "Goal", "LayerScore", "Limits", "MeasureOptions",
-    "Metric", "Point", "RankOptions", "Ranking", "Strategy", "Target", "check_ranking", "choose",
-    "choose_set", "open_rows", "parse_metric", "parse_strategy", "rank", "ranked_text",
+    "Metric", "Point", "RankOptions", "Ranking", "Strategy", "Target", "Trial",
+    "check_ranking", "choose", "choose_set", "open_rows", "parse_metric", "parse_strategy", "rank", "ranked_text",
     "read_ranking",
 ]  # fmt: skip

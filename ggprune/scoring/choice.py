@@ -8,7 +8,7 @@ from typing import Annotated
 
 from ggprune.arch.footprint import Footprint
 from ggprune.errors import UsageError
-from ggprune.files.documents import INLINE, Key, written
+from ggprune.files.documents import INLINE, LEFT_OUT, Key, written
 from ggprune.metrics.estimates import Estimate
 from ggprune.model.cut import Cut
 
@@ -21,6 +21,7 @@ class Strategy(str, Enum):
     WINDOW = "window"  # the best run of neighbours (Gromov et al.)
     SEARCH = "search"  # greedy, then exchanges of one layer while they help (as EvoPress mutates)
     EXHAUSTIVE = "exhaustive"  # every set
+    HEALED = "healed"  # search; its best sets and the best runs are healed, and compared then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,17 @@ class Alternative:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A set of layers that was healed to be compared; on chunks that nothing was fitted to."""
+
+    drop: Annotated[Cut, "the layers"]
+    before: Annotated[Estimate, Key(name="kld_before"), "nats"]
+    after: Annotated[Estimate, Key(name="kld_after"), "nats"]
+    n_fitted: Annotated[int, "tokens"]
+    time_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """The set that was chosen, how it was found, and what stands beside it."""
 
@@ -72,6 +84,10 @@ class Choice:
         "the whole model first"]  # fmt: skip
     others: Annotated[tuple[Alternative, ...], "what simpler strategies choose"]
     steps: Annotated[tuple[Step, ...], "the races"]
+    candidates: Annotated[tuple[Point, ...], LEFT_OUT] = ()  # that are to be healed
+    trials: Annotated[
+        tuple[Trial, ...] | None, Key(optional=True), "with --strategy healed, the best one first"
+    ] = None
 
     @property
     def drop(self) -> Cut:

@@ -158,6 +158,8 @@ class _Chooser:
     def beside(self, best: Point) -> Choice:
         """With smaller sets that were found on the way, and those of simpler strategies."""
         n_drop, by_size = len(best.drop), self.search.by_size
+        is_healed = self.request.strategy is Strategy.HEALED
+        candidates = self.points(self.search.candidates(n_drop)) if is_healed else []
         smaller = [by_size[n] for n in sorted(by_size) if n < n_drop]
         simpler = self.simpler(n_drop)
         points = self.points([*smaller, *simpler.values()])
@@ -171,17 +173,17 @@ class _Chooser:
             strategy=self.request.strategy, best=best,
             front=(whole, *points[: len(smaller)], best),
             others=tuple(Alternative(strategy, point) for strategy, point in others),
-            steps=tuple(self.search.steps),
+            steps=tuple(self.search.steps), candidates=tuple(candidates),
         )  # fmt: skip
 
     def simpler(self, n: int) -> dict[Strategy, Cut]:
         """The sets of simpler strategies, which cost nothing to find by now."""
         search, strategy = self.search, self.request.strategy
         sets: dict[Strategy, Cut | None] = {}
-        if strategy in (Strategy.GREEDY, Strategy.SEARCH):
+        if strategy in (Strategy.GREEDY, Strategy.SEARCH, Strategy.HEALED):
             order = search.options.order or sorted(search.single, key=search.single.__getitem__)
             sets[Strategy.ONESHOT] = search.first_of(order, n)
-        if strategy is Strategy.SEARCH:
+        if strategy in (Strategy.SEARCH, Strategy.HEALED):
             sets[Strategy.GREEDY] = next((cut for cut in search.grown if len(cut) == n), None)
         return {s: drop for s, drop in sets.items() if drop is not None and self.is_enough(drop)}
 

@@ -20,12 +20,13 @@ from ggprune.model import Model
 from ggprune.model.cut import Cut
 from ggprune.progress import SILENT, Progress
 from ggprune.scoring.choice import Step, Strategy
-from ggprune.scoring.race import Race, RaceRules, ranked
+from ggprune.scoring.race import Race, RaceRules, Seen, ranked
 from ggprune.scoring.rows import NOTHING, RowSource
 
 TOLERANCE = 0.03  # of the KL divergence: sets that are closer need not be told apart
 MAX_SETS = 5000  # for the exhaustive search
 MAX_ROUNDS = 8  # of exchanges
+N_LOWEST, N_RUN = 3, 3  # sets and runs that are compared once they are healed
 MAX_EXCHANGES = 256  # tried in one round: the most promising ones, and others at random
 
 
@@ -59,6 +60,7 @@ class Search:
         self.steps: list[Step] = []
         self.grown = [NOTHING]  # by greedy, one out of the other
         self.by_size: dict[int, Cut] = {}  # the best set of a size, as far as one was looked for
+        self.seen: Seen[Cut] = {}  # by the last race
         self.single: dict[int, float] = {}  # KLD of single layers, as far as it was measured
 
     def find(self, strategy: Strategy, n: int) -> Cut:
@@ -66,7 +68,7 @@ class Search:
         find = {
             Strategy.ONESHOT: self.oneshot, Strategy.GREEDY: self.greedy,
             Strategy.WINDOW: self.window, Strategy.SEARCH: self.refined,
-            Strategy.EXHAUSTIVE: self.exhaustive,
+            Strategy.EXHAUSTIVE: self.exhaustive, Strategy.HEALED: self.refined,
         }[strategy]  # fmt: skip
         self.by_size[n] = drop = find(n)
         return drop
@@ -124,6 +126,19 @@ class Search:
         legal = self.allowed(runs, n)
         return min(legal, key=lambda run: float(distances[run.layers[0], run.layers[-1] + 1]))
 
+    def candidates(self, n: int) -> list[Cut]:
+        """Sets of n layers that may be better once they are healed: the lowest of the last race,
+        and the best runs."""
+        lowest = [cut for cut in ranked(self.seen) if len(cut) == n][:N_LOWEST]
+        runs = [Cut.of(range(first, first + n)) for first in self.layers]
+        legal = [run for run in runs if self.is_allowed(run, n)]
+        distances = self.options.windows
+        if distances is not None:
+            legal.sort(key=lambda run: float(distances[run.layers[0], run.layers[-1] + 1]))
+        elif legal:
+            legal = list(ranked(self.race("runs", legal, min(N_RUN, len(legal)))))
+        return list(dict.fromkeys([*lowest, *legal[:N_RUN]]))
+
     def refined(self, n: int) -> Cut:
         """Greedy, then exchange one layer for another as long as that is better."""
         drop = self.greedy(n)
@@ -168,6 +183,7 @@ class Search:
             n_set = len(race.active)
             self.progress.say(f"{what}: {n_set} sets, chunk {i + 1} of at most {n_chunk}")
             race.lap(i)
+        self.seen = race.seen
         winner = ranked(race.seen)[0]
         step = Step(
             what=what, drop=winner, kld=mean_estimate(np.concatenate(race.seen[winner])),
