@@ -16,7 +16,7 @@ from ggprune.cli.prune import Removal, Splitting
 from ggprune.cli.quantizing import Quantizing
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
-from ggprune.healing.result import HealOptions, parse_fitted
+from ggprune.healing.result import RANK, HealOptions, parse_fitted
 from ggprune.metrics.text import CALIBRATION, Text, read_texts, shipped_text
 from ggprune.model import Model, open_model
 from ggprune.pipeline.heal import HealJob, heal, kept_layers, outline
@@ -54,13 +54,34 @@ class Fitting:
     def text(self) -> Text:
         return read_texts(self.files) if self.files else shipped_text(CALIBRATION)
 
-    def options(self, computing: Computing, *, cache: bool) -> HealOptions:
+    def options(self, computing: Computing, rank: int | None, *, cache: bool) -> HealOptions:
         return HealOptions(
             n_ctx=self.n_ctx, n_chunk=self.n_chunk, ridge=_ridge(self.ridge),
-            fitted=parse_fitted(self.refit), n_layer=self.layers,
+            fitted=parse_fitted(self.refit), n_layer=self.layers, rank=rank,
             tensor_type=parse_tensor_type(self.heal_type) if self.heal_type else None,
             compute=computing.compute(), cache=cache_folder(cache),
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapting:
+    """The change as an adapter besides."""
+
+    # fmt: off
+    lora: Annotated[Path | None, Option(
+        metavar="OUT.gguf",
+        help="Write the change as a LoRA adapter for the pruned model, too: a part of the gain, "
+        "at the cost of speed.")] = None
+    rank: Annotated[int | None, Option(
+        min=1, show_default=str(RANK), help="Of the adapter's matrices, with --lora.")] = None
+    # fmt: on
+
+    @property
+    def asked(self) -> int | None:
+        """The rank, None without an adapter. Raises UsageError for a rank of nothing."""
+        if self.lora is None and self.rank is not None:
+            raise UsageError("--rank says how large an adapter is: add --lora")
+        return (self.rank or RANK) if self.lora is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +106,7 @@ class Options:
         "--base", help="The original, where IN.gguf was pruned by ggprune already.")] = None
     drop_mtp: shared.DropMtp = False
     fitting: Fitting
+    adapting: Adapting
     type_name: shared.TypeName = None
     quantize_last: Annotated[bool, Option(
         "--quantize-last",
@@ -108,6 +130,7 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     Example: ggprune heal --prune-layers 20-22 -f text.txt model.gguf healed.gguf
     """
     quantizing, writing, fitting = options.quantizing, options.writing, options.fitting
+    lora, rank = options.adapting.lora, options.adapting.asked
     split = options.splitting.split()
     quantize = quantizing.options(options.type_name, options.computing.threads)
     if options.quantize_last and quantize is None:
@@ -118,12 +141,12 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         options.removal.plan_file, options.removal.scores, *quantizing.files,
         *(fitting.files or ()),
     ]  # fmt: skip
-    check_outputs([out], inputs, force=writing.force)
+    check_outputs([out, lora], inputs, force=writing.force)
     job = HealJob(
         base=base, out=out, plan=plan if pruned is None else None, pruned=pruned,
-        text=fitting.text(), options=fitting.options(options.computing, cache=options.cache),
+        text=fitting.text(), options=fitting.options(options.computing, rank, cache=options.cache),
         quantize=quantize, quantize_last=options.quantize_last, imatrix=quantizing.matrix(),
-        split=split, force=writing.force, check_load=writing.verify,
+        split=split, lora=lora, force=writing.force, check_load=writing.verify,
     )  # fmt: skip
     if writing.dry_run:
         files, would = outline(job)
@@ -136,7 +159,7 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         return
     healed = heal(job, TerminalProgress())
     model = pruned_model(base, plan, healed.files, written=True)
-    show(HealedModel(model, healed.healing), blocks, as_json=writing.as_json)
+    show(HealedModel(model, healed.healing, healed.lora), blocks, as_json=writing.as_json)
 
 
 def _models(source: Path, options: Options) -> tuple[Model, Model | None, PrunePlan]:
