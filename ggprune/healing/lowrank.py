@@ -1,9 +1,10 @@
 """The best approximation of a fitted matrix's change by one of low rank.
 
-What the fit has minimized, |(W - W0) z - ...|^2 and the ridge, grows by tr((D - B A) M (D - B A)^T)
-where its change D is replaced by B A, with M = G + r I, G = sum w z z^T. With M = L L^T the least of
-that is the truncated SVD of D L = U S V^T, so B A L = U_k U_k^T D L: reduced-rank regression. U are
-the eigenvectors of D M D^T and A = U_k^T D: no root of M is needed. Knows nothing of models.
+What the fit has minimized, the weighted squares and the ridge, grows by tr((D - B A) M (D - B A)^T)
+where B A takes the place of its change D, with M = G + r I and G = sum w z z^T. With M = L L^T the
+least of that is the truncated SVD of D L = U S V^T, thus B A L = U_k U_k^T D L (reduced-rank
+regression). U are the eigenvectors of D M D^T and A = U_k^T D, so that no root of M is needed.
+Knows nothing of models.
 """
 
 from __future__ import annotations

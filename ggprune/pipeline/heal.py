@@ -203,8 +203,11 @@ def _replacement(patient: Patient, result: Healing, patch: Path) -> Replacement:
 
 def _own_name(patient: Patient, item: Refitted) -> str:
     """In the model that the file is written from."""
-    number = item.layer if patient.pruned is None else patient.keep.index(item.layer)
-    return rename_block(item.tensor, number)
+    return item.tensor if patient.pruned is None else _pruned_name(patient, item)
+
+
+def _pruned_name(patient: Patient, item: Refitted) -> str:
+    return rename_block(item.tensor, patient.keep.index(item.layer))
 
 
 def _tensor(item: Refitted, patch: Path) -> Tensor:
@@ -233,9 +236,7 @@ def _adapter(
     }
     plan, pruned = job.plan, patient.pruned
     arch = pruned.arch if pruned is not None else plan.out_arch if plan is not None else ""
-    matrices = {
-        rename_block(item.tensor, patient.keep.index(item.layer)): item for item in result.refitted
-    }
+    matrices = {_pruned_name(patient, item): item for item in result.refitted}
     with PendingFile(job.lora) as target:
         AdapterWriter(place.patch, result.adapter.rank, metadata)(target, arch, matrices)
         if job.check_load:
@@ -255,7 +256,7 @@ def _publish_adapter(adapter: PendingFile, files: OutputFiles, *, force: bool) -
 
 
 def _provenance(patient: Patient, result: Healing) -> dict[str, Value]:
-    names = [rename_block(i.tensor, patient.keep.index(i.layer)) for i in result.refitted]
+    names = [_pruned_name(patient, item) for item in result.refitted]
     ridge = result.ridge
     return {
         f"{KEYS}method": string(METHOD),

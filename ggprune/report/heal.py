@@ -50,8 +50,11 @@ def blocks(result: HealedModel | HealPlan) -> tuple[Block, ...]:
     """The file, the matrices, what came of it."""
     if isinstance(result, HealPlan):
         return (*written_blocks(result.model), _planned(result), Text(tuple(_needs(result))))
-    adapter = Text(tuple(_adapter(result)))
-    return (*healing_blocks(result.healing), *written_blocks(result.model), adapter)
+    adapter = tuple(_adapter(result))
+    return (
+        *healing_blocks(result.healing), *written_blocks(result.model),
+        *((Text(adapter),) if adapter else ()),
+    )  # fmt: skip
 
 
 def healing_blocks(healing: Healing) -> tuple[Block, ...]:
