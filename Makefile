@@ -26,14 +26,14 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## rank, prune, requantize, evaluate and benchmark the embedded model
+demo: $(READY)  ## rank, prune, requantize, heal, evaluate and benchmark the embedded model
 	@mkdir -p $(DEMO)
 	@echo "ggprune rank: which layers matter least?"
 	@$(BIN)/ggprune rank fixtures/tiny.gguf -f fixtures/calibration.txt --chunks 12 \
 		-o $(DEMO)/scores.json --plot $(DEMO)/scores.png --force
 	@echo
-	@echo "ggprune auto: drop two of them, requantize, and show what that gained and lost"
-	@$(BIN)/ggprune auto fixtures/tiny.gguf $(DEMO)/tiny-pruned.gguf --drop 2 --type Q4_K_M \
+	@echo "ggprune auto: drop two of them, requantize, heal, and show what that gained and lost"
+	@$(BIN)/ggprune auto fixtures/tiny.gguf $(DEMO)/tiny-pruned.gguf --drop 2 --heal --type Q4_K_M \
 		-f fixtures/calibration.txt --eval-file fixtures/evaluation.txt --chunks 12 \
 		--report $(DEMO)/report.md --force
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from ggprune.ablation.graph import Graph, Mask, graph_of
 from ggprune.ablation.taps import GraphChangedError, PartOfGraph, Tracer, reader, writer
 from ggprune.metrics.estimates import Float32
-from ggprune.runtime.nodes import Handler
+from ggprune.runtime.nodes import Handler, TensorStruct, copy_of
 from ggprune.runtime.session import Session, Tokens
 
 Positions = tuple[int, ...]
@@ -25,7 +25,7 @@ class PartialComputer:
         self.session, self.n_output = session, n_output
         self._first = first
         self._live: dict[tuple[Positions, Positions], Mask] = {}
-        self.graph = self._trace()
+        self.graph, self.nodes = self._trace()
 
     def compute(
         self, chunk: Tokens, supplied: Mapping[int, Float32], wanted: Sequence[int]
@@ -37,7 +37,8 @@ class PartialComputer:
         try:
             return self._compute(chunk, supplied, wanted)
         except GraphChangedError:  # llama.cpp built it anew, elsewhere in memory
-            before, self.graph = self.graph, self._trace()
+            before = self.graph
+            self.graph, self.nodes = self._trace()
             if (before.names, before.reads) != (self.graph.names, self.graph.reads):
                 raise
             return self._compute(chunk, supplied, wanted)
@@ -55,8 +56,9 @@ class PartialComputer:
         self.session.chunk_logits(chunk[None, :], self.n_output)
         return [kept[position][0] for position in wanted]
 
-    def _trace(self) -> Graph:
+    def _trace(self) -> tuple[Graph, tuple[TensorStruct, ...]]:
+        """The graph, and its nodes as they are; llama.cpp reuses their memory for other graphs."""
         tracer = Tracer({})
         self.session.run(tracer)
         self.session.chunk_logits(self._first[None, :], self.n_output)
-        return graph_of(tracer.pointers)
+        return graph_of(tracer.pointers), tuple(map(copy_of, tracer.pointers))

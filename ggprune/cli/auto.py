@@ -13,8 +13,10 @@ from ggprune.cli.measuring import Computing, Search, Targets, cache_folder, give
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
+from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs, write_text
-from ggprune.metrics.text import CALIBRATION, EVALUATION
+from ggprune.healing.result import HealOptions
+from ggprune.metrics.text import CALIBRATION, EVALUATION, read_texts
 from ggprune.model import open_model
 from ggprune.pipeline import AutoOptions, auto
 from ggprune.report.auto import blocks, report
@@ -49,6 +51,12 @@ class Options:
         help="Also write, time and delete a file for every smaller number of layers.")] = False
     generate: Annotated[bool, Option(
         "--generate", help="Also let the models write; the report has the texts.")] = False
+    heal: Annotated[bool, Option(
+        "--heal", help="Repair the result, and show it beside what is not repaired.")] = False
+    heal_files: Annotated[list[Path] | None, Option(
+        "--heal-file", show_default="that of -f",
+        help="Text to heal with, or a folder of .txt files; not that of --eval-file. Repeatable.",
+    )] = None
     plot: Annotated[Path | None, Option(help="Draw scores and choice (.png, .svg, .pdf).")] = None
     cache: shared.UseCache = True
     force: shared.Force = False
@@ -78,12 +86,15 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         n_prompt=options.n_prompt, n_gen=options.n_gen, n_repeat=options.n_repeat,
         compute=options.computing.compute(), cache=cache_folder(options.cache),
         measure_front=options.measure_front, generate=options.generate,
+        heal=_healing(options),
     )  # fmt: skip
-    inputs = [*(file.path for file in model.files), *texts, *quantizing.files]
+    heal_files = options.heal_files or []
+    inputs = [*(file.path for file in model.files), *texts, *quantizing.files, *heal_files]
     check_outputs([out, options.report, options.plot], inputs, force=options.force)
     result = auto(
         model, out, job, calibration=given_text(options.file, CALIBRATION),
         evaluation=given_text(options.eval_file, EVALUATION), imatrix=quantizing.matrix(),
+        healing=read_texts(heal_files) if heal_files else None,
         force=options.force, progress=TerminalProgress(),
     )  # fmt: skip
     show(result, blocks, as_json=options.as_json)
@@ -92,3 +103,14 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         write_text(options.report, whole, force=options.force)
     if options.plot is not None:
         write_figure(ranking_figure(result.ranking), options.plot, force=options.force)
+
+
+def _healing(options: Options) -> HealOptions | None:
+    """Raises UsageError for a text to heal with where nothing is healed."""
+    if not options.heal:
+        if options.heal_files:
+            raise UsageError("--heal-file is a text to heal with: add --heal")
+        return None
+    return HealOptions(
+        n_ctx=options.n_ctx, compute=options.computing.compute(), cache=cache_folder(options.cache)
+    )

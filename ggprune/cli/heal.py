@@ -12,18 +12,26 @@ from ggprune.cli import options as shared
 from ggprune.cli.measuring import Computing, cache_folder
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
-from ggprune.cli.prune import Removal, Splitting
 from ggprune.cli.quantizing import Quantizing
+from ggprune.cli.removal import Removal, Splitting
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
 from ggprune.healing.result import RANK, HealOptions, parse_fitted
-from ggprune.metrics.text import CALIBRATION, Text, read_texts, shipped_text
+from ggprune.healing.selftext import SelfTextOptions
+from ggprune.metrics.text import Text, read_texts
 from ggprune.model import Model, open_model
 from ggprune.pipeline.heal import HealJob, heal, kept_layers, outline
+from ggprune.pipeline.selftext import text_to_fit
 from ggprune.quantize.options import parse_tensor_type
 from ggprune.report.heal import HealedModel, HealPlan, blocks, planned_layers
 from ggprune.report.written import pruned_model
 from ggprune.surgery import PrunePlan, make_plan
+
+HealTexts = Annotated[
+    list[Path] | None,
+    Option("-f", "--file", help="UTF-8 text to fit to, or a folder of .txt files. Repeatable.",
+           show_default="a short one that ships with ggprune"),
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +39,19 @@ class Fitting:
     """What matrices are fitted to, and how."""
 
     # fmt: off
-    files: Annotated[list[Path] | None, Option(
-        "-f", "--file", help="UTF-8 text to fit to, or a folder of .txt files. Repeatable.",
-        show_default="a short one that ships with ggprune")] = None
+    files: HealTexts = None
+    self_text: Annotated[int | None, Option(
+        "--self-text", min=1024, max=1 << 30, metavar="N",
+        help="Have the original write N tokens to fit to, behind the text of -f if there is one; "
+        "kept in the user's cache folder. With --dry-run it writes none, and N are counted on.",
+    )] = None
     n_ctx: shared.ContextSize = 512
     n_chunk: Annotated[int | None, Option(
         "--chunks", min=8, show_default="all", help="Read the first N chunks only.")] = None
     ridge: Annotated[str, Option(
         metavar="X|auto",
         help="How much matrices are held back, as a share of their inputs' mean square; auto: "
-        "chosen for every matrix on chunks set aside.")] = "0.3"
+        "chosen for every matrix on chunks set aside.")] = "auto"
     refit: Annotated[str, Option(
         metavar="NAME", help="Which matrices: attn, ffn or both.")] = "both"
     layers: Annotated[int | None, Option(
@@ -51,8 +62,16 @@ class Fitting:
         help="Store fitted matrices in this type.")] = None
     # fmt: on
 
-    def text(self) -> Text:
-        return read_texts(self.files) if self.files else shipped_text(CALIBRATION)
+    def text(self, base: Model, options: HealOptions, *, write: bool) -> Text:
+        """Without `write` other text stands in for what the original would write."""
+        given = read_texts(self.files) if self.files else None
+        own = None
+        if self.self_text is not None:
+            own = SelfTextOptions(
+                n_token=self.self_text, n_ctx=options.n_ctx, compute=options.compute,
+                cache=options.cache,
+            )  # fmt: skip
+        return text_to_fit(base, given, own, write=write, progress=TerminalProgress())
 
     def options(self, computing: Computing, rank: int | None, *, cache: bool) -> HealOptions:
         return HealOptions(
@@ -142,12 +161,19 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         *(fitting.files or ()),
     ]  # fmt: skip
     check_outputs([out, lora], inputs, force=writing.force)
+    heal_options = fitting.options(options.computing, rank, cache=options.cache)
     job = HealJob(
         base=base, out=out, plan=plan if pruned is None else None, pruned=pruned,
-        text=fitting.text(), options=fitting.options(options.computing, rank, cache=options.cache),
-        quantize=quantize, quantize_last=options.quantize_last, imatrix=quantizing.matrix(),
-        split=split, lora=lora, force=writing.force, check_load=writing.verify,
+        options=heal_options, quantize=quantize, quantize_last=options.quantize_last,
+        imatrix=quantizing.matrix(), split=split, lora=lora, force=writing.force,
+        check_load=writing.verify,
+        text=fitting.text(base, heal_options, write=not writing.dry_run),  # last: it may take long
     )  # fmt: skip
+    carry_out(job, base, plan, writing)
+
+
+def carry_out(job: HealJob, base: Model, plan: PrunePlan, writing: shared.Writing) -> None:
+    """Heal, or say what that would be, and show it."""
     if writing.dry_run:
         files, would = outline(job)
         model = pruned_model(base, plan, files, written=False)

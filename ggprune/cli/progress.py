@@ -10,7 +10,8 @@ from tqdm import tqdm
 from ggprune.progress import Progress
 
 BYTES = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
-UNITS = {"copy": BYTES, "generate": BYTES}  # of all other parts: steps
+TOKENS = {"unit": "token", "unit_scale": True}
+UNITS = {"copy": BYTES, "generate": BYTES, "self-text": TOKENS}  # of all other parts: steps
 
 
 class TerminalProgress(Progress):

@@ -26,9 +26,10 @@ from ggprune.healing.result import (
     Left,
     Refitted,
 )
+from ggprune.healing.selftext import enough_tokens
 from ggprune.healing.sites import Site
 from ggprune.healing.walk import Walk, is_aside, stages_of
-from ggprune.metrics.chunks import describe_text, make_chunks
+from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
 from ggprune.metrics.estimates import Float64, mean_estimate, ppl_estimate
 from ggprune.metrics.logits import BaseLogits, base_logits
 from ggprune.metrics.text import Text
@@ -141,12 +142,14 @@ class _Job:
         kept += 4 * len(self.aside) * (n_ctx // 2) * self.walk.base.session.model.n_vocab
         held = min(kept, self.options.memory_bytes)
         sums = max(12 * n_in * n_in + 28 * n_in * n_out for n_in, n_out in shapes)
-        return Outline(
+        outline = Outline(
             sites=tuple((layer, site.tensor) for layer, site in sites),
             left=tuple(item for _, _, left in plans for item in left),
             n_token=(n_chunk - len(self.aside)) * n_ctx, widest=widest,
             memory_bytes=sums + held, disk_bytes=kept - held,
         )  # fmt: skip
+        self._check_text(outline)
+        return outline
 
     def _why_nothing(self, left: Sequence[Left]) -> str:
         path, arch = self.patient.fitted.path, self.walk.base.arch.name
@@ -157,7 +160,6 @@ class _Job:
 
     def run(self, start: float) -> Healing:
         outline, walk = self.outline(), self.walk
-        self._check_text(outline)
         walk.total = len(walk.chunks) * (1 + sum(2 + len(walk.sites(s)[0]) for s in self.stages))
         base_nll = self._remember_base()
         before = self._judge(walk.pruned)
@@ -178,7 +180,8 @@ class _Job:
             raise DataError(
                 f"{self.text.source}: leaves {outline.n_token} tokens to fit, {needed} are needed "
                 f"for matrices with {outline.widest} inputs, better five times as many: give more "
-                "text with -f"
+                "text with -f, or have the original write it: --self-text "
+                f"{enough_tokens(outline.widest, self.options.n_ctx)}"
             )
 
     def _fit(self) -> tuple[list[Refitted], list[Left]]:
@@ -258,12 +261,28 @@ class _Job:
 def _opened(
     patient: Patient, text: Text, options: HealOptions, place: Workplace, progress: Progress
 ) -> Iterator[_Job]:
+    def read(model: LlamaModel) -> Chunks:
+        return make_chunks(text, model.tokenize, options.n_ctx, options.n_chunk)
+
+    with open_walk(patient, read, options, place, progress) as walk:
+        yield _Job(patient, text, options, place, walk)
+
+
+@contextlib.contextmanager
+def open_walk(
+    patient: Patient,
+    read: Callable[[LlamaModel], Chunks],
+    options: HealOptions,
+    place: Workplace,
+    progress: Progress = SILENT,
+) -> Iterator[Walk]:
+    """Everything that is open while a model is healed on the chunks that `read` makes."""
     arch = architecture_of(patient.base)
     check_scored(arch)
     compute = options.compute or Compute()
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(LlamaModel(patient.base.path, compute, mapped=False))
-        chunks = make_chunks(text, base.tokenize, options.n_ctx, options.n_chunk)
+        chunks = read(base)
         first = chunks[0].tokens
         original = stack.enter_context(LayerModel(base, arch, first, compute))
         pruned = original
@@ -273,8 +292,7 @@ def _opened(
             pruned = stack.enter_context(LayerModel(loaded, own, first, compute))
         kept = stack.enter_context(Kept(place.beside, options.memory_bytes))
         patch = stack.enter_context(Patch(place.patch, place.index))
-        walk = Walk(
+        yield Walk(
             base=original, pruned=pruned, model=patient.fitted, chunks=chunks, kept=kept,
             patch=patch, options=options, progress=progress,
         )  # fmt: skip
-        yield _Job(patient, text, options, place, walk)

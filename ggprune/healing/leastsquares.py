@@ -44,7 +44,8 @@ class Moments:
         self._sum_up()
         system = self.gram.copy()
         strength = ridge * float(np.mean(np.diag(system)))
-        change = self.cross - _product(self.gram, matrix)  # (n_in, n_out)
+        with np.errstate(invalid="ignore", over="ignore"):
+            change = self.cross - self.gram @ matrix.T.astype(np.float64)  # (n_in, n_out)
         if not (np.isfinite(strength) and np.isfinite(change).all()):
             raise LlamaError("its inputs or targets are not finite")
         system[np.diag_indices_from(system)] += strength
@@ -54,6 +55,12 @@ class Moments:
             raise LlamaError(f"the least squares cannot be solved with a ridge of {ridge:g}") from e
         change = cho_solve(factor, change, overwrite_b=True, check_finite=False)
         return np.asarray(matrix + change.T, np.float32)
+
+    @property
+    def is_empty(self) -> bool:
+        """Has nothing but zeros entered the matrix?"""
+        self._sum_up()
+        return not np.diag(self.gram).any()
 
     @property
     def importance(self) -> Float32:
@@ -90,7 +97,3 @@ def weighted_error(matrix: Float32, inputs: Float32, targets: Float32, weights: 
     """sum_t w_t |W z_t - y_t|^2."""
     squares = np.square(inputs @ matrix.T - targets).sum(axis=1, dtype=np.float64)
     return float(squares @ weights)
-
-
-def _product(gram: Float64, matrix: Float32) -> Float64:
-    return np.asarray(gram @ matrix.T.astype(np.float64))

@@ -91,7 +91,9 @@ def _product_wanted(site: Site, matrix: Float32, rows: Rows) -> tuple[Float32, F
                 _rms(np.where(small, np.float32(0), direction)), np.float32(1e-20)
             )
             wanted = np.where(small, entering, direction).astype(np.float32)
-            scale = scale * float(np.mean(np.square(step.gain))) / np.square(size[:, 0])
+            square = np.square(size[:, 0].astype(np.float64))
+            inverse = np.divide(1, square, out=np.zeros_like(square), where=square > 0)
+            scale = scale * float(np.mean(np.square(step.gain))) * inverse
     return wanted, scale
 
 

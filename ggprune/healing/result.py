@@ -14,8 +14,7 @@ from ggprune.metrics.estimates import Estimate
 from ggprune.runtime.session import Compute
 
 METHOD = "refit"
-RIDGE = 0.3  # docs/benchmarks.md has the measurements behind it
-RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # that `--ridge auto` chooses from
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # that are tried where none is given
 RANK = 32  # of adapters
 MEMORY_BYTES = 1 << 29  # of activations that are kept in memory; the rest goes to the disk
 ASIDE = 8  # one chunk in so many is never fitted
@@ -44,7 +43,7 @@ class HealOptions:
 
     n_ctx: int = 512
     n_chunk: int | None = None  # None: all chunks of the text
-    ridge: float | None = RIDGE  # None: chosen for every matrix on chunks set aside
+    ridge: float | None = None  # None: chosen for every matrix on chunks set aside
     fitted: Fitted = Fitted.BOTH
     n_layer: int | None = None  # None: all layers from the one in front of the first cut on
     rank: int | None = None  # of the adapter to make beside; None: there is none

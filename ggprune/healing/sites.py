@@ -8,7 +8,7 @@ behind it is left alone, and it is said why.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -87,25 +87,14 @@ class Span:
     last: int
 
 
-def sites_of(graph: Graph, span: Span) -> tuple[tuple[Site, ...], tuple[Untouched, ...]]:
+def sites_of(
+    graph: Graph, nodes: Sequence[TensorStruct], span: Span
+) -> tuple[tuple[Site, ...], tuple[Untouched, ...]]:
     """At most one for the stream between attention and FFN, one for the stream behind the layer.
 
-    Of several that write to the same place (parallel attention and FFN) the FFN's is taken. Call
-    it while the graph is in memory.
+    Of several that write to the same place (parallel attention and FFN) the FFN's is taken.
     """
-    position = {pointer: i for i, pointer in enumerate(graph.pointers)}
-    users = _users(graph, span, position)
-    sites: list[Site] = []
-    untouched: list[Untouched] = []
-    for i in range(span.first + 1, span.last + 1):
-        name = graph.factors[i].decode("utf-8", "replace")
-        if Role.WRITER not in roles_of(name) or block_of(name) is None:
-            continue
-        found = _site_at(graph, span, i, users, position)
-        if isinstance(found, Site):
-            sites.append(found)
-        else:
-            untouched.append(Untouched(span.layer, name, found))
+    sites, untouched = _Finder(graph, nodes, span).find()
     chosen: list[Site] = []
     for target in dict.fromkeys(site.target for site in sites):
         *others, best = sorted(
@@ -120,61 +109,78 @@ def sites_of(graph: Graph, span: Span) -> tuple[tuple[Site, ...], tuple[Untouche
     return tuple(chosen), tuple(untouched)
 
 
-def _site_at(
-    graph: Graph, span: Span, i: int,
-    users: Mapping[int, Sequence[int]], position: Mapping[int, int],
-) -> Site | str:  # fmt: skip
-    """The site of a product, or why it is none."""
-    if graph.ops[i] != "MUL_MAT":
-        return "is shared out to experts by token"
-    node = TensorStruct.from_address(graph.pointers[i])
-    entering = position.get(node.src[1])
-    if entering is None or prod(node.ne[2:]) != 1:
-        return "is not multiplied with one row for every token"
-    targets = {span.last, *([span.middle] if span.middle is not None else [])}
-    steps: list[Sum | Factor | Norm] = []
-    at = i
-    while at not in targets:
-        if len(users.get(at, ())) != 1:
-            return "its product is used in several places"
-        behind = users[at][0]
-        step = _step(graph, at, behind, position)
-        if isinstance(step, str):
-            return step
-        if step is not None:
-            steps.append(step)
-        at = behind
-    if sum(isinstance(step, Norm) for step in steps) > 1:
-        return "several norms stand behind it"
-    return Site(
-        layer=span.layer, tensor=graph.factors[i].decode(), pointer=int(node.src[0]),
-        input=entering, target=at, is_middle=at == span.middle, steps=_joined(steps),
-    )  # fmt: skip
+class _Finder:
+    """The stretch of a graph in which a layer's matrices are looked for."""
 
+    def __init__(self, graph: Graph, nodes: Sequence[TensorStruct], span: Span) -> None:
+        self.graph, self.nodes, self.span = graph, nodes, span
+        self.position = {pointer: i for i, pointer in enumerate(graph.pointers)}
+        self.users: dict[int, list[int]] = {}  # by node, those of the stretch that read it
+        for i in range(span.first + 1, span.last + 1):
+            for source in dict.fromkeys(nodes[i].src):
+                if source in self.position:
+                    self.users.setdefault(self.position[source], []).append(i)
 
-def _step(
-    graph: Graph, at: int, behind: int, position: Mapping[int, int]
-) -> Sum | Factor | Norm | str | None:
-    """What node `behind` does with node `at`; None if nothing, words if it is not known how to
-    undo it."""
-    node, op = TensorStruct.from_address(graph.pointers[behind]), graph.ops[behind]
-    others = [s for s in node.src if s and s != graph.pointers[at]]
-    known = position.get(others[0]) if others else None
-    leaf = leaf_values(others[0]) if others and known is None else None
-    rows = TensorStruct.from_address(graph.pointers[at]).ne[1]
-    step: Sum | Factor | Norm | str | None = f"{op} stands behind it"
-    if op in NAMES_ONLY or (op == "GET_ROWS" and node.ne[1] == rows):  # of the logits wanted: all
-        step = None
-    elif op == "SCALE":
-        factor, bias = struct.unpack_from("<2f", bytes(node.op_params))
-        step = Factor(factor) if bias == 0 and factor != 0 else "is scaled with an offset"
-    elif op == "ADD" and len(others) == 1 and not (known is None and leaf is None):
-        step = Sum(known, leaf)
-    elif op == "RMS_NORM":
-        step = Norm(np.ones(int(node.ne[0]), np.float32))
-    elif op == "MUL" and len(others) == 1 and leaf is not None and graph.ops[at] == "RMS_NORM":
-        step = Norm(leaf)
-    return step
+    def find(self) -> tuple[list[Site], list[Untouched]]:
+        sites: list[Site] = []
+        untouched: list[Untouched] = []
+        for i in range(self.span.first + 1, self.span.last + 1):
+            name = self.graph.factors[i].decode("utf-8", "replace")
+            if Role.WRITER not in roles_of(name) or block_of(name) is None:
+                continue
+            found = self.site_at(i, name)
+            if isinstance(found, Site):
+                sites.append(found)
+            else:
+                untouched.append(Untouched(self.span.layer, name, found))
+        return sites, untouched
+
+    def site_at(self, i: int, name: str) -> Site | str:
+        """The site of a product, or why it is none."""
+        node, span = self.nodes[i], self.span
+        if self.graph.ops[i] != "MUL_MAT":
+            return "is shared out to experts by token"
+        entering = self.position.get(node.src[1])
+        if entering is None or prod(node.ne[2:]) != 1:
+            return "is not multiplied with one row for every token"
+        steps: list[Sum | Factor | Norm] = []
+        at = i
+        while at not in (span.last, span.middle):
+            users = self.users.get(at, [])
+            step = self.step(at, users[0]) if len(users) == 1 else "is used in several places"
+            if isinstance(step, str):
+                return step
+            if step is not None:
+                steps.append(step)
+            at = users[0]
+        if sum(isinstance(step, Norm) for step in _joined(steps)) > 1:
+            return "several norms stand behind it"
+        return Site(
+            layer=span.layer, tensor=name, pointer=int(node.src[0]), input=entering, target=at,
+            is_middle=at == span.middle, steps=_joined(steps),
+        )  # fmt: skip
+
+    def step(self, at: int, behind: int) -> Sum | Factor | Norm | str | None:
+        """What node `behind` does with node `at`; None if nothing, words if it is not known how
+        to undo it."""
+        node, ops = self.nodes[behind], self.graph.ops
+        op, rows = ops[behind], self.nodes[at].ne[1]
+        others = [s for s in node.src if s and s != self.graph.pointers[at]]
+        known = self.position.get(others[0]) if others else None
+        leaf = leaf_values(others[0]) if others and known is None else None
+        step: Sum | Factor | Norm | str | None = f"{op} stands behind it"
+        if op in NAMES_ONLY or (op == "GET_ROWS" and node.ne[1] == rows):  # all of them
+            step = None
+        elif op == "SCALE":
+            factor, bias = struct.unpack_from("<2f", bytes(node.op_params))
+            step = Factor(factor) if bias == 0 and factor != 0 else "is scaled with an offset"
+        elif op == "ADD" and len(others) == 1 and not (known is None and leaf is None):
+            step = Sum(known, leaf)
+        elif op == "RMS_NORM":
+            step = Norm(np.ones(int(node.ne[0]), np.float32))
+        elif op == "MUL" and len(others) == 1 and leaf is not None and ops[at] == "RMS_NORM":
+            step = Norm(leaf)
+        return step
 
 
 def _joined(steps: Sequence[Sum | Factor | Norm]) -> tuple[Sum | Factor | Norm, ...]:
@@ -186,13 +192,3 @@ def _joined(steps: Sequence[Sum | Factor | Norm]) -> tuple[Sum | Factor | Norm, 
         else:
             result.append(step)
     return tuple(result)
-
-
-def _users(graph: Graph, span: Span, position: Mapping[int, int]) -> dict[int, list[int]]:
-    """Nodes of the stretch that read a node, by the node that they read."""
-    users: dict[int, list[int]] = {}
-    for i in range(span.first + 1, span.last + 1):
-        for source in dict.fromkeys(TensorStruct.from_address(graph.pointers[i]).src):
-            if source in position:
-                users.setdefault(position[source], []).append(i)
-    return users

@@ -130,7 +130,7 @@ class Walk:
 
     def _find_sites(self, stage: Stage) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
         computer, span = self.pruned.computer(stage.own), self.pruned.span(stage.own, stage.own)
-        sites, untouched = sites_of(computer.graph, span)
+        sites, untouched = sites_of(computer.graph, computer.nodes, span)
         reasons = {site.tensor: self._reason(stage, site) for site in sites}
         whys = [(item.tensor, item.reason) for item in untouched]
         whys += [(name, why) for name, why in reasons.items() if why is not None]
@@ -197,6 +197,9 @@ class Walk:
             errors = [error_of(site, matrix, rows) for rows in self._rows(site, state, aside=True)]
             return float(np.sum(errors)) / (len(errors) * self.chunks.n_ctx)
 
+        if moments.is_empty:
+            name = stage.original_name(site.tensor)
+            return Left(stage.layer, name, "nothing but zeros enters it")
         importance = moments.importance
         kind = tensor_type(self.options.tensor_type) if self.options.tensor_type else old.type
         try:

@@ -18,17 +18,21 @@ from ggprune.errors import ArchitectureError, UsageError
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health, read_prompts
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
+from ggprune.healing.result import Healing, HealOptions
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.model.cut import Cut
 from ggprune.model.imatrix import Imatrix
+from ggprune.pipeline.heal import HealJob, heal
+from ggprune.pipeline.heal import outline as heal_outline
 from ggprune.pipeline.job import Job, planned, write, write_into
 from ggprune.pipeline.result import (
     AutoResult,
     Candidate,
     PlannedCut,
     front_of,
+    healed_name,
     result_name,
     rival_name,
     rows_of,
@@ -72,6 +76,7 @@ class AutoOptions:
     cache: Path | None = None  # folder for finished measurements
     measure_front: bool = False  # time a file for every number of layers up to the chosen one
     generate: bool = False  # let the models write, and look at the texts
+    heal: HealOptions | None = None  # repair the result
 
     @property
     def ranking(self) -> RankOptions:
@@ -88,25 +93,28 @@ def auto(
     *,
     calibration: Text,
     evaluation: Text,
+    healing: Text | None = None,
     imatrix: Imatrix | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> AutoResult:
     """Drop the least important layers and prove what that gained and lost.
 
-    Raises UsageError, OutputError or ArchitectureError before any work if the job is impossible.
+    A result that is healed is fitted to the text `healing`, or else to `calibration`. Raises
+    UsageError, OutputError or ArchitectureError before any work if the job is impossible.
     """
     target = options.request.target
     if options.quantize is not None:
         imatrix = select_entries(imatrix, options.quantize, model)
     job = Job(model=model, out=out, quantize=options.quantize, imatrix=imatrix, force=force)
     options = replace(options, request=_counted(job, options))
-    _check(job, options, calibration, evaluation)
+    healing = healing or calibration
+    _check(job, options, calibration, evaluation, healing)
     ranking = rank(model, calibration, options.ranking, progress.part("rank"))
     assert ranking.chosen is not None
     plan = _plan(model, ranking.chosen.drop, options)
     job = replace(job, plan=plan)
-    write(job, progress)
+    healed = _write(job, options, healing, progress)
     with disk_errors(out), contextlib.ExitStack() as stack:
 
         def aside(other: Job) -> Path:
@@ -119,8 +127,11 @@ def auto(
             Candidate(rival_name(rival), aside(replace(job, plan=None, quantize=rival)))
             for rival in _rivals(job)
         ]
-        result = Candidate(result_name(plan, options.quantize), out)
-        candidates = [Candidate("base", model.path), *rivals, result]
+        name = result_name(plan, options.quantize)
+        if healed is not None and healed.is_better:
+            rivals.append(Candidate(name, aside(job)))
+            name = healed_name(name)
+        candidates = [Candidate("base", model.path), *rivals, Candidate(name, out)]
         smaller = {
             len(point.drop): aside(replace(job, plan=_plan(model, point.drop, options)))
             for point in (ranking.chosen.front[1:-1] if options.measure_front else ())
@@ -135,8 +146,20 @@ def auto(
         out=out, target=target, plan=PlannedCut(plan.cut, plan.n_layer), ranking=ranking,
         rows=rows, front=front_of(ranking.chosen, rows, known, options.quantize),
         evaluation_text=evaluations[out].text, machine=timed.hardware, health=health,
-        versions=versions(),
+        versions=versions(), healing=healed,
     )  # fmt: skip
+
+
+def _write(job: Job, options: AutoOptions, text: Text, progress: Progress) -> Healing | None:
+    """The result under its name; healed, if that is wanted and gains something."""
+    if options.heal is None:
+        write(job, progress)
+        return None
+    healing = HealJob(
+        base=job.model, out=job.out, plan=job.plan, text=text, options=options.heal,
+        quantize=job.quantize, imatrix=job.imatrix, force=job.force, or_plain=True,
+    )  # fmt: skip
+    return heal(healing, progress).healing
 
 
 def _counted(job: Job, options: AutoOptions) -> DropRequest:
@@ -158,8 +181,10 @@ def _counted(job: Job, options: AutoOptions) -> DropRequest:
     return replace(request, target=Target(Goal.LAYERS, len(legal[first])))
 
 
-def _check(job: Job, options: AutoOptions, calibration: Text, evaluation: Text) -> None:
-    if calibration.sha256 == evaluation.sha256:
+def _check(
+    job: Job, options: AutoOptions, calibration: Text, evaluation: Text, healing: Text
+) -> None:
+    if evaluation.sha256 in (calibration.sha256, healing.sha256):
         raise UsageError(
             "the layers would be judged by the very text they were chosen with: "
             "give different texts to -f and --eval-file"
@@ -176,6 +201,9 @@ def _check(job: Job, options: AutoOptions, calibration: Text, evaluation: Text) 
         planned(replace(job, plan=plan))
     for text, n_chunk in ((calibration, options.n_chunk), (evaluation, None)):
         isolated(check_text, model.path, text, options.n_ctx, n_chunk)
+    if options.heal is not None:
+        heal_outline(HealJob(base=model, out=job.out, plan=plan, text=healing,
+                             options=options.heal, force=job.force))  # fmt: skip
 
 
 def check_text(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> None:

@@ -60,6 +60,7 @@ class HealJob:
     lora: Path | None = None  # the change as an adapter besides; options have its rank
     force: bool = False  # replace files that are there, and keep what is no better
     check_load: bool = True
+    or_plain: bool = False  # where healing gains nothing, write what is not healed
 
     @property
     def job(self) -> Job:
@@ -134,10 +135,14 @@ def heal(job: HealJob, progress: Progress = SILENT) -> Healed:
         place = stack.enter_context(_workplace(job, patient))
         part = progress.part("heal")
         result = isolated(healing.heal, patient, job.text, job.options, place, part)
-        if not result.is_better and not job.force:
+        is_kept = result.is_better or (job.force and not job.or_plain)
+        if not is_kept and not job.or_plain:
             raise VerificationError(_no_better(job, result))
-        adapter = stack.enter_context(_adapter(job, patient, result, place)) if job.lora else None
-        replaced = _replacement(patient, result, place.patch) if result.refitted else None
+        adapter = None
+        if job.lora is not None and is_kept:
+            adapter = stack.enter_context(_adapter(job, patient, result, place))
+        keeps = is_kept and result.refitted
+        replaced = _replacement(patient, result, place.patch) if keeps else None
         files = write(replace(plain, replaced=replaced), progress)
         lora = _publish_adapter(adapter, files, force=job.force) if adapter else None
     _forget(place)

@@ -12,6 +12,7 @@ from ggprune.bench.speed import Machine
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health
 from ggprune.files.documents import INLINE, Key, read_document
+from ggprune.healing.result import Healing
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate
 from ggprune.model import open_model
@@ -93,11 +94,15 @@ class AutoResult:
     plan: PlannedCut
     ranking: Ranking
     evaluation_text: Annotated[TextInfo, Key(name="evaluation"), "what the models were judged on"]
-    rows: Annotated[tuple[Row, ...], "the base, rivals that are not pruned, the result"]
+    rows: Annotated[
+        tuple[Row, ...],
+        "the base, rivals that are not pruned, with --heal what is not healed, the result",
+    ]
     front: tuple[FrontRow, ...]
     health: Annotated[tuple[Health, ...] | None, "of all rows but the first, with --generate"]
     machine: Machine
     versions: dict[str, str]
+    healing: Annotated[Healing | None, Key(optional=True), "with --heal"] = None
 
 
 def read_report(path: Path) -> AutoResult:
@@ -112,6 +117,10 @@ def rival_name(options: QuantizeOptions) -> str:
 def result_name(plan: PrunePlan, quantize: QuantizeOptions | None) -> str:
     kept = f"{len(plan.drop)} layer{'s' if len(plan.drop) > 1 else ''} pruned"
     return f"{quantize.type}, {kept}" if quantize else kept
+
+
+def healed_name(name: str) -> str:
+    return f"{name}, healed"
 
 
 def rows_of(

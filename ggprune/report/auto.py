@@ -11,6 +11,7 @@ from ggprune.pipeline.result import Row
 from ggprune.report import ranking
 from ggprune.report.blocks import Block, Heading, Table, Text, table_of
 from ggprune.report.evaluation import text_blocks, texts_table
+from ggprune.report.heal import healing_blocks
 from ggprune.report.units import estimate, named_versions, percent, size, speed_cell
 from ggprune.scoring import Goal
 
@@ -31,7 +32,7 @@ def blocks(result: AutoResult) -> tuple[Block, ...]:
     return (
         Text((dropped,)),
         _table(result.rows),
-        Text((*_verdict(result.rows), *_promise(result))),
+        Text((*_verdict(result.rows), *_promise(result), *_healing(result))),
         *steps,
         Text((front,)),
         ranking.front_table(result.front),
@@ -49,11 +50,15 @@ def report(result: AutoResult) -> tuple[Block, ...]:
     written: tuple[Block, ...] = ()
     if result.health:
         written = (Heading("What the models write"), *text_blocks(result.health, whole=True))
+    healed: tuple[Block, ...] = ()
+    if result.healing is not None:
+        healed = (Heading("Healing"), *healing_blocks(result.healing))
     return (
         Heading(f"{Path(result.ranking.model.path).name} -> {result.out.name}", level=1),
         *blocks(result),
         Heading("Ranking"),
         *ranking.blocks(result.ranking),
+        *healed,
         *written,
         Heading("How"),
         Text((made_with, f"Source fingerprint: {result.ranking.model.fingerprint}.")),
@@ -78,7 +83,8 @@ def _table(rows: Sequence[Row]) -> Table:
 def _verdict(rows: Sequence[Row]) -> Iterator[str]:
     """What the table says about size and speed: the result against the rival of its size."""
     result = rows[-1]
-    rivals = [row for row in rows[1:-1] if row.size_bytes <= result.size_bytes]
+    whole = [row for row in rows[1:-1] if row.n_layer == rows[0].n_layer]
+    rivals = [row for row in whole if row.size_bytes <= result.size_bytes]
     if not rivals or result.kld is None:
         return
     rival = min(rivals, key=lambda row: row.kld.value if row.kld else 0.0)
@@ -88,6 +94,22 @@ def _verdict(rows: Sequence[Row]) -> Iterator[str]:
     yield (f"At no more bytes, '{rival.name}' {compared}: KLD {rival_loss:.4f} against {loss:.4f}.")
     if result.tg and rival.tg:
         yield f"Pruning generates at {result.tg.mean / rival.tg.mean:.2f}x the speed of it."
+
+
+def _healing(result: AutoResult) -> Iterator[str]:
+    """What healing did to the result, on the text that both were judged on."""
+    healing = result.healing
+    if healing is None:
+        return
+    if not healing.is_better:
+        yield "Healing gained nothing: the result is not healed."
+        return
+    before, after = result.rows[-2].kld, result.rows[-1].kld
+    assert before is not None and after is not None
+    yield (
+        f"Healing: KLD {before.value:.4f} -> {after.value:.4f}; {len(healing.refitted)} matrices "
+        f"fitted to {healing.n_fitted} tokens of {healing.text.source} in {healing.time_s:.0f} s."
+    )
 
 
 def _promise(result: AutoResult) -> Iterator[str]:

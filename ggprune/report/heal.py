@@ -135,7 +135,8 @@ def _needs(plan: HealPlan) -> Iterator[str]:
     yield f"text     {plan.n_fitted} tokens to fit matrices of up to {plan.widest} inputs"
     if plan.n_fitted < GOOD_ROWS_PER_INPUT * plan.widest:
         yield (
-            f"note     {GOOD_ROWS_PER_INPUT * plan.widest} tokens would be better: more text, -f"
+            f"note     {GOOD_ROWS_PER_INPUT * plan.widest} tokens would be better: more text, -f "
+            "or --self-text"
         )
     yield f"memory   {size(plan.memory_bytes)} above the models"
     if plan.disk_bytes:

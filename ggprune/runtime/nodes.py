@@ -24,6 +24,7 @@ from ggprune.runtime.library import REMEDY, declare, ggml
 
 MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64
 TYPE_F32 = 0
+DEVICE_CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 ALIGNMENT = 128  # of tensors in buffers, at least what any backend asks for
 
 
@@ -63,12 +64,18 @@ def accessors() -> ctypes.CDLL:
         "ggml_op_name": (ctypes.c_char_p, ctypes.c_int),
         "ggml_backend_tensor_get": (None, pointer, pointer, size, size),
         "ggml_backend_tensor_set": (None, pointer, pointer, size, size),
-        "ggml_backend_buffer_is_host": (ctypes.c_bool, pointer),
+        "ggml_backend_buft_get_device": (pointer, pointer),
+        "ggml_backend_dev_type": (ctypes.c_int, pointer),
         "ggml_backend_buffer_get_type": (pointer, pointer),
         "ggml_backend_buffer_get_base": (pointer, pointer),
         "ggml_backend_buft_alloc_buffer": (pointer, pointer, size),
         "ggml_backend_cpu_buffer_type": (pointer,),
     })  # fmt: skip
+
+
+def copy_of(pointer: int) -> TensorStruct:
+    """A node as it is now: graphs are built anew in the same memory."""
+    return TensorStruct.from_buffer_copy(ctypes.string_at(pointer, ctypes.sizeof(TensorStruct)))
 
 
 def tensor_name(pointer: int) -> bytes:
@@ -145,10 +152,10 @@ def exchange_weights(pointer: int, raw: NDArray[np.uint8], kind: TensorType) -> 
     if len(raw) != kind.size_bytes(tuple(int(n) for n in struct.ne)):
         raise LlamaError(f"{name}: {len(raw)} bytes are not a matrix like the loaded one")
     if struct.type != kind.id:
-        if not lib.ggml_backend_buffer_is_host(struct.buffer):
-            source = lib.ggml_backend_buffer_get_type(struct.buffer)
-        else:  # not the same kind as before, which may store other types in another order
-            source = lib.ggml_backend_cpu_buffer_type()
+        source = lib.ggml_backend_buffer_get_type(struct.buffer)
+        device = lib.ggml_backend_buft_get_device(source)
+        if not device or lib.ggml_backend_dev_type(device) == DEVICE_CPU:
+            source = lib.ggml_backend_cpu_buffer_type()  # one that repacks knows few types
         buffer = lib.ggml_backend_buft_alloc_buffer(source, len(raw) + ALIGNMENT)
         if not buffer:
             raise LlamaError(f"{name}: no memory for {len(raw)} bytes")

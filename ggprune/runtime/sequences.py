@@ -75,7 +75,7 @@ class SharedSession(Session):
             self._check(self.lib.llama_decode(self.handle, batch), "decode")
             n_output = int(entries.outputs[part].sum())
             if n_output:
-                yield n_done, self._logits(1, n_output)[0]
+                yield n_done, self.logits(1, n_output)[0]
             n_done += n_output
 
 

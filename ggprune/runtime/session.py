@@ -220,7 +220,7 @@ class Session(_Freed):
             n_out = max(0, end - max(start, n_ctx - n_output))
             self.decode(tokens[:, start:end], start, n_out)
             if n_out:
-                logits = self._logits(n_seq, n_out)
+                logits = self.logits(n_seq, n_out)
                 parts.append(logits if end == n_ctx else logits.copy())
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
@@ -270,7 +270,8 @@ class Session(_Freed):
             reason = log_tail().last_error()
             raise LlamaError(f"{self.model.path}: llama.cpp could not {what} ({status}): {reason}")
 
-    def _logits(self, n_seq: int, n_output: int) -> Logits:
+    def logits(self, n_seq: int, n_output: int) -> Logits:
+        """Of the last decode, (n_seq, n_output, n_vocab); valid until the next one."""
         shape = (n_seq, n_output, self.model.n_vocab)
         return np.ctypeslib.as_array(self.lib.llama_get_logits(self.handle), shape)
 

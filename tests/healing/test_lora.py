@@ -178,11 +178,11 @@ def test_of_a_pruned_file(tiny: Model, tmp_path: Path, folder: Path, done: Heale
     assert names[0] == names[1]
 
 
-def test_of_quantized_matrices(tiny: Model, tmp_path: Path) -> None:
-    """The change is not rounded, as the matrix is that it is a change of."""
-    out = heal(job_of(tiny, tmp_path, replace(OPTIONS, tensor_type="Q4_0", rank=128)))
+def test_of_matrices_that_change_their_type(tiny: Model, tmp_path: Path) -> None:
+    """Fitted matrices in another type than the old ones, which come back for the adapter."""
+    out = heal(job_of(tiny, tmp_path, replace(OPTIONS, tensor_type="Q4_0", rank=256)))
     assert out.healing.adapter is not None
-    assert out.healing.adapter.kld.value < out.healing.after.kld.value
+    assert out.healing.adapter.kld.value == pytest.approx(out.healing.after.kld.value, rel=0.1)
 
 
 def test_of_a_model_that_is_quantized_first(tiny: Model, tmp_path: Path) -> None:

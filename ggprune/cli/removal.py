@@ -1,0 +1,118 @@
+"""The options that say which layers leave, and whether the result is one file or several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from ggprune.arch import mtp_blocks
+from ggprune.cli.options import KeepSplit
+from ggprune.errors import UsageError
+from ggprune.model import Model
+from ggprune.model.layers import parse_layers
+from ggprune.pipeline import AS_INPUT, choose_first
+from ggprune.pipeline.job import Division
+from ggprune.scoring import check_ranking, read_ranking
+from ggprune.surgery import PrunePlan, Split, load_plan, make_plan
+
+SPLIT_UNITS = {"M": 1000**2, "G": 1000**3}  # llama-gguf-split's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """Which layers leave; one way of saying it."""
+
+    # fmt: off
+    prune_layers: Annotated[str | None, Option(
+        metavar="LAYERS",
+        help="Layers to drop: 20,21 or 20-22 or -1 (the last one), joined by commas.")] = None
+    keep_layers: Annotated[str | None, Option(
+        metavar="LAYERS", help="Layers to keep; drop the rest.")] = None
+    plan_file: Annotated[Path | None, Option("--plan", help="Drop what a plan.json says.")] = None
+    scores: Annotated[Path | None, Option(
+        help="Drop what a rank or choose has chosen, or its --drop least important layers."
+    )] = None
+    drop: Annotated[int | None, Option(min=1, help="How many layers, with --scores.")] = None
+    # fmt: on
+
+    @property
+    def is_said(self) -> bool:
+        ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores)
+        return any(way is not None for way in ways)
+
+    def plan(self, model: Model, *, drop_mtp: bool, trust: bool) -> PrunePlan:
+        """Raises UsageError if it is said in no way, or in several."""
+        ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores)
+        if sum(way is not None for way in ways) > 1 or not (any(ways) or drop_mtp):
+            raise UsageError(
+                "say which layers: one of --prune-layers, --keep-layers, --plan or --scores"
+            )
+        if self.scores is None and self.drop is not None:
+            raise UsageError(
+                "--drop goes with --scores: which ranking is it the number of layers of?"
+            )
+        if self.plan_file is not None:
+            return load_plan(self.plan_file, model)
+        layers = {*self.layers(model), *(mtp_blocks(model) if drop_mtp else ())}
+        return make_plan(model, layers, trust=trust)
+
+    def layers(self, model: Model) -> tuple[int, ...]:
+        if self.scores is not None:
+            return _scored_layers(self.scores, model, self.drop)
+        if self.prune_layers is not None:
+            return tuple(parse_layers(self.prune_layers, model.n_layer))
+        if self.keep_layers is not None:
+            kept = parse_layers(self.keep_layers, model.n_layer)
+            return tuple(n for n in range(model.n_layer) if n not in kept)
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splitting:
+    """Whether the result is one file or several."""
+
+    # fmt: off
+    split_max_size: Annotated[str | None, Option(
+        metavar="N(M|G)",
+        help="Write shards of at most N megabytes or gigabytes of tensors: OUT-00001-of-...",
+    )] = None
+    split_max_tensors: Annotated[int | None, Option(
+        min=1, help="Write shards of at most N tensors.")] = None
+    keep_split: KeepSplit = False
+    # fmt: on
+
+    def split(self) -> Division | None:
+        """Raises UsageError for a size that is none, and if the input is to say it as well."""
+        size, n_tensor = self.split_max_size, self.split_max_tensors
+        if size is None and n_tensor is None:
+            return AS_INPUT if self.keep_split else None
+        split = Split(_size_bytes(size) if size is not None else None, n_tensor)
+        if self.keep_split:
+            raise UsageError(
+                "--keep-split divides as the input is: leave out the other split options"
+            )
+        return split
+
+
+def _scored_layers(path: Path, model: Model, n_drop: int | None) -> tuple[int, ...]:
+    """The chosen set, or the least important layers if it has another size."""
+    ranking = read_ranking(path)
+    check_ranking(path, ranking, model)
+    chosen = ranking.chosen.drop.whole_layers if ranking.chosen is not None else None
+    if n_drop is None and chosen is None:
+        raise UsageError(f"{path} has no chosen set of layers: add --drop N, or use ggprune choose")
+    if chosen is not None and n_drop in (None, len(chosen)):
+        return chosen
+    assert n_drop is not None
+    return choose_first(model, ranking.order, n_drop)
+
+
+def _size_bytes(text: str) -> int:
+    """`512M` or `2G`."""
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in SPLIT_UNITS or not number.isdecimal() or int(number) == 0:
+        raise UsageError(f"--split-max-size {text}: write a size like 512M or 2G")
+    return int(number) * SPLIT_UNITS[unit]
