@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 
@@ -9,6 +10,7 @@ from ggprune.arch.rules import UNSAID, Rule
 from ggprune.arch.table import ArchitectureRow, RefusedRow, architecture_table
 from ggprune.report.blocks import markdown_table
 from tests.arch.families import FAMILIES
+from tests.healing.test_architectures import SITES
 
 INTRODUCTION = """\
 # Architectures
@@ -36,6 +38,16 @@ An architecture that is not listed is refused, with what its metadata shows, unl
 `--trust-uniform-layers` vouches that all its layers are alike.
 """
 
+HEALING = """\
+## Healing
+
+`ggprune heal` fits matrices that write into the residual stream, where nothing but sums, constant
+factors and one norm stands between their product and the stream. That is read off llama.cpp's graph
+for any architecture; these were run on random-weight models (`tests/healing/test_architectures.py`:
+the written file computes what was fitted in memory, bit for bit). Behind a norm only the direction
+is fitted. Where attention and FFN write to the same place, only one of them is.
+"""
+
 IN_MEMORY = """\
 ## Scores and files
 
@@ -55,6 +67,7 @@ def document() -> str:
     plain = [name for name in free if name not in followed]
     unscored = [(name, row.unscored) for name, row in accepted.items() if row.unscored]
     run = sorted({family.arch for family in FAMILIES} & accepted.keys())
+    healed = healing()
     introduction = INTRODUCTION.format(
         n_all=len(rows), n_any=len(free), n_bound=len(bound), n_refused=len(refused),
         source=table.source, n_run=len(run), run=", ".join(run),
@@ -62,8 +75,11 @@ def document() -> str:
     parts = [
         introduction,
         "## Any layers, nothing depends on their position\n\n" + ", ".join(plain) + ".\n",
-        "## Any layers, and what follows them\n\n" + _table(followed, "what follows"),
-        "## Under conditions\n\n" + _table(bound, "rules"),
+        "## Any layers, and what follows them\n\n" + _table(followed, "what follows", healed),
+        "## Under conditions\n\n" + _table(bound, "rules", healed),
+        HEALING + "\n" + markdown_table(
+            ("ggprune heal", "architectures"), _by_outcome(healed), left=(0, 1)
+        ),
         "## Refused\n\n"
         + markdown_table(
             ("architecture", "why", "llama.cpp"),
@@ -76,12 +92,45 @@ def document() -> str:
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
-def _table(rows: Mapping[str, ArchitectureRow], heading: str) -> str:
+def healing() -> dict[str, str]:
+    """What is fitted of every architecture of which a model was healed, in words."""
+    recorded = json.loads(SITES.read_text("utf-8"))
+    archs = {family.name: family.arch for family in FAMILIES}
+    outcomes: dict[str, list[str]] = {}
+    for name, outcome in recorded.items():
+        words = _outcome(outcome)
+        told = outcomes.setdefault(archs[name], [])
+        if words not in told:
+            told.append(words)
+    return {arch: " or ".join(told) for arch, told in sorted(outcomes.items())}
+
+
+def _outcome(outcome: Mapping[str, object]) -> str:
+    if "refused" in outcome:
+        return "refused: a layer reads more than the stream in front of it"
+    fits, leaves = outcome["fits"], outcome["leaves"]
+    assert isinstance(fits, list) and isinstance(leaves, dict)
+    without = "; ".join(f"{name} {reason}" for name, reason in leaves.items())
+    if not fits:
+        return f"refused: {without}"
+    return ", ".join(fits) + (f" (not: {without})" if without else "")
+
+
+def _by_outcome(healed: Mapping[str, str]) -> list[tuple[str, str]]:
+    archs: dict[str, list[str]] = {}
+    for arch, words in healed.items():
+        archs.setdefault(words, []).append(arch)
+    return [(words, ", ".join(names)) for words, names in archs.items()]
+
+
+def _table(rows: Mapping[str, ArchitectureRow], heading: str, healed: Mapping[str, str]) -> str:
     lines = [
-        (name, " ".join(_described(rule) for rule in row.rules), row.source)
+        (name, " ".join(_described(rule) for rule in row.rules), healed.get(name, "not run"),
+         row.source)
         for name, row in rows.items()
-    ]
-    return markdown_table(("architecture", heading, "llama.cpp"), lines, left=(0, 1, 2))
+    ]  # fmt: skip
+    headers = ("architecture", heading, "healed", "llama.cpp")
+    return markdown_table(headers, lines, left=(0, 1, 2, 3))
 
 
 def _described(rule: Rule) -> str:

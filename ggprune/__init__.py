@@ -14,12 +14,14 @@ from ggprune.version import __version__
 
 if TYPE_CHECKING:
     from ggprune.errors import GGPruneError
-    from ggprune.metrics.text import read_text, shipped_text
+    from ggprune.healing.result import HealOptions
+    from ggprune.metrics.text import read_text, read_texts, shipped_text
     from ggprune.model import Model, open_model
     from ggprune.model.cut import Cut
     from ggprune.model.imatrix import read_imatrix
     from ggprune.model.layers import parse_layers
     from ggprune.pipeline.auto import AutoOptions, auto
+    from ggprune.pipeline.heal import HealJob, heal
     from ggprune.pipeline.job import Job, planned, write
     from ggprune.pipeline.result import read_report
     from ggprune.pipeline.safe import benchmark, choose, evaluate, rank
@@ -40,12 +42,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ggprune.errors": ("GGPruneError",),
-    "ggprune.metrics.text": ("read_text", "shipped_text"),
+    "ggprune.healing.result": ("HealOptions",),
+    "ggprune.metrics.text": ("read_text", "read_texts", "shipped_text"),
     "ggprune.model": ("Model", "open_model"),
     "ggprune.model.cut": ("Cut",),
     "ggprune.model.imatrix": ("read_imatrix",),
     "ggprune.model.layers": ("parse_layers",),
     "ggprune.pipeline.auto": ("AutoOptions", "auto"),
+    "ggprune.pipeline.heal": ("HealJob", "heal"),
     "ggprune.pipeline.job": ("Job", "planned", "write"),
     "ggprune.pipeline.result": ("read_report",),
     "ggprune.pipeline.safe": ("benchmark", "choose", "evaluate", "rank"),
@@ -67,11 +71,12 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "AutoOptions", "ChooseOptions", "Compute", "Cut", "DropRequest", "GGPruneError", "Goal", "Job",
-    "Limits", "MeasureOptions", "Model", "Progress", "PrunePlan", "QuantizeOptions", "RankOptions",
-    "Split", "Target", "__version__", "auto", "benchmark", "choose", "evaluate", "load_plan",
-    "make_plan", "open_model", "parse_layers", "planned", "rank", "read_imatrix", "read_ranking",
-    "read_report", "read_text", "shipped_text", "write",
+    "AutoOptions", "ChooseOptions", "Compute", "Cut", "DropRequest", "GGPruneError", "Goal",
+    "HealJob", "HealOptions", "Job", "Limits", "MeasureOptions", "Model", "Progress", "PrunePlan",
+    "QuantizeOptions", "RankOptions", "Split", "Target", "__version__", "auto", "benchmark",
+    "choose", "evaluate", "heal", "load_plan", "make_plan", "open_model", "parse_layers", "planned",
+    "rank", "read_imatrix", "read_ranking", "read_report", "read_text", "read_texts",
+    "shipped_text", "write",
 ]  # fmt: skip
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ggprune.arch import architecture_of, check_scored
-from ggprune.errors import ArchitectureError, DataError
+from ggprune.errors import ArchitectureError, DataError, OutputError
 from ggprune.files.outputs import PendingFile
+from ggprune.healing.judge import Judge
 from ggprune.healing.kept import Kept
 from ggprune.healing.layers import LayerModel
 from ggprune.healing.matrix import read_stored
@@ -22,7 +22,6 @@ from ggprune.healing.result import (
     Adapted,
     Healing,
     HealOptions,
-    Judged,
     Left,
     Refitted,
 )
@@ -30,8 +29,7 @@ from ggprune.healing.selftext import enough_tokens
 from ggprune.healing.sites import Site
 from ggprune.healing.walk import Walk, is_aside, stages_of
 from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
-from ggprune.metrics.estimates import Float64, mean_estimate, ppl_estimate
-from ggprune.metrics.logits import BaseLogits, base_logits
+from ggprune.metrics.estimates import ppl_estimate
 from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.model.types import tensor_type
@@ -40,8 +38,6 @@ from ggprune.runtime.buffers import peak_rss_bytes
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.nodes import exchange_weights
 from ggprune.runtime.session import Compute, LlamaModel
-
-LOGITS = "logits"  # of the original, on chunks set aside
 
 # Writes an adapter for a model of an architecture; what was fitted, by the model's tensor names.
 AdapterWriter = Callable[[PendingFile, str, Mapping[str, Refitted]], None]
@@ -124,8 +120,9 @@ class _Job:
         shared = patient.pruned is None
         stages = stages_of(patient.keep, walk.base.arch.n_trunk, shared=shared)
         self.stages = stages[: options.n_layer]
-        self.n_threads = (options.compute or Compute()).n_threads or default_threads()
         self.aside = [c for c in walk.chunks if is_aside(c.number)]
+        n_threads = (options.compute or Compute()).n_threads or default_threads()
+        self.judge = Judge(walk.kept, self.aside, patient.drop, n_threads)
 
     def outline(self) -> Outline:
         plans = [(stage, *self.walk.sites(stage)) for stage in self.stages]
@@ -160,11 +157,12 @@ class _Job:
 
     def run(self, start: float) -> Healing:
         outline, walk = self.outline(), self.walk
+        self._announce(outline)
         walk.total = len(walk.chunks) * (1 + sum(2 + len(walk.sites(s)[0]) for s in self.stages))
-        base_nll = self._remember_base()
-        before = self._judge(walk.pruned)
+        base_nll = self.judge.remember(walk.base)
+        before = self.judge.compare(walk.pruned)
         refitted, left = self._fit()
-        after = self._judge(walk.pruned) if refitted else before
+        after = self.judge.compare(walk.pruned) if refitted else before
         adapter = self._judge_adapter(refitted) if refitted else None
         text = describe_text(self.text, walk.chunks.n_ctx, len(walk.chunks))
         return Healing(
@@ -183,6 +181,20 @@ class _Job:
                 "text with -f, or have the original write it: --self-text "
                 f"{enough_tokens(outline.widest, self.options.n_ctx)}"
             )
+
+    def _announce(self, outline: Outline) -> None:
+        """Raises OutputError if there is no room for what is kept on the disk."""
+        place = self.walk.kept.folder
+        if outline.disk_bytes > (free := shutil.disk_usage(place).free):
+            raise OutputError(
+                f"{place}: healing needs {outline.disk_bytes} bytes there meanwhile, {free} are "
+                "free: fewer --chunks, or an output on another disk"
+            )
+        gib = 1 << 30
+        self.walk.progress.say(
+            f"healing {len(outline.sites)} matrices: {outline.memory_bytes / gib:.2f} GiB of "
+            f"memory above the models, {outline.disk_bytes / gib:.2f} GiB on the disk\n"
+        )
 
     def _fit(self) -> tuple[list[Refitted], list[Left]]:
         """What was finished before is put in place, the rest is fitted."""
@@ -232,29 +244,8 @@ class _Job:
         with PendingFile(self.place.beside) as file:
             write(file, self.patient.fitted.arch, {site.tensor: item for item, site in places})
             with pruned.adapted(file.path) as model:
-                judged = self._judge(model)
+                judged = self.judge.compare(model)
         return Adapted(rank=rank, kld=judged.kld, ppl=judged.ppl)
-
-    def _remember_base(self) -> Float64:
-        """Keep the original's logits on the chunks set aside; (n_token,) nats of what came."""
-        nll = []
-        for chunk in self.aside:
-            base = base_logits(self.walk.base.logits(chunk), chunk.targets, self.n_threads)
-            self.walk.kept.put(LOGITS, chunk.number, base.logits)
-            nll.append(base.scores.nll)
-        return np.concatenate(nll)
-
-    def _judge(self, model: LayerModel) -> Judged:
-        """The pruned model as it is now, on the chunks set aside."""
-        kld, nll = [], []
-        for chunk in self.aside:
-            kept = self.walk.kept.get(LOGITS, chunk.number)
-            base: BaseLogits = base_logits(kept, chunk.targets, self.n_threads)
-            logits = model.logits(chunk, self.patient.drop)
-            result = base.compare(logits, chunk.targets, self.n_threads)
-            kld.append(result.kld)
-            nll.append(result.scores.nll)
-        return Judged(kld=mean_estimate(np.concatenate(kld)), ppl=ppl_estimate(np.concatenate(nll)))
 
 
 @contextlib.contextmanager

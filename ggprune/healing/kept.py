@@ -22,7 +22,7 @@ class Kept:
 
     def __init__(self, beside: Path, memory_bytes: int) -> None:
         """`memory_bytes`: as much stays in memory."""
-        self.memory_bytes = memory_bytes
+        self.folder, self.memory_bytes = beside.parent, memory_bytes
         self._file = PendingFile(beside)
         self._held: dict[tuple[str, int], Float32] = {}
         self._stored: dict[tuple[str, int], tuple[Place, tuple[int, ...]]] = {}

@@ -1,7 +1,14 @@
-"""On random-weight models of every architecture: healed and exact, or refused in one line."""
+"""On random-weight models of every architecture: healed and exact, or refused in one line.
+
+`python -m tests.healing.test_architectures` writes down which matrices are fitted, for the test and
+for docs/architectures.md.
+"""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +17,11 @@ import pytest
 from ggprune.arch import architecture_of, check_scored, removal_change
 from ggprune.errors import ArchitectureError
 from ggprune.healing.heal import Patient, Workplace, open_walk
-from ggprune.healing.result import HealOptions, Left, Refitted
-from ggprune.healing.walk import stages_of
+from ggprune.healing.result import HealOptions, Refitted
+from ggprune.healing.walk import Stage, Walk, stages_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.model import Model
 from ggprune.model.gguf import Tensor
-from ggprune.model.names import rename_block
 from ggprune.model.types import tensor_type
 from ggprune.pipeline import Job, write
 from ggprune.runtime.session import Logits
@@ -25,72 +31,135 @@ from tests.arch.exactness import ROUNDING
 from tests.arch.families import FAMILIES, Family
 from tests.helpers import ONE_GRAPH, logits_of, random_tokens
 
-N_CTX, N_CHUNK = 64, 12
+SITES = Path(__file__).with_name("sites.json")
+N_CTX, N_CHUNK, N_STAGE = 64, 12, 3
 OPTIONS = HealOptions(n_ctx=N_CTX, ridge=0.1, compute=ONE_GRAPH)
-Healed = tuple[list[Refitted], list[Left], Logits]
+NOTHING_CUT = "nothing has been cut in front of it"
 
 
-def heal_randomly(model: Model, drop: tuple[int, ...], folder: Path) -> Healed:
-    """Heal on random tokens; also the logits of the first chunk's last tokens, in memory."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a model. `fits` are matrices without their layers, `leaves` with reasons."""
+
+    fits: list[str]
+    leaves: dict[str, str]
+    refitted: list[Refitted]
+    logits: Logits  # in memory, of the first chunk's scored tokens
+
+
+def heal_randomly(model: Model, drop: tuple[int, ...], folder: Path) -> Outcome:
+    """Heal on random tokens. Raises ArchitectureError as healing does."""
     n_vocab = len(model.value("tokenizer.ggml.tokens", list))
     tokens = random_tokens(n_vocab, N_CTX * N_CHUNK).reshape(N_CHUNK, N_CTX)
     keep = tuple(n for n in range(model.n_layer) if n not in drop)
     patch = folder / "patch"
     patch.touch()
-    fitted: list[Refitted] = []
-    left: list[Left] = []
     place = Workplace(folder / "out.gguf", patch)
     with open_walk(Patient(model, keep), lambda _: Chunks(tokens), OPTIONS, place) as walk:
-        stages = stages_of(keep, walk.base.arch.n_trunk, shared=True)[:3]
+        stages = stages_of(keep, walk.base.arch.n_trunk, shared=True)
+        fits, leaves = found(walk, stages)
+        refitted: list[Refitted] = []
         walk.start_base(stages[0])
         walk.start_pruned(stages[0], drop)
-        for stage in stages:
-            done, without = walk.fit(stage, is_last=stage == stages[-1])
-            fitted += done
-            left += without
-        chunk = walk.chunks[0]
-        logits = walk.pruned.logits(chunk, drop).copy()
-    return fitted, left, logits
+        for stage in stages[:N_STAGE]:
+            done, left = walk.fit(stage, is_last=stage == stages[-1])
+            assert all(item.reason for item in left)
+            refitted += done
+        logits = walk.pruned.logits(walk.chunks[0], drop).copy()
+    return Outcome(fits, leaves, refitted, logits)
 
 
-def write_healed(model: Model, drop: tuple[int, ...], fitted: list[Refitted], folder: Path) -> Path:
-    tensors = {
-        rename_block(item.tensor, item.layer): Tensor(
-            name=item.tensor, type=tensor_type(item.type), shape=item.shape, path=folder / "patch",
-            offset=item.offset, size_bytes=tensor_type(item.type).size_bytes(item.shape),
-        )
-        for item in fitted
-    }  # fmt: skip
-    out = folder / "healed.gguf"
-    job = Job(model=model, plan=make_plan(model, drop), out=out, check_load=False,
-              replaced=Replacement(tensors, {}))  # fmt: skip
-    write(job)
-    return out
+def found(walk: Walk, stages: tuple[Stage, ...]) -> tuple[list[str], dict[str, str]]:
+    """Which matrices of the layers can be fitted, and why the others cannot."""
+    fits: set[str] = set()
+    leaves: dict[str, str] = {}
+    for stage in stages:
+        sites, left = walk.sites(stage)
+        fits.update(role(site.tensor) + (" (norm)" if site.norm else "") for site in sites)
+        leaves |= {role(item.tensor): general(item.reason) for item in left
+                   if item.reason != NOTHING_CUT}  # fmt: skip
+    return sorted(fits), dict(sorted(leaves.items()))
+
+
+def role(tensor: str) -> str:
+    return tensor.split(".", 2)[2].removesuffix(".weight")
+
+
+def general(reason: str) -> str:
+    """Without the layer's number."""
+    words = reason.split(" ")
+    return " ".join([*words[:-1], role(words[-1])]) if words[-1].startswith("blk.") else reason
+
+
+def drop_of(case: Family, model: Model) -> tuple[int, ...]:
+    """Layers behind the first. Raises ArchitectureError if none can be removed and scored."""
+    check_scored(architecture_of(model))
+    drop = next((d for d in case.all_sets(model) if d and min(d) > 0), (3,))
+    make_plan(model, drop)
+    return drop
 
 
 @pytest.mark.parametrize("case", FAMILIES, ids=lambda case: case.name)
 def test_healed_or_refused(case: Family, tmp_path: Path) -> None:
-    model = case.make(tmp_path)
-    drops = [d for d in case.all_sets(model) if d and min(d) > 0]
+    model, known = case.make(tmp_path), json.loads(SITES.read_text()).get(case.name)
     try:
-        check_scored(architecture_of(model))
-        drop = next(iter(drops), (3,))
-        make_plan(model, drop)
+        drop = drop_of(case, model)
     except ArchitectureError:
-        pytest.skip("layers of it are not removed, or not scored")
-    try:
-        fitted, left, logits = heal_randomly(model, drop, tmp_path)
-    except ArchitectureError as e:
-        assert "\n" not in str(e)
-        pytest.skip(str(e))
-    assert fitted or left
-    assert all(item.error < item.error_before for item in fitted)
-    assert all(item.reason for item in left)
-    out = write_healed(model, drop, fitted, tmp_path)
+        assert known is None
+        return
+    if "refused" in known:
+        with pytest.raises(ArchitectureError) as error:
+            heal_randomly(model, drop, tmp_path)
+        assert str(error.value) == known["refused"]
+        return
+    outcome = heal_randomly(model, drop, tmp_path)
+    assert {"fits": outcome.fits, "leaves": outcome.leaves} == known
+    assert all(item.error < item.error_before for item in outcome.refitted)
+    path = write_healed(model, drop, outcome.refitted, tmp_path)
     tokens = random_tokens(len(model.value("tokenizer.ggml.tokens", list)), N_CTX * N_CHUNK)
-    written = logits_of(out, tokens[:, :N_CTX], N_CTX // 2)[:-1]
+    written = logits_of(path, tokens[:, :N_CTX], N_CTX // 2)[:-1]
     kept = [n for n in range(model.n_layer) if n not in drop]
     if "rounding" in " ".join(removal_change(model, kept).notes):
-        assert np.abs(written - logits).max() < ROUNDING * written.std()
+        assert np.abs(written - outcome.logits).max() < ROUNDING * written.std()
     else:
-        assert np.array_equal(written, logits)
+        assert np.array_equal(written, outcome.logits)
+
+
+def write_healed(
+    model: Model, drop: tuple[int, ...], refitted: list[Refitted], folder: Path
+) -> Path:
+    tensors = {
+        item.tensor: Tensor(
+            name=item.tensor, type=tensor_type(item.type), shape=item.shape, path=folder / "patch",
+            offset=item.offset, size_bytes=tensor_type(item.type).size_bytes(item.shape),
+        )
+        for item in refitted
+    }  # fmt: skip
+    job = Job(
+        model=model, plan=make_plan(model, drop), out=folder / "healed.gguf", check_load=False,
+        replaced=Replacement(tensors, {}),
+    )  # fmt: skip
+    write(job)
+    return job.out
+
+
+def record() -> None:
+    """Write down what is fitted of every family that layers can be removed from."""
+    outcomes: dict[str, object] = {}
+    for case in FAMILIES:
+        with tempfile.TemporaryDirectory() as folder:
+            model = case.make(Path(folder))
+            try:
+                drop = drop_of(case, model)
+            except ArchitectureError:
+                continue
+            try:
+                outcome = heal_randomly(model, drop, Path(folder))
+                outcomes[case.name] = {"fits": outcome.fits, "leaves": outcome.leaves}
+            except ArchitectureError as e:
+                outcomes[case.name] = {"refused": str(e)}
+    SITES.write_text(json.dumps(outcomes, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    record()
