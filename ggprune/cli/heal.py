@@ -16,7 +16,7 @@ from ggprune.cli.quantizing import Quantizing
 from ggprune.cli.removal import Removal, Splitting
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
-from ggprune.healing.result import HealOptions, parse_fitted
+from ggprune.healing.result import RANK, HealOptions, parse_fitted
 from ggprune.healing.selftext import SelfTextOptions
 from ggprune.metrics.text import Text, read_texts
 from ggprune.model import Model, open_model
@@ -73,13 +73,34 @@ class Fitting:
             )  # fmt: skip
         return text_to_fit(base, given, own, write=write, progress=TerminalProgress())
 
-    def options(self, computing: Computing, *, cache: bool) -> HealOptions:
+    def options(self, computing: Computing, rank: int | None, *, cache: bool) -> HealOptions:
         return HealOptions(
             n_ctx=self.n_ctx, n_chunk=self.n_chunk, ridge=_ridge(self.ridge),
-            fitted=parse_fitted(self.refit), n_layer=self.layers,
+            fitted=parse_fitted(self.refit), n_layer=self.layers, rank=rank,
             tensor_type=parse_tensor_type(self.heal_type) if self.heal_type else None,
             compute=computing.compute(), cache=cache_folder(cache),
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapting:
+    """The change as an adapter besides."""
+
+    # fmt: off
+    lora: Annotated[Path | None, Option(
+        metavar="OUT.gguf",
+        help="Write the change as a LoRA adapter for the pruned model, too: a part of the gain, "
+        "at the cost of speed.")] = None
+    rank: Annotated[int | None, Option(
+        min=1, show_default=str(RANK), help="Of the adapter's matrices, with --lora.")] = None
+    # fmt: on
+
+    @property
+    def asked(self) -> int | None:
+        """The rank, None without an adapter. Raises UsageError for a rank of nothing."""
+        if self.lora is None and self.rank is not None:
+            raise UsageError("--rank says how large an adapter is: add --lora")
+        return (self.rank or RANK) if self.lora is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +125,7 @@ class Options:
         "--base", help="The original, where IN.gguf was pruned by ggprune already.")] = None
     drop_mtp: shared.DropMtp = False
     fitting: Fitting
+    adapting: Adapting
     type_name: shared.TypeName = None
     quantize_last: Annotated[bool, Option(
         "--quantize-last",
@@ -127,6 +149,7 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     Example: ggprune heal --prune-layers 20-22 -f text.txt model.gguf healed.gguf
     """
     quantizing, writing, fitting = options.quantizing, options.writing, options.fitting
+    lora, rank = options.adapting.lora, options.adapting.asked
     split = options.splitting.split()
     quantize = quantizing.options(options.type_name, options.computing.threads)
     if options.quantize_last and quantize is None:
@@ -137,12 +160,13 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         options.removal.plan_file, options.removal.scores, *quantizing.files,
         *(fitting.files or ()),
     ]  # fmt: skip
-    check_outputs([out], inputs, force=writing.force)
-    heal_options = fitting.options(options.computing, cache=options.cache)
+    check_outputs([out, lora], inputs, force=writing.force)
+    heal_options = fitting.options(options.computing, rank, cache=options.cache)
     job = HealJob(
         base=base, out=out, plan=plan if pruned is None else None, pruned=pruned,
         options=heal_options, quantize=quantize, quantize_last=options.quantize_last,
-        imatrix=quantizing.matrix(), split=split, force=writing.force, check_load=writing.verify,
+        imatrix=quantizing.matrix(), split=split, lora=lora, force=writing.force,
+        check_load=writing.verify,
         text=fitting.text(base, heal_options, write=not writing.dry_run),  # last: it may take long
     )  # fmt: skip
     carry_out(job, base, plan, writing)
@@ -161,7 +185,7 @@ def carry_out(job: HealJob, base: Model, plan: PrunePlan, writing: shared.Writin
         return
     healed = heal(job, TerminalProgress())
     model = pruned_model(base, plan, healed.files, written=True)
-    show(HealedModel(model, healed.healing), blocks, as_json=writing.as_json)
+    show(HealedModel(model, healed.healing, healed.lora), blocks, as_json=writing.as_json)
 
 
 def _models(source: Path, options: Options) -> tuple[Model, Model | None, PrunePlan]:

@@ -5,30 +5,31 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ggprune.arch import architecture_of, check_scored
 from ggprune.errors import ArchitectureError, DataError, OutputError
+from ggprune.files.outputs import PendingFile
+from ggprune.healing.judge import Judge
 from ggprune.healing.kept import Kept
 from ggprune.healing.layers import LayerModel
+from ggprune.healing.matrix import read_stored
 from ggprune.healing.patch import Patch
 from ggprune.healing.result import (
     ROWS_PER_INPUT,
+    Adapted,
     Healing,
     HealOptions,
-    Judged,
     Left,
     Refitted,
 )
 from ggprune.healing.selftext import enough_tokens
+from ggprune.healing.sites import Site
 from ggprune.healing.walk import Walk, is_aside, stages_of
 from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
-from ggprune.metrics.estimates import Float64, mean_estimate, ppl_estimate
-from ggprune.metrics.logits import BaseLogits, base_logits
+from ggprune.metrics.estimates import ppl_estimate
 from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.model.types import tensor_type
@@ -38,7 +39,8 @@ from ggprune.runtime.library import default_threads
 from ggprune.runtime.nodes import exchange_weights
 from ggprune.runtime.session import Compute, LlamaModel
 
-LOGITS = "logits"  # of the original, on chunks set aside
+# Writes an adapter for a model of an architecture; what was fitted, by the model's tensor names.
+AdapterWriter = Callable[[PendingFile, str, Mapping[str, Refitted]], None]
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Workplace:
     beside: Path  # where there is room for activations
     patch: Path  # there already; fitted matrices are added to it
     index: Path | None = None  # what is finished; None: it does not outlive the run
+    write_adapter: AdapterWriter | None = None  # where options ask for one
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,17 @@ def outline(patient: Patient, text: Text, options: HealOptions, place: Workplace
 class _Job:
     """Everything that is open while a model is healed."""
 
-    def __init__(self, patient: Patient, text: Text, options: HealOptions, walk: Walk) -> None:
-        self.patient, self.text, self.options, self.walk = patient, text, options, walk
-        self.patch = walk.patch
+    def __init__(
+        self, patient: Patient, text: Text, options: HealOptions, place: Workplace, walk: Walk
+    ) -> None:
+        self.patient, self.text, self.options = patient, text, options
+        self.place, self.patch, self.walk = place, walk.patch, walk
         shared = patient.pruned is None
         stages = stages_of(patient.keep, walk.base.arch.n_trunk, shared=shared)
         self.stages = stages[: options.n_layer]
-        self.n_threads = (options.compute or Compute()).n_threads or default_threads()
         self.aside = [c for c in walk.chunks if is_aside(c.number)]
+        n_threads = (options.compute or Compute()).n_threads or default_threads()
+        self.judge = Judge(walk.kept, self.aside, patient.drop, n_threads)
 
     def outline(self) -> Outline:
         plans = [(stage, *self.walk.sites(stage)) for stage in self.stages]
@@ -153,15 +159,16 @@ class _Job:
         outline, walk = self.outline(), self.walk
         self._announce(outline)
         walk.total = len(walk.chunks) * (1 + sum(2 + len(walk.sites(s)[0]) for s in self.stages))
-        base_nll = self._remember_base()
-        before = self._judge()
+        base_nll = self.judge.remember(walk.base)
+        before = self.judge.compare(walk.pruned)
         refitted, left = self._fit()
-        after = self._judge() if refitted else before
+        after = self.judge.compare(walk.pruned) if refitted else before
+        adapter = self._judge_adapter(refitted) if refitted else None
         text = describe_text(self.text, walk.chunks.n_ctx, len(walk.chunks))
         return Healing(
             text=text, n_fitted=outline.n_token, ridge=self.options.ridge,
             refitted=tuple(refitted), left=tuple(left), base_ppl=ppl_estimate(base_nll),
-            before=before, after=after, time_s=time.perf_counter() - start,
+            before=before, after=after, adapter=adapter, time_s=time.perf_counter() - start,
             stored_bytes=walk.kept.file_bytes, peak_bytes=peak_rss_bytes(),
         )  # fmt: skip
 
@@ -212,37 +219,33 @@ class _Job:
 
     def _put_in_place(self, refitted: Sequence[Refitted]) -> None:
         """Matrices that an earlier run has fitted."""
-        stages = {stage.layer: stage for stage in self.stages}
-        for item in refitted:
-            stage = stages[item.layer]
-            sites, _ = self.walk.sites(stage)
-            names = {stage.original_name(site.tensor): site.pointer for site in sites}
-            pointer = names[item.tensor]
+        for item, site in self._places(refitted):
             kind = tensor_type(item.type)
-            exchange_weights(
-                pointer, self.patch.read(item.offset, kind.size_bytes(item.shape)), kind
-            )
+            raw = self.patch.read(item.offset, kind.size_bytes(item.shape))
+            exchange_weights(site.pointer, raw, kind)
 
-    def _remember_base(self) -> Float64:
-        """Keep the original's logits on the chunks set aside; (n_token,) nats of what came."""
-        nll = []
-        for chunk in self.aside:
-            base = base_logits(self.walk.base.logits(chunk), chunk.targets, self.n_threads)
-            self.walk.kept.put(LOGITS, chunk.number, base.logits)
-            nll.append(base.scores.nll)
-        return np.concatenate(nll)
+    def _places(self, refitted: Sequence[Refitted]) -> list[tuple[Refitted, Site]]:
+        """Where the matrices are in the loaded model."""
+        sites = {
+            stage.original_name(site.tensor): site
+            for stage in self.stages for site in self.walk.sites(stage)[0]
+        }  # fmt: skip
+        return [(item, sites[item.tensor]) for item in refitted]
 
-    def _judge(self) -> Judged:
-        """The pruned model as it is now, on the chunks set aside."""
-        kld, nll = [], []
-        for chunk in self.aside:
-            kept = self.walk.kept.get(LOGITS, chunk.number)
-            base: BaseLogits = base_logits(kept, chunk.targets, self.n_threads)
-            logits = self.walk.pruned.logits(chunk, self.patient.drop)
-            result = base.compare(logits, chunk.targets, self.n_threads)
-            kld.append(result.kld)
-            nll.append(result.scores.nll)
-        return Judged(kld=mean_estimate(np.concatenate(kld)), ppl=ppl_estimate(np.concatenate(nll)))
+    def _judge_adapter(self, refitted: Sequence[Refitted]) -> Adapted | None:
+        """The pruned model as it was, with an adapter loaded as any program does; comes last."""
+        rank, write = self.options.rank, self.place.write_adapter
+        if rank is None or write is None:
+            return None
+        places, pruned = self._places(refitted), self.walk.pruned
+        for _, site in places:
+            old = read_stored(self.patient.fitted.by_name[site.tensor])
+            exchange_weights(site.pointer, old.raw, old.type)
+        with PendingFile(self.place.beside) as file:
+            write(file, self.patient.fitted.arch, {site.tensor: item for item, site in places})
+            with pruned.adapted(file.path) as model:
+                judged = self.judge.compare(model)
+        return Adapted(rank=rank, kld=judged.kld, ppl=judged.ppl)
 
 
 @contextlib.contextmanager
@@ -253,7 +256,7 @@ def _opened(
         return make_chunks(text, model.tokenize, options.n_ctx, options.n_chunk)
 
     with open_walk(patient, read, options, place, progress) as walk:
-        yield _Job(patient, text, options, walk)
+        yield _Job(patient, text, options, place, walk)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 from ggprune.ablation.graph import Graph
 from ggprune.ablation.partial import PartialComputer
@@ -15,6 +17,7 @@ from ggprune.errors import ArchitectureError
 from ggprune.healing.sites import Span
 from ggprune.metrics.chunks import Chunk, Tokens
 from ggprune.metrics.estimates import Float32
+from ggprune.runtime.adapters import Adapter
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
 
 
@@ -27,7 +30,7 @@ class LayerModel:
         """`first` is a chunk, (n_ctx,); all others are as long."""
         n_ctx = len(first)
         whole = replace(compute, n_batch=n_ctx, n_ubatch=n_ctx)
-        self.arch, self.places, self._first = arch, arch.places, first
+        self.arch, self.places, self._first, self._compute = arch, arch.places, first, compute
         self.session = Session(loaded, n_ctx, compute=whole, tapped=True)
 
     def __enter__(self) -> LayerModel:
@@ -35,6 +38,18 @@ class LayerModel:
 
     def __exit__(self, *_: object) -> None:
         self.session.close()
+
+    @contextlib.contextmanager
+    def adapted(self, adapter: Path) -> Iterator[LayerModel]:
+        """The same weights with a LoRA adapter, in a session that takes the place of this one."""
+        loaded = self.session.model
+        self.session.close()
+        with (
+            Adapter(loaded, adapter) as lora,
+            LayerModel(loaded, self.arch, self._first, self._compute) as model,
+        ):
+            lora.apply(model.session)
+            yield model
 
     def computer(self, last: int) -> PartialComputer:
         """For what goes up to layer `last`. Only where it must does it compute all logits."""

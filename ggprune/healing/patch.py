@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ggprune.errors import DataError, OutputError
 from ggprune.files.documents import read_document, to_text
 from ggprune.files.outputs import disk_errors, write_text
-from ggprune.healing.result import Left, Refitted
+from ggprune.healing.result import Factors, Left, Refitted
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Finished:
 
     layer: int
     refitted: tuple[Refitted, ...]
-    places: tuple[tuple[int, tuple[int, ...]], ...]  # offset and shape of each
+    places: tuple[tuple[int, tuple[int, ...], Factors | None], ...]  # offset and shape of each
     left: tuple[Left, ...]
 
 
@@ -62,8 +62,10 @@ class Patch:
         return {
             item.layer: (
                 [
-                    replace(matrix, offset=offset, shape=shape)
-                    for matrix, (offset, shape) in zip(item.refitted, item.places, strict=True)
+                    replace(matrix, offset=offset, shape=shape, factors=factors)
+                    for matrix, (offset, shape, factors) in zip(
+                        item.refitted, item.places, strict=True
+                    )
                 ],
                 list(item.left),
             )
@@ -88,7 +90,7 @@ class Patch:
 
     def finish(self, layer: int, refitted: Sequence[Refitted], left: Sequence[Left]) -> None:
         """Remember that a layer is done; in the cache, whatever happens next."""
-        places = tuple((item.offset, item.shape) for item in refitted)
+        places = tuple((item.offset, item.shape, item.factors) for item in refitted)
         done = Finished(layer, tuple(refitted), places, tuple(left))
         self._finished = (*self._finished, done)
         if self._index is not None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 from ggprune.errors import UsageError
-from ggprune.files.keys import LEFT_OUT
+from ggprune.files.keys import LEFT_OUT, Key
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate
 from ggprune.runtime.session import Compute
 
 METHOD = "refit"
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # that are tried where none is given
+RANK = 32  # of adapters
 MEMORY_BYTES = 1 << 29  # of activations that are kept in memory; the rest goes to the disk
 ASIDE = 8  # one chunk in so many is never fitted
 ROWS_PER_INPUT, GOOD_ROWS_PER_INPUT = 4, 20
@@ -45,10 +46,19 @@ class HealOptions:
     ridge: float | None = None  # None: chosen for every matrix on chunks set aside
     fitted: Fitted = Fitted.BOTH
     n_layer: int | None = None  # None: all layers from the one in front of the first cut on
+    rank: int | None = None  # of the adapter to make beside; None: there is none
     tensor_type: str | None = None  # that fitted tensors are stored in; None: their own
     memory_bytes: int = MEMORY_BYTES
     compute: Compute | None = None
     cache: Path | None = None  # folder for what is finished
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A change of low rank in 32-bit floats among the bytes of fitted matrices."""
+
+    offset: int  # of A, (rank, n_in); B, (n_out, rank), lies behind it
+    rank: int  # less than what was asked for where the matrix is smaller
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +70,7 @@ class Refitted:
     type: Annotated[str, "that it is stored in"]
     shape: Annotated[tuple[int, ...], LEFT_OUT] = ()
     offset: Annotated[int, LEFT_OUT] = 0  # of its bytes among all that were fitted
+    factors: Annotated[Factors | None, LEFT_OUT] = None  # of the change, for an adapter
     ridge: float
     error_before: Annotated[float, "squared error by that of an empty layer, on chunks set aside"]
     error: Annotated[float, "the same of the fitted matrix as it is stored"]
@@ -83,6 +94,13 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapted(Judged):
+    """The pruned model as it was before, with the change as a LoRA adapter."""
+
+    rank: Annotated[int, "of each matrix's change, at most"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Healing:
     """What healing did, and what it gained on chunks that nothing was fitted to."""
 
@@ -95,6 +113,9 @@ class Healing:
     base_ppl: Annotated[Estimate, "of the original model, on the chunks set aside"]
     before: Judged
     after: Judged
+    adapter: Annotated[
+        Adapted | None, Key(optional=True), "what --lora gives instead of what was fitted"
+    ] = None
     time_s: float
     stored_bytes: Annotated[int, "most activations on the disk at once"]
     peak_bytes: Annotated[int, "most memory of the process, models included"]

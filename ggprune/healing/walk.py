@@ -10,7 +10,7 @@ left, rounding included. A matrix that is no better on chunks set aside stays as
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from ggprune.errors import LlamaError
 from ggprune.healing.kept import Kept
 from ggprune.healing.layers import LayerModel
 from ggprune.healing.leastsquares import Moments
+from ggprune.healing.lowrank import low_rank
 from ggprune.healing.matrix import Rows, add_rows, error_of, fit, read_stored, store
 from ggprune.healing.patch import Patch
-from ggprune.healing.result import ASIDE, Fitted, HealOptions, Left, Refitted
+from ggprune.healing.result import ASIDE, Factors, Fitted, HealOptions, Left, Refitted
 from ggprune.healing.sites import Site, sites_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.estimates import Float32
@@ -83,6 +84,7 @@ class Walk:
     progress: Progress = SILENT
     done: int = 0  # chunks that were computed, of `total`
     total: int = 0
+    _sites: dict[int, tuple[tuple[Site, ...], tuple[Left, ...]]] = field(default_factory=dict)
 
     def start_base(self, stage: Stage) -> None:
         """Compute the original's stream in front of a stage, while its weights are its own."""
@@ -118,7 +120,15 @@ class Walk:
         return fitted, left
 
     def sites(self, stage: Stage) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
-        """What is going to be fitted of a layer, and what not."""
+        """What is going to be fitted of a layer, and what not.
+
+        Read once, while the graph is in memory: behind a pass of another kind another one is there.
+        """
+        if stage.layer not in self._sites:
+            self._sites[stage.layer] = self._find_sites(stage)
+        return self._sites[stage.layer]
+
+    def _find_sites(self, stage: Stage) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
         computer, span = self.pruned.computer(stage.own), self.pruned.span(stage.own, stage.own)
         sites, untouched = sites_of(computer.graph, computer.nodes, span)
         reasons = {site.tensor: self._reason(stage, site) for site in sites}
@@ -206,7 +216,18 @@ class Walk:
             layer=stage.layer, tensor=stage.original_name(site.tensor), type=kind.name,
             shape=tensor.shape, offset=self.patch.add(new.raw), ridge=ridge,
             error_before=before, error=after,
+            factors=self._factors(matrix - old.matrix, moments, ridge),
         )  # fmt: skip
+
+    def _factors(self, change: Float32, moments: Moments, ridge: float) -> Factors | None:
+        """Keep the change, before it is rounded, as an adapter has it, if there is to be one."""
+        rank = self.options.rank
+        if rank is None:
+            return None
+        a, b = low_rank(change, moments.gram, rank, ridge=ridge)
+        b *= len(a) / rank  # readers take rank / len(a) times B A
+        raw = np.concatenate([a.ravel(), b.ravel()]).view(np.uint8)
+        return Factors(self.patch.add(raw), len(a))
 
     def _rows(self, site: Site, state: dict[int, str], *, aside: bool) -> Iterator[Rows]:
         target = MIDDLE if site.is_middle else BASE

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggprune.errors import DataError, VerificationError
-from ggprune.files.outputs import PendingFile, check_output, disk_errors
+from ggprune.errors import DataError, UsageError, VerificationError
+from ggprune.files.outputs import PendingFile, check_output, check_outputs, disk_errors
 from ggprune.healing import heal as healing
 from ggprune.healing.heal import Outline, Patient, Workplace
 from ggprune.healing.result import METHOD, Healing, HealOptions, Refitted
@@ -23,6 +23,7 @@ from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import array, scalar, string
 from ggprune.model.names import rename_block
 from ggprune.model.types import tensor_type
+from ggprune.pipeline.adapter import AdapterFile, AdapterWriter, check_fits
 from ggprune.pipeline.files import OutputFiles
 from ggprune.pipeline.job import Division, Job, planned, write, write_into
 from ggprune.progress import SILENT, Progress
@@ -34,8 +35,10 @@ from ggprune.surgery.contents import (
     DROPPED_LAYERS,
     SOURCE_BLOCK_COUNT,
     SOURCE_FINGERPRINT,
+    VERSION,
     Replacement,
 )
+from ggprune.version import __version__
 
 KEYS = "ggprune.heal."
 
@@ -54,6 +57,7 @@ class HealJob:
     quantize_last: bool = False  # fit what is not quantized, quantize it then
     imatrix: Imatrix | None = None  # of the model that is quantized
     split: Division | None = None
+    lora: Path | None = None  # the change as an adapter besides; options have its rank
     force: bool = False  # replace files that are there, and keep what is no better
     check_load: bool = True
     or_plain: bool = False  # where healing gains nothing, write what is not healed
@@ -78,6 +82,7 @@ class Healed:
 
     files: OutputFiles
     healing: Healing
+    lora: AdapterFile | None = None
 
 
 def kept_layers(base: Model, pruned: Model | None) -> tuple[int, ...]:
@@ -112,7 +117,7 @@ def outline(job: HealJob) -> tuple[OutputFiles, Outline]:
 def heal(job: HealJob, progress: Progress = SILENT) -> Healed:
     """Prune, heal, write, prove and publish.
 
-    Raises OutputError before any work if the output must not or cannot be written,
+    Raises OutputError before any work if an output must not or cannot be written,
     VerificationError if healing gains nothing and is not forced; then nothing is left behind.
     """
     _check_output(job)
@@ -133,19 +138,26 @@ def heal(job: HealJob, progress: Progress = SILENT) -> Healed:
         is_kept = result.is_better or (job.force and not job.or_plain)
         if not is_kept and not job.or_plain:
             raise VerificationError(_no_better(job, result))
+        adapter = None
+        if job.lora is not None and is_kept:
+            adapter = stack.enter_context(_adapter(job, patient, result, place))
         keeps = is_kept and result.refitted
         replaced = _replacement(patient, result, place.patch) if keeps else None
         files = write(replace(plain, replaced=replaced), progress)
+        lora = _publish_adapter(adapter, files, force=job.force) if adapter else None
     _forget(place)
-    return Healed(files, result)
+    return Healed(files, result, lora)
 
 
 def _check_output(job: HealJob) -> None:
+    if (job.lora is None) != (job.options.rank is None):
+        raise UsageError("an adapter needs a file and a rank")
     files = planned(job.job)
     models = [job.base, *([job.pruned] if job.pruned is not None else [])]
     inputs = [file.path for model in models for file in model.files]
     for path in files.paths:
         check_output(path, inputs, force=job.force, size_bytes=files.size_bytes)
+    check_outputs([*files.paths, job.lora], inputs, force=job.force)
 
 
 def _no_better(job: HealJob, result: Healing) -> str:
@@ -160,22 +172,24 @@ def _no_better(job: HealJob, result: Healing) -> str:
 @contextlib.contextmanager
 def _workplace(job: HealJob, patient: Patient) -> Iterator[Workplace]:
     """Fitted matrices wait in the cache, where there is one: a run that was ended goes on."""
-    folder = job.options.cache
+    folder, rank = job.options.cache, job.options.rank
     if folder is None:
-        with PendingFile(job.out) as patch:
-            yield Workplace(job.out, patch.path)
+        with PendingFile(job.out) as file:
+            writer = AdapterWriter(file.path, rank) if rank else None
+            yield Workplace(job.out, file.path, write_adapter=writer)
         return
     options = job.options
     settings = {  # all that the fitted matrices depend on
         "base": patient.base.fingerprint, "fitted": patient.fitted.fingerprint,
         "keep": patient.keep, "text": job.text.sha256, "n_ctx": options.n_ctx,
         "n_chunk": options.n_chunk, "ridge": options.ridge, "refit": options.fitted.value,
-        "type": options.tensor_type, "versions": versions(),
+        "type": options.tensor_type, "rank": rank, "versions": versions(),
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    yield Workplace(job.out, folder / f"heal-{key}.bin", folder / f"heal-{key}.json")
+    patch, index = folder / f"heal-{key}.bin", folder / f"heal-{key}.json"
+    yield Workplace(job.out, patch, index, AdapterWriter(patch, rank) if rank else None)
 
 
 def _forget(place: Workplace) -> None:
@@ -194,8 +208,11 @@ def _replacement(patient: Patient, result: Healing, patch: Path) -> Replacement:
 
 def _own_name(patient: Patient, item: Refitted) -> str:
     """In the model that the file is written from."""
-    number = item.layer if patient.pruned is None else patient.keep.index(item.layer)
-    return rename_block(item.tensor, number)
+    return item.tensor if patient.pruned is None else _pruned_name(patient, item)
+
+
+def _pruned_name(patient: Patient, item: Refitted) -> str:
+    return rename_block(item.tensor, patient.keep.index(item.layer))
 
 
 def _tensor(item: Refitted, patch: Path) -> Tensor:
@@ -206,8 +223,45 @@ def _tensor(item: Refitted, patch: Path) -> Tensor:
     )  # fmt: skip
 
 
+@contextlib.contextmanager
+def _adapter(
+    job: HealJob, patient: Patient, result: Healing, place: Workplace
+) -> Iterator[PendingFile]:
+    """The change as an adapter for the pruned model as it was; not published yet."""
+    assert job.lora is not None
+    if result.adapter is None:
+        raise VerificationError(f"{job.lora}: not written: no matrix was fitted")
+    dropped = [n for n in range(job.base.n_layer) if n not in patient.keep]
+    metadata = {
+        **_provenance(patient, result),
+        f"{KEYS}kld.after": scalar(ValueType.FLOAT32, result.adapter.kld.value),
+        DROPPED_LAYERS: array(ValueType.INT32, dropped),
+        SOURCE_FINGERPRINT: string(job.base.fingerprint),
+        VERSION: string(__version__),
+    }
+    plan, pruned = job.plan, patient.pruned
+    arch = pruned.arch if pruned is not None else plan.out_arch if plan is not None else ""
+    matrices = {_pruned_name(patient, item): item for item in result.refitted}
+    with PendingFile(job.lora) as target:
+        AdapterWriter(place.patch, result.adapter.rank, metadata)(target, arch, matrices)
+        if job.check_load:
+            check_fits(target, pruned, job.base, plan)
+        yield target
+
+
+def _publish_adapter(adapter: PendingFile, files: OutputFiles, *, force: bool) -> AdapterFile:
+    """Both, or neither."""
+    try:
+        adapter.commit(force=force)
+    except BaseException:
+        for path in files.paths:
+            path.unlink(missing_ok=True)
+        raise
+    return AdapterFile(adapter.target, adapter.target.stat().st_size)
+
+
 def _provenance(patient: Patient, result: Healing) -> dict[str, Value]:
-    names = [rename_block(i.tensor, patient.keep.index(i.layer)) for i in result.refitted]
+    names = [_pruned_name(patient, item) for item in result.refitted]
     ridge = result.ridge
     return {
         f"{KEYS}method": string(METHOD),

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from ggprune.files.keys import INLINE
+from ggprune.files.keys import INLINE, Key
 from ggprune.healing.result import GOOD_ROWS_PER_INPUT, Healing, Left
+from ggprune.pipeline.adapter import AdapterFile
 from ggprune.report.blocks import Block, Table, Text, table_of
 from ggprune.report.units import estimate, number, size
 from ggprune.report.written import PrunedModel
@@ -21,6 +22,7 @@ class HealedModel:
 
     model: Annotated[PrunedModel, INLINE]
     healing: Annotated[Healing, "what was done, and what it gained"]
+    lora: Annotated[AdapterFile | None, Key(optional=True), "with --lora"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,11 @@ def blocks(result: HealedModel | HealPlan) -> tuple[Block, ...]:
     """The file, the matrices, what came of it."""
     if isinstance(result, HealPlan):
         return (*written_blocks(result.model), _planned(result), Text(tuple(_needs(result))))
-    return (*healing_blocks(result.healing), *written_blocks(result.model))
+    adapter = tuple(_adapter(result))
+    return (
+        *healing_blocks(result.healing), *written_blocks(result.model),
+        *((Text(adapter),) if adapter else ()),
+    )  # fmt: skip
 
 
 def healing_blocks(healing: Healing) -> tuple[Block, ...]:
@@ -79,6 +85,23 @@ def _gain(healing: Healing) -> Iterator[str]:
         f"PPL      {estimate(before.ppl)} -> {estimate(after.ppl)}  "
         f"(the original's: {estimate(base)})"
     )
+
+
+def _adapter(result: HealedModel) -> Iterator[str]:
+    """What is lost against the merged model, and that it is slower."""
+    adapter, file = result.healing.adapter, result.lora
+    if adapter is None or file is None:
+        return
+    yield (
+        f"adapter  KLD {estimate(adapter.kld)} (merged {number(result.healing.after.kld.value)}), "
+        f"rank {adapter.rank}, {size(file.size_bytes)}: {file.path}"
+    )
+    yield (
+        "note     the adapter is for the pruned model that is not healed, as ggprune prune writes "
+        "it; it costs decode speed (one report: 330 -> 193 t/s), the healed model does not"
+    )
+    if not adapter.kld.value < result.healing.before.kld.value:
+        yield "note     with the adapter the model is no better than without: a higher --rank"
 
 
 def _left(left: Iterable[Left]) -> Iterator[str]:
