@@ -28,6 +28,6 @@ from ggprune.scoring.target import DropRequest, Goal, Limits, Target
 __all__ = [
     "Choice", "ChooseOptions", "DropRequest", "Goal", "LayerScore", "Limits", "MeasureOptions",
     "Metric", "Point", "RankOptions", "Ranking", "Strategy", "Target", "Trial",
-    "check_ranking", "choose", "choose_set", "open_rows", "parse_metric", "parse_strategy", "rank", "ranked_text",
-    "read_ranking",
+    "check_ranking", "choose", "choose_set", "open_rows", "parse_metric", "parse_strategy", "rank",
+    "ranked_text", "read_ranking",
 ]  # fmt: skip
