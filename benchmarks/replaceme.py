@@ -51,7 +51,7 @@ NAME = "ReplaceMe-LS"
 # Few tokens, such as the first of a chunk, may be most of M^T M: small shares count.
 RIDGES = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FINER = (1 / 3, 3.0)  # times the best of them
-MAX_JUDGED = 16  # chunks that a ridge is chosen on
+MAX_JUDGED = 8  # chunks that a ridge is chosen on
 LOGITS = "logits"
 
 

@@ -14,6 +14,7 @@ from ggprune.errors import LlamaError
 from ggprune.metrics.estimates import Float32, Float64
 
 BLOCK_TOKENS = 2048  # of products that are made at once: adding them up costs as much as few rows
+MIRROR_ROWS = 512
 FLOAT64_WIDTH = 1024  # up to this many inputs products are made in float64: they cost little
 
 
@@ -39,21 +40,25 @@ class Moments:
     def solve(self, matrix: Float32, ridge: float) -> Float32:
         """The matrix that fits best, (n_out, n_in), near the one given.
 
-        Raises LlamaError if the moments are not finite or cannot be solved for.
+        The sums serve as memory for the factor meanwhile. Raises LlamaError if they are not finite
+        or cannot be solved for.
         """
         self._sum_up()
-        system = self.gram.copy()
-        strength = ridge * float(np.mean(np.diag(system)))
+        diagonal = self.gram.diagonal().copy()
+        strength = ridge * float(np.mean(diagonal))
         with np.errstate(invalid="ignore", over="ignore"):
             change = self.cross - self.gram @ matrix.T.astype(np.float64)  # (n_in, n_out)
         if not (np.isfinite(strength) and np.isfinite(change).all()):
             raise LlamaError("its inputs or targets are not finite")
-        system[np.diag_indices_from(system)] += strength
-        try:
-            factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+        np.fill_diagonal(self.gram, diagonal + strength)
+        try:  # above the diagonal, which is below it in the order of Fortran
+            factor = cho_factor(self.gram.T, lower=True, overwrite_a=True, check_finite=False)
+            change = cho_solve(factor, change, overwrite_b=True, check_finite=False)
         except LinAlgError as e:
             raise LlamaError(f"the least squares cannot be solved with a ridge of {ridge:g}") from e
-        change = cho_solve(factor, change, overwrite_b=True, check_finite=False)
+        finally:
+            _mirror(self.gram)
+            np.fill_diagonal(self.gram, diagonal)
         return np.asarray(matrix + change.T, np.float32)
 
     @property
@@ -97,3 +102,12 @@ def weighted_error(matrix: Float32, inputs: Float32, targets: Float32, weights: 
     """sum_t w_t |W z_t - y_t|^2."""
     squares = np.square(inputs @ matrix.T - targets).sum(axis=1, dtype=np.float64)
     return float(squares @ weights)
+
+
+def _mirror(matrix: Float64) -> None:
+    """Write what is below the diagonal above it, too, a few rows at a time."""
+    for start in range(0, len(matrix), MIRROR_ROWS):
+        end = min(start + MIRROR_ROWS, len(matrix))
+        matrix[start:end, end:] = matrix[end:, start:end].T
+        corner = np.tril(matrix[start:end, start:end], -1)
+        matrix[start:end, start:end] = corner + corner.T

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.errors import DataError, LlamaError
+from ggprune.errors import DataError
 from ggprune.healing.leastsquares import Moments, relative_weights
-from ggprune.healing.result import RIDGES
+from ggprune.healing.result import FIRST_RIDGE, RIDGES
 from ggprune.healing.sites import Factor, Norm, Site, Sum
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.model import Tensor
@@ -138,11 +138,17 @@ def fit(
     """
     if ridge is not None:
         return moments.solve(matrix, ridge), ridge
-    best: tuple[float, Float32, float] | None = None
-    for candidate in RIDGES:
-        fitted = moments.solve(matrix, candidate)
-        if best is None or error(fitted) < best[0]:
-            best = error(fitted), fitted, candidate
-    if best is None:
-        raise LlamaError("no ridge can be chosen")
-    return best[1], best[2]
+    fitted, errors = dict[int, Float32](), dict[int, float]()
+
+    def try_out(n: int) -> float:
+        if n not in errors:
+            fitted[n] = moments.solve(matrix, RIDGES[n])
+            errors[n] = error(fitted[n])
+        return errors[n]
+
+    best = FIRST_RIDGE
+    for step in (1, -1):  # each solution takes long: go on as long as it becomes better
+        while 0 <= best + step < len(RIDGES) and try_out(best + step) < try_out(best):
+            fitted.pop(best)
+            best += step
+    return fitted[best], RIDGES[best]

@@ -14,7 +14,8 @@ from ggprune.metrics.estimates import Estimate
 from ggprune.runtime.session import Compute
 
 METHOD = "refit"
-RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # that are tried where none is given
+RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # that are tried where none is given
+FIRST_RIDGE = 4  # its place among them
 RANK = 32  # of adapters
 MEMORY_BYTES = 1 << 29  # of activations that are kept in memory; the rest goes to the disk
 ASIDE = 8  # one chunk in so many is never fitted

@@ -44,7 +44,10 @@ def test_equals_the_dense_solution(n_token: int, n_in: int, ridge: float, tolera
     want = dense(z, y, w, start, ridge)
     got = moments.solve(start, ridge)
     assert np.linalg.norm(got - want) <= tolerance * np.linalg.norm(want)
+    gram = moments.gram.copy()
     assert np.array_equal(got, moments.solve(start, ridge))  # the sums are still there
+    assert np.array_equal(gram, moments.gram)
+    assert np.array_equal(gram, gram.T)
     assert np.allclose(moments.importance, (w[:, None] * z**2).sum(0) / w.sum(), rtol=1e-5)
 
 
