@@ -73,7 +73,7 @@ class Refitted:
     offset: Annotated[int, LEFT_OUT] = 0  # of its bytes among all that were fitted
     factors: Annotated[Factors | None, LEFT_OUT] = None  # of the change, for an adapter
     ridge: float
-    error_before: Annotated[float, "squared error by that of an empty layer, on chunks set aside"]
+    error_before: Annotated[float, "squared error of the stream by its square, on chunks set aside"]
     error: Annotated[float, "the same of the fitted matrix as it is stored"]
 
 

@@ -28,6 +28,7 @@ COMMANDS = (
     "rank",
     "choose",
     "auto",
+    "heal",
     "inspect",
     "quantize",
     "eval",
