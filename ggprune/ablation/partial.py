@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from ggprune.ablation.graph import Graph, Mask, graph_of
 from ggprune.ablation.taps import GraphChangedError, PartOfGraph, Tracer, reader, writer
 from ggprune.metrics.estimates import Float32
-from ggprune.runtime.nodes import Handler, TensorStruct, copy_of
+from ggprune.runtime.nodes import TYPE_I32, Handler, TensorStruct, copy_of, read_indices
 from ggprune.runtime.session import Session, Tokens
 
 Positions = tuple[int, ...]
@@ -32,6 +32,7 @@ class PartialComputer:
     ) -> list[Float32]:
         """Values of the nodes `wanted`, (n_row, n) each; nodes are positions in the graph.
 
+        Whole numbers are read as floats.
         chunk: (n_ctx,) token ids, which only nodes that nothing supplied lies before depend on.
         """
         try:
@@ -52,7 +53,8 @@ class PartialComputer:
         kept: dict[int, list[Float32]] = {position: [] for position in wanted}
         handlers: dict[int, Handler] = {p: writer([values]) for p, values in supplied.items()}
         handlers |= {position: reader(values) for position, values in kept.items()}
-        self.session.run(PartOfGraph(self.graph, self._live[key], handlers))
+        numbers = {p: kept[p] for p in wanted if self.nodes[p].type == TYPE_I32}
+        self.session.run(_Part(self.graph, self._live[key], handlers, numbers))
         self.session.chunk_logits(chunk[None, :], self.n_output)
         return [kept[position][0] for position in wanted]
 
@@ -62,3 +64,20 @@ class PartialComputer:
         self.session.run(tracer)
         self.session.chunk_logits(self._first[None, :], self.n_output)
         return graph_of(tracer.pointers), tuple(map(copy_of, tracer.pointers))
+
+
+class _Part(PartOfGraph):
+    """Also reads whole numbers."""
+
+    def __init__(
+        self, graph: Graph, live: Mask, handlers: Mapping[int, Handler],
+        numbers: Mapping[int, list[Float32]],
+    ) -> None:  # fmt: skip
+        super().__init__(graph, live, handlers)
+        self.numbers = numbers
+
+    def computed(self, pointer: int) -> None:
+        if self.position in self.numbers:
+            self.numbers[self.position][:] = [read_indices(pointer)]
+        else:
+            super().computed(pointer)

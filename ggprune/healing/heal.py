@@ -26,7 +26,7 @@ from ggprune.healing.result import (
     Refitted,
 )
 from ggprune.healing.selftext import enough_tokens
-from ggprune.healing.sites import Site
+from ggprune.healing.sites import ExpertSite, Site
 from ggprune.healing.walk import Walk, is_aside, stages_of
 from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
 from ggprune.metrics.estimates import ppl_estimate
@@ -125,14 +125,12 @@ class _Job:
         self.judge = Judge(walk.kept, self.aside, patient.drop, n_threads)
 
     def outline(self) -> Outline:
-        plans = [(stage, *self.walk.sites(stage)) for stage in self.stages]
-        sites = [(stage.layer, site) for stage, found, _ in plans for site in found]
+        left = [item for stage in self.stages for item in self.walk.sites(stage)[1]]
+        sites = [(s.layer, site) for s in self.stages for site in self.walk.everything(s)]
         model = self.patient.fitted
         if not sites:
-            raise ArchitectureError(
-                self._why_nothing([item for _, _, left in plans for item in left])
-            )
-        shapes = [model.by_name[site.tensor].shape for _, site in sites]
+            raise ArchitectureError(self._why_nothing(left))
+        shapes = [model.by_name[site.tensor].shape[:2] for _, site in sites]
         n_chunk, n_ctx = len(self.walk.chunks), self.walk.chunks.n_ctx
         widest = max(n_in for n_in, _ in shapes)
         kept = 4 * n_chunk * n_ctx * max(n_in + 4 * n_out for n_in, n_out in shapes)
@@ -141,7 +139,7 @@ class _Job:
         sums = max(12 * n_in * n_in + 28 * n_in * n_out for n_in, n_out in shapes)
         outline = Outline(
             sites=tuple((layer, site.tensor) for layer, site in sites),
-            left=tuple(item for _, _, left in plans for item in left),
+            left=tuple(left),
             n_token=(n_chunk - len(self.aside)) * n_ctx, widest=widest,
             memory_bytes=sums + held, disk_bytes=kept - held,
         )  # fmt: skip
@@ -158,7 +156,7 @@ class _Job:
     def run(self, start: float) -> Healing:
         outline, walk = self.outline(), self.walk
         self._announce(outline)
-        walk.total = len(walk.chunks) * (1 + sum(2 + len(walk.sites(s)[0]) for s in self.stages))
+        walk.total = len(walk.chunks) * (1 + sum(2 + len(walk.everything(s)) for s in self.stages))
         base_nll = self.judge.remember(walk.base)
         before = self.judge.compare(walk.pruned)
         refitted, left = self._fit()
@@ -224,11 +222,11 @@ class _Job:
             raw = self.patch.read(item.offset, kind.size_bytes(item.shape))
             exchange_weights(site.pointer, raw, kind)
 
-    def _places(self, refitted: Sequence[Refitted]) -> list[tuple[Refitted, Site]]:
+    def _places(self, refitted: Sequence[Refitted]) -> list[tuple[Refitted, Site | ExpertSite]]:
         """Where the matrices are in the loaded model."""
         sites = {
             stage.original_name(site.tensor): site
-            for stage in self.stages for site in self.walk.sites(stage)[0]
+            for stage in self.stages for site in self.walk.everything(stage)
         }  # fmt: skip
         return [(item, sites[item.tensor]) for item in refitted]
 

@@ -56,9 +56,9 @@ def store(matrix: Float32, kind: TensorType, importance: Float32) -> Stored:
 
 
 def _floats(raw: NDArray[np.uint8], kind: TensorType, shape: tuple[int, ...]) -> Float32:
-    floats = np.empty(shape[0] * shape[1], np.float32)
+    floats = np.empty(int(np.prod(shape)), np.float32)
     Dequantizer(kind)(raw, floats)
-    return floats.reshape(shape[1], shape[0])
+    return floats.reshape(-1, shape[0])  # the rows of all experts behind each other
 
 
 def add_rows(moments: Moments, site: Site, matrix: Float32, rows: Rows) -> None:

@@ -68,6 +68,18 @@ class Site:
         return tuple(step.node for step in sums if step.node is not None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExpertSite:
+    """The output matrices of routed experts, whose products are weighted and added up."""
+
+    layer: int  # of the original model
+    tensor: str
+    pointer: int
+    input: int  # positions of graph nodes
+    experts: int  # the numbers of each token's experts
+    gates: int  # the weights of their products
+
+
 @dataclass(frozen=True)
 class Untouched:
     """A matrix of a layer that is not fitted, and why."""
@@ -109,6 +121,13 @@ def sites_of(
     return tuple(chosen), tuple(untouched)
 
 
+def experts_of(graph: Graph, nodes: Sequence[TensorStruct], span: Span) -> tuple[ExpertSite, ...]:
+    """Where routed experts write, if their products are multiplied by one number each."""
+    finder = _Finder(graph, nodes, span)
+    places = range(span.first + 1, span.last + 1)
+    return tuple(s for s in map(finder.experts_at, places) if s is not None)
+
+
 class _Finder:
     """The stretch of a graph in which a layer's matrices are looked for."""
 
@@ -134,6 +153,35 @@ class _Finder:
             else:
                 untouched.append(Untouched(self.span.layer, name, found))
         return sites, untouched
+
+    def experts_at(self, i: int) -> ExpertSite | None:
+        name = self.graph.factors[i].decode("utf-8", "replace")
+        if self.graph.ops[i] != "MUL_MAT_ID" or Role.WRITER not in roles_of(name):
+            return None
+        node = self.nodes[i]
+        entering, numbers = (self.position.get(source) for source in (node.src[1], node.src[2]))
+        gates = self.gates_behind(i)
+        if entering is None or numbers is None or gates is None:
+            return None
+        return ExpertSite(
+            layer=self.span.layer, tensor=name, pointer=int(node.src[0]), input=entering,
+            experts=numbers, gates=gates,
+        )  # fmt: skip
+
+    def gates_behind(self, i: int) -> int | None:
+        """What the products of experts are multiplied by, one number each; biases may be added."""
+        at = i
+        while len(users := self.users.get(at, [])) == 1:
+            at, before = users[0], at
+            if self.graph.ops[at] == "MUL":
+                others = [self.position.get(s) for s in self.nodes[at].src if s]
+                gates = next((f for f in others if f is not None and f != before), None)
+                if gates is None or self.nodes[gates].ne[:2] != [1, self.nodes[i].ne[1]]:
+                    return None
+                return gates
+            if self.graph.ops[at] != "ADD_ID":
+                return None
+        return None
 
     def site_at(self, i: int, name: str) -> Site | str:
         """The site of a product, or why it is none."""

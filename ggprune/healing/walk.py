@@ -9,7 +9,7 @@ left, rounding included. A matrix that is no better on chunks set aside stays as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,8 @@ from ggprune.healing.lowrank import low_rank
 from ggprune.healing.matrix import Rows, add_rows, error_of, fit, read_stored, store
 from ggprune.healing.patch import Patch
 from ggprune.healing.result import ASIDE, Factors, Fitted, HealOptions, Left, Refitted
-from ggprune.healing.sites import Site, sites_of
+from ggprune.healing.routed import fit_routed
+from ggprune.healing.sites import ExpertSite, Site, experts_of, sites_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.estimates import Float32
 from ggprune.model import Model
@@ -85,6 +86,7 @@ class Walk:
     done: int = 0  # chunks that were computed, of `total`
     total: int = 0
     _sites: dict[int, tuple[tuple[Site, ...], tuple[Left, ...]]] = field(default_factory=dict)
+    _experts: dict[int, tuple[ExpertSite, ...]] = field(default_factory=dict)
 
     def start_base(self, stage: Stage) -> None:
         """Compute the original's stream in front of a stage, while its weights are its own."""
@@ -115,6 +117,10 @@ class Walk:
                 fitted.append(done)
             else:
                 left.append(done)
+        for routed in self.experts(stage):
+            state = {span.first: PRUNED, **state}
+            found = fit_routed(self, stage, routed, span.last, state)
+            (fitted if isinstance(found, Refitted) else left).append(found)  # type: ignore[arg-type]
         if not is_last:
             self._go_on(stage, span.last, {span.first: PRUNED, **state})
         return fitted, left
@@ -128,14 +134,31 @@ class Walk:
             self._sites[stage.layer] = self._find_sites(stage)
         return self._sites[stage.layer]
 
+    def experts(self, stage: Stage) -> tuple[ExpertSite, ...]:
+        """Routed experts of a layer that are going to be fitted."""
+        self.sites(stage)
+        return self._experts[stage.layer]
+
+    def everything(self, stage: Stage) -> tuple[Site | ExpertSite, ...]:
+        """All that is going to be fitted of a layer."""
+        return (*self.sites(stage)[0], *self.experts(stage))
+
     def _find_sites(self, stage: Stage) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
         computer, span = self.pruned.computer(stage.own), self.pruned.span(stage.own, stage.own)
         sites, untouched = sites_of(computer.graph, computer.nodes, span)
         reasons = {site.tensor: self._reason(stage, site) for site in sites}
-        whys = [(item.tensor, item.reason) for item in untouched]
+        experts = () if self._keeps_experts else experts_of(computer.graph, computer.nodes, span)
+        self._experts[stage.layer] = experts
+        fitted = {site.tensor for site in experts}
+        whys = [(item.tensor, item.reason) for item in untouched if item.tensor not in fitted]
         whys += [(name, why) for name, why in reasons.items() if why is not None]
         left = [Left(stage.layer, stage.original_name(name), why) for name, why in whys]
         return tuple(site for site in sites if reasons[site.tensor] is None), tuple(left)
+
+    @property
+    def _keeps_experts(self) -> bool:
+        """An adapter's product has no experts."""
+        return self.options.fitted is Fitted.ATTN or self.options.rank is not None
 
     def _reason(self, stage: Stage, site: Site) -> str | None:
         """Why a matrix that could be fitted is not."""
@@ -162,26 +185,32 @@ class Walk:
 
     def _feed(self, stage: Stage, site: Site, state: dict[int, str]) -> dict[int, str]:
         """Compute what enters a matrix, and what is added to its product; returns what is known."""
-        computer = self.pruned.computer(stage.own)
         unknown = [n for n in dict.fromkeys((site.input, *site.addends)) if n not in state]
-        _, reached = computer.graph.needed(unknown, state)
         known = {**state, **{node: f"{site.tensor}:{node}" for node in unknown}}
-        for i, chunk in enumerate(self.chunks):
-            given = {node: self.kept.get(state[node], i) for node in sorted(reached)}
-            values = computer.compute(chunk.tokens, given, unknown)
+        for i in range(len(self.chunks)):
+            values = self.computed(stage, state, unknown, i)
             for node, rows in zip(unknown, values, strict=True):
                 self.kept.put(known[node], i, rows)
             self._tick()
         return self._forget(known, {site.input, *site.addends})
 
+    def computed(
+        self, stage: Stage, state: Mapping[int, str], wanted: Sequence[int], number: int
+    ) -> list[Float32]:
+        """Nodes of the layer that is fitted, of one chunk, from those that are known."""
+        computer = self.pruned.computer(stage.own)
+        _, reached = computer.graph.needed(wanted, state)
+        given = {node: self.kept.get(state[node], number) for node in sorted(reached)}
+        return computer.compute(self.chunks[number].tokens, given, wanted)
+
     def _forget(self, state: dict[int, str], needed: set[int]) -> dict[int, str]:
         """Only what is behind the site's inputs and addends matters from here on."""
         for node in state.keys() - needed:
             if state[node] != PRUNED:
-                self._drop(state[node])
+                self.drop(state[node])
         return {node: name for node, name in state.items() if node in needed}
 
-    def _drop(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         for i in range(len(self.chunks)):
             self.kept.drop(name, i)
 
@@ -239,11 +268,8 @@ class Walk:
 
     def _go_on(self, stage: Stage, last: int, state: dict[int, str]) -> None:
         """The fitted layer's own stream behind it."""
-        computer = self.pruned.computer(stage.own)
-        _, reached = computer.graph.needed([last], state)
-        for i, chunk in enumerate(self.chunks):
-            given = {node: self.kept.get(state[node], i) for node in sorted(reached)}
-            (values,) = computer.compute(chunk.tokens, given, [last])
+        for i in range(len(self.chunks)):
+            (values,) = self.computed(stage, state, [last], i)
             self.kept.put(PRUNED, i, values)
             self._tick()
         self._forget(state, set())

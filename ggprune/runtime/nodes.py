@@ -23,7 +23,7 @@ from ggprune.model.types import TensorType
 from ggprune.runtime.library import REMEDY, declare, ggml
 
 MAX_DIMS, MAX_OP_PARAMS, MAX_SRC, MAX_NAME = 4, 64, 10, 64
-TYPE_F32 = 0
+TYPE_F32, TYPE_I32 = 0, 26
 DEVICE_CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 ALIGNMENT = 128  # of tensors in buffers, at least what any backend asks for
 
@@ -164,8 +164,24 @@ def exchange_weights(pointer: int, raw: NDArray[np.uint8], kind: TensorType) -> 
         struct.data = -(-start // ALIGNMENT) * ALIGNMENT
         struct.extra = None
         row = kind.size_bytes((int(struct.ne[0]),))
-        struct.nb[:] = (kind.block_bytes, row, row * struct.ne[1], row * struct.ne[1])
+        matrix = row * int(struct.ne[1])
+        struct.nb[:] = (kind.block_bytes, row, matrix, matrix * int(struct.ne[2]))
     lib.ggml_backend_tensor_set(pointer, raw.ctypes.data, 0, len(raw))
+
+
+def read_indices(pointer: int) -> NDArray[np.float32]:
+    """Whole numbers of a node, (n_row, n), as floats; rows may lie apart from each other.
+
+    Raises LlamaError if it has others.
+    """
+    struct, lib = TensorStruct.from_address(pointer), accessors()
+    if struct.type != TYPE_I32 or struct.ne[2] * struct.ne[3] != 1:
+        raise LlamaError(f"graph node {tensor_name(pointer).decode()} is no matrix of indices")
+    n, n_row, stride = int(struct.ne[0]), int(struct.ne[1]), int(struct.nb[1]) // 4
+    values = np.zeros((n_row - 1) * stride + n, np.int32)
+    lib.ggml_backend_tensor_get(pointer, values.ctypes.data, 0, values.nbytes)
+    rows = np.lib.stride_tricks.as_strided(values, (n_row, n), (4 * stride, 4))
+    return rows.astype(np.float32)
 
 
 def leaf_values(pointer: int) -> NDArray[np.float32] | None:

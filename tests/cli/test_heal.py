@@ -20,7 +20,7 @@ def test_heal_says_what_it_did_and_gained(tmp_path: Path) -> None:
     text = succeed("heal", *DROP, *FEW, TINY, out)
     assert "| layer | matrix      | type | ridge | error before |  after |" in text
     assert "left     1 matrix: nothing has been cut in front of it" in text
-    assert "fitted to 5120 tokens of" in text
+    assert "fitted to 5632 tokens of" in text
     assert "layers   9 -> 6" in text
     assert str(out.stat().st_size) in text
     refused = ggprune("heal", *DROP, *FEW, TINY, out)
@@ -39,7 +39,7 @@ def test_a_dry_run_lists_matrices_with_reasons_and_needs(tmp_path: Path) -> None
     assert "|     1 | attn_output | stays: nothing has been cut in front of it |" in text
     assert "|     4 | attn_output | stays: --refit ffn " in text
     assert "|     8 | ffn_down    | is fitted " in text
-    assert "text     5120 tokens to fit matrices of up to 256 inputs" in text
+    assert "text     5632 tokens to fit matrices of up to 256 inputs" in text
     assert "MiB above the models" in text
     assert "would be" in text
     assert not out.exists()

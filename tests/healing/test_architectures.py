@@ -18,6 +18,7 @@ from ggprune.arch import architecture_of, check_scored, removal_change
 from ggprune.errors import ArchitectureError
 from ggprune.healing.heal import Patient, Workplace, open_walk
 from ggprune.healing.result import HealOptions, Refitted
+from ggprune.healing.sites import Site
 from ggprune.healing.walk import Stage, Walk, stages_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.model import Model
@@ -74,8 +75,10 @@ def found(walk: Walk, stages: tuple[Stage, ...]) -> tuple[list[str], dict[str, s
     fits: set[str] = set()
     leaves: dict[str, str] = {}
     for stage in stages:
-        sites, left = walk.sites(stage)
-        fits.update(role(site.tensor) + (" (norm)" if site.norm else "") for site in sites)
+        _, left = walk.sites(stage)
+        for site in walk.everything(stage):
+            is_behind_norm = isinstance(site, Site) and site.norm is not None
+            fits.add(role(site.tensor) + " (norm)" * is_behind_norm)
         leaves |= {role(item.tensor): general(item.reason) for item in left
                    if item.reason != NOTHING_CUT}  # fmt: skip
     return sorted(fits), dict(sorted(leaves.items()))
