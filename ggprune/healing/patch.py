@@ -107,8 +107,11 @@ class Patch:
             raise OutputError(f"{self.path}: another run heals the same (--no-cache)") from e
 
     def _known(self, index: Path) -> tuple[Finished, ...]:
-        """Nothing, if the index cannot be read: then all is fitted again."""
+        """Nothing, if the index cannot be read or speaks of more than there is: then all is fitted
+        again."""
         try:
-            return read_document(index, _Index, "what healing has finished").finished
+            finished = read_document(index, _Index, "what healing has finished").finished
         except DataError:
             return ()
+        offsets = [place[0] for item in finished for place in item.places]
+        return finished if os.fstat(self._fd).st_size > max(offsets, default=-1) else ()

@@ -12,6 +12,7 @@ from ggprune.healing.leastsquares import relative_weights
 from ggprune.healing.matrix import read_stored
 from ggprune.healing.result import ASIDE, Left, Refitted
 from ggprune.healing.sites import ExpertSite
+from ggprune.metrics.estimates import Float32
 from ggprune.model.types import tensor_type
 from ggprune.runtime.nodes import exchange_weights
 
@@ -63,7 +64,8 @@ def _keep_rows(
         wanted = [site.input, site.gates, site.experts, last]
         *rows, stream = walk.computed(stage, state, wanted, i)
         residual = walk.kept.get(BASE, i) - stream
-        for part, values in zip(PARTS, [*rows, residual], strict=True):
+        missing = residual / np.float32(site.factor)
+        for part, values in zip(PARTS, [*rows, missing], strict=True):
             walk.kept.put(_label(site, part), i, values)
         if chunk.number % ASIDE == ASIDE // 2:
             errors.append(_relative(residual, walk.kept.get(BASE, i)))
@@ -80,7 +82,7 @@ def _error(walk: Walk, stage: Stage, last: int, state: dict[int, str]) -> float:
     return float(np.mean(errors))
 
 
-def _relative(residual: np.ndarray, target: np.ndarray) -> float:
+def _relative(residual: Float32, target: Float32) -> float:
     squares = np.square(residual).mean(axis=1, dtype=np.float64)
     return float(np.mean(squares * relative_weights(target)))
 

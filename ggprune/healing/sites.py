@@ -21,6 +21,8 @@ from ggprune.model.names import MIXER, Role, block_of, roles_of
 from ggprune.runtime.nodes import TensorStruct, leaf_values
 
 NAMES_ONLY = frozenset({"RESHAPE", "CONT"})  # the same values in the same order
+# What may become of the products of experts between their gates and the stream.
+SUMS = NAMES_ONLY | {"ADD", "VIEW", "GET_ROWS", "SUM_ROWS", "PERMUTE", "TRANSPOSE", "SCALE"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class ExpertSite:
     input: int  # positions of graph nodes
     experts: int  # the numbers of each token's experts
     gates: int  # the weights of their products
+    factor: float  # that their sum is multiplied by on its way into the stream
 
 
 @dataclass(frozen=True)
@@ -158,18 +161,22 @@ class _Finder:
         name = self.graph.factors[i].decode("utf-8", "replace")
         if self.graph.ops[i] != "MUL_MAT_ID" or Role.WRITER not in roles_of(name):
             return None
-        node = self.nodes[i]
+        node, stream = self.nodes[i], self.nodes[self.span.last]
         entering, numbers = (self.position.get(source) for source in (node.src[1], node.src[2]))
-        gates = self.gates_behind(i)
-        if entering is None or numbers is None or gates is None:
+        weighted = self.weighted_behind(i)
+        if entering is None or numbers is None or weighted is None:
+            return None
+        factor = self.factor_behind(weighted[0])
+        if factor is None or stream.ne[1] * stream.ne[2] != node.ne[2]:  # one row for every token
             return None
         return ExpertSite(
             layer=self.span.layer, tensor=name, pointer=int(node.src[0]), input=entering,
-            experts=numbers, gates=gates,
+            experts=numbers, gates=weighted[1], factor=factor,
         )  # fmt: skip
 
-    def gates_behind(self, i: int) -> int | None:
-        """What the products of experts are multiplied by, one number each; biases may be added."""
+    def weighted_behind(self, i: int) -> tuple[int, int] | None:
+        """Where the products of experts are multiplied by one number each, and these numbers;
+        biases may be added before."""
         at = i
         while len(users := self.users.get(at, [])) == 1:
             at, before = users[0], at
@@ -178,16 +185,32 @@ class _Finder:
                 gates = next((f for f in others if f is not None and f != before), None)
                 if gates is None or self.nodes[gates].ne[:2] != [1, self.nodes[i].ne[1]]:
                     return None
-                return gates
+                return at, gates
             if self.graph.ops[at] != "ADD_ID":
                 return None
         return None
+
+    def factor_behind(self, start: int) -> float | None:
+        """What a node is multiplied by until it is in the stream; None if it is not just added."""
+        behind, factor = {start}, 1.0
+        for i in range(start + 1, self.span.last + 1):
+            if not behind.intersection(self.graph.reads[i]):
+                continue
+            if self.graph.ops[i] not in SUMS:
+                return None
+            if self.graph.ops[i] == "SCALE":
+                scale, bias = struct.unpack_from("<2f", bytes(self.nodes[i].op_params))
+                if bias != 0 or scale == 0:
+                    return None
+                factor *= scale
+            behind.add(i)
+        return factor
 
     def site_at(self, i: int, name: str) -> Site | str:
         """The site of a product, or why it is none."""
         node, span = self.nodes[i], self.span
         if self.graph.ops[i] != "MUL_MAT":
-            return "is shared out to experts by token"
+            return "products of its experts are not just weighted and added up"
         entering = self.position.get(node.src[1])
         if entering is None or prod(node.ne[2:]) != 1:
             return "is not multiplied with one row for every token"

@@ -25,7 +25,7 @@ from ggprune.model.names import rename_block
 from ggprune.model.types import tensor_type
 from ggprune.pipeline.adapter import AdapterFile, AdapterWriter, check_fits
 from ggprune.pipeline.files import OutputFiles
-from ggprune.pipeline.job import Division, Job, planned, write, write_into
+from ggprune.pipeline.job import AS_INPUT, Division, Job, planned, write, write_into
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.isolate import isolated
@@ -110,7 +110,7 @@ def outline(job: HealJob) -> tuple[OutputFiles, Outline]:
     Raises what `heal` raises before it begins.
     """
     files, patient = planned(job.job), Patient(job.base, job.keep, job.pruned)
-    with _workplace(job, patient) as place:
+    with _workplace(replace(job, options=replace(job.options, cache=None)), patient) as place:
         return files, isolated(healing.outline, patient, job.text, job.options, place)
 
 
@@ -152,6 +152,8 @@ def heal(job: HealJob, progress: Progress = SILENT) -> Healed:
 def _check_output(job: HealJob) -> None:
     if (job.lora is None) != (job.options.rank is None):
         raise UsageError("an adapter needs a file and a rank")
+    if job.split == AS_INPUT and job.quantize is not None and not job.quantize_last:
+        raise UsageError("--keep-split with --type: add --quantize-last, or say how to split")
     files = planned(job.job)
     models = [job.base, *([job.pruned] if job.pruned is not None else [])]
     inputs = [file.path for model in models for file in model.files]
