@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("-t", "--threads", type=int)
     asked = parser.parse_args()
     compute = Compute(n_threads=asked.threads, n_batch=N_CTX, n_ubatch=N_CTX)
+    me = import_module("heal_cost")  # as a child process knows these functions
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
         synthesize(make_blueprint(find_shape(asked.shape), asked.type), path, check_load=False)
@@ -134,8 +136,8 @@ def main() -> None:
         rng = np.random.default_rng(0)
         n_vocab = model.by_name["token_embd.weight"].shape[1]
         tokens = rng.integers(0, n_vocab, (asked.chunks, N_CTX), dtype=np.int32)
-        plain_s = isolated(evaluate, path, Chunks(tokens), compute)
-        cost = isolated(heal, model, Chunks(tokens), drop, compute)
+        plain_s = isolated(me.evaluate, path, Chunks(tokens), compute)
+        cost = isolated(me.heal, model, Chunks(tokens), drop, compute)
     n_token = tokens.size
     growing = cost["time_s"] - cost["fixed_s"]
     print(f"{asked.shape} {asked.type} without {asked.drop}: {n_token} tokens, "
