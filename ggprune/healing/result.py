@@ -17,7 +17,7 @@ METHOD = "refit"
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # that are tried where none is given
 FIRST_RIDGE = 4  # its place among them
 RANK = 32  # of adapters
-MEMORY_BYTES = 1 << 29  # of activations that are kept in memory; the rest goes to the disk
+MEMORY_BYTES = 1 << 27  # of activations that are kept in memory; the rest goes to the disk
 ASIDE = 8  # one chunk in so many is never fitted
 ROWS_PER_INPUT, GOOD_ROWS_PER_INPUT = 4, 20
 
