@@ -115,3 +115,17 @@ class Patch:
             return ()
         offsets = [place[0] for item in finished for place in item.places]
         return finished if os.fstat(self._fd).st_size > max(offsets, default=-1) else ()
+
+
+def discard_unused(path: Path, index: Path) -> None:
+    """Remove a file of the cache that no layer was finished in, unless a run is at work on it."""
+    if index.exists() or not path.exists():
+        return
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(fd)

@@ -16,6 +16,7 @@ from ggprune.errors import DataError, UsageError, VerificationError
 from ggprune.files.outputs import PendingFile, check_output, check_outputs, disk_errors
 from ggprune.healing import heal as healing
 from ggprune.healing.heal import Outline, Patient, Workplace
+from ggprune.healing.patch import discard_unused
 from ggprune.healing.result import METHOD, Healing, HealOptions, Refitted
 from ggprune.metrics.text import Text
 from ggprune.model import Model, Tensor, Value, ValueType, open_model
@@ -191,7 +192,10 @@ def _workplace(job: HealJob, patient: Patient) -> Iterator[Workplace]:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     patch, index = folder / f"heal-{key}.bin", folder / f"heal-{key}.json"
-    yield Workplace(job.out, patch, index, AdapterWriter(patch, rank) if rank else None)
+    try:
+        yield Workplace(job.out, patch, index, AdapterWriter(patch, rank) if rank else None)
+    finally:
+        discard_unused(patch, index)
 
 
 def _forget(place: Workplace) -> None:

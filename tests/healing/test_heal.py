@@ -321,3 +321,29 @@ def test_stages_begin_in_front_of_the_first_cut() -> None:
 def test_nothing_dropped_is_nothing_to_heal(tiny: Model, text: Text, tmp_path: Path) -> None:
     with pytest.raises(ArchitectureError, match="nothing to heal"):
         heal(job_of(tiny, tmp_path / "o.gguf", text, ()))
+
+
+def test_a_failed_run_leaves_nothing_in_the_cache(tiny: Model, text: Text, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    options = replace(OPTIONS, cache=cache, n_ctx=16, n_chunk=40)
+    with pytest.raises(DataError, match="are needed"):
+        heal(job_of(tiny, tmp_path / "o.gguf", text, options=options))
+    assert not list(cache.iterdir())
+
+
+def test_what_a_run_works_on_is_not_taken_away(tmp_path: Path) -> None:
+    from ggprune.errors import OutputError
+    from ggprune.healing.patch import Patch, discard_unused
+
+    path, index = tmp_path / "heal.bin", tmp_path / "heal.json"
+    with Patch(path, index) as patch:
+        with pytest.raises(OutputError, match="another run heals the same"):
+            Patch(path, index)
+        discard_unused(path, index)
+        assert path.exists()
+        patch.finish(3, [], [])
+    discard_unused(path, index)
+    assert path.exists()  # a layer is finished
+    index.unlink()
+    discard_unused(path, index)
+    assert not path.exists()
