@@ -18,6 +18,7 @@ from ggprune.healing.layers import LayerModel
 from ggprune.healing.matrix import read_stored
 from ggprune.healing.patch import Patch
 from ggprune.healing.result import (
+    MAX_JUDGED,
     ROWS_PER_INPUT,
     Adapted,
     Healing,
@@ -122,7 +123,8 @@ class _Job:
         self.stages = stages[: options.n_layer]
         self.aside = [c for c in walk.chunks if is_aside(c.number)]
         n_threads = (options.compute or Compute()).n_threads or default_threads()
-        self.judge = Judge(walk.kept, self.aside, patient.drop, n_threads)
+        self.judged = self.aside[:: -(-len(self.aside) // MAX_JUDGED) or 1]
+        self.judge = Judge(walk.kept, self.judged, patient.drop, n_threads)
 
     def outline(self) -> Outline:
         left = [item for stage in self.stages for item in self.walk.sites(stage)[1]]
@@ -134,7 +136,7 @@ class _Job:
         n_chunk, n_ctx = len(self.walk.chunks), self.walk.chunks.n_ctx
         widest = max(n_in for n_in, _ in shapes)
         kept = 4 * n_chunk * n_ctx * max(n_in + 4 * n_out for n_in, n_out in shapes)
-        kept += 4 * len(self.aside) * (n_ctx // 2) * self.walk.base.session.model.n_vocab
+        kept += 4 * len(self.judged) * (n_ctx // 2) * self.walk.base.session.model.n_vocab
         held = min(kept, self.options.memory_bytes)
         sums = max(12 * n_in * n_in + 28 * n_in * n_out for n_in, n_out in shapes)
         outline = Outline(

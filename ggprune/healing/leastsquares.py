@@ -28,6 +28,7 @@ class Moments:
         self.weight = 0.0
         self._dtype = np.float64 if n_in <= FLOAT64_WIDTH else np.float32
         self._waiting: list[tuple[Float32, Float32, Float64]] = []
+        self._right: tuple[Float32, Float64] | None = None
 
     def add(self, inputs: Float32, targets: Float32, weights: Float64) -> None:
         """inputs: (n_token, n_in), targets: (n_token, n_out), weights: (n_token,)."""
@@ -46,8 +47,7 @@ class Moments:
         self._sum_up()
         diagonal = self.gram.diagonal().copy()
         strength = ridge * float(np.mean(diagonal))
-        with np.errstate(invalid="ignore", over="ignore"):
-            change = self.cross - self.gram @ matrix.T.astype(np.float64)  # (n_in, n_out)
+        change = self._missing(matrix).copy()
         if not (np.isfinite(strength) and np.isfinite(change).all()):
             raise LlamaError("its inputs or targets are not finite")
         np.fill_diagonal(self.gram, diagonal + strength)
@@ -60,6 +60,14 @@ class Moments:
             _mirror(self.gram)
             np.fill_diagonal(self.gram, diagonal)
         return np.asarray(matrix + change.T, np.float32)
+
+    def _missing(self, matrix: Float32) -> Float64:
+        """C - W0 G, transposed, (n_in, n_out); kept for the next ridge that is tried."""
+        if self._right is None or self._right[0] is not matrix:
+            with np.errstate(invalid="ignore", over="ignore"):
+                right = self.cross - self.gram @ matrix.T.astype(np.float64)
+            self._right = matrix, right
+        return self._right[1]
 
     @property
     def is_empty(self) -> bool:
@@ -76,6 +84,7 @@ class Moments:
     def _sum_up(self) -> None:
         if not self._waiting:
             return
+        self._right = None
         inputs, targets, weights = (
             np.concatenate([part[i] for part in self._waiting], dtype=self._dtype) for i in range(3)
         )

@@ -19,6 +19,7 @@ FIRST_RIDGE = 4  # its place among them
 RANK = 32  # of adapters
 MEMORY_BYTES = 1 << 27  # of activations that are kept in memory; the rest goes to the disk
 ASIDE = 8  # one chunk in so many is never fitted
+MAX_JUDGED = 16  # of the chunks set aside, that whole models are judged on
 ROWS_PER_INPUT, GOOD_ROWS_PER_INPUT = 4, 20
 
 
