@@ -26,8 +26,8 @@ from ggprune.healing import walk as walking
 from ggprune.healing.heal import Patient, Workplace, open_walk
 from ggprune.healing.judge import Judge
 from ggprune.healing.leastsquares import Moments
-from ggprune.healing.result import HealOptions
-from ggprune.healing.walk import Walk, is_aside, stages_of
+from ggprune.healing.result import HealOptions, is_aside
+from ggprune.healing.walk import Walk, stages_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.logits import score_tokens
 from ggprune.model import Model, open_model

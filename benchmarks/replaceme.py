@@ -27,9 +27,8 @@ from ggprune.healing.kept import Kept
 from ggprune.healing.layers import LayerModel
 from ggprune.healing.matrix import Stored, read_stored, store
 from ggprune.healing.patch import Patch
-from ggprune.healing.result import MEMORY_BYTES
+from ggprune.healing.result import MEMORY_BYTES, is_aside
 from ggprune.healing.sites import Site, Span, Sum, sites_of
-from ggprune.healing.walk import is_aside
 from ggprune.metrics.chunks import Chunk, make_chunks
 from ggprune.metrics.estimates import Float32, Float64, mean_estimate
 from ggprune.metrics.logits import base_logits

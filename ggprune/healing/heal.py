@@ -25,10 +25,11 @@ from ggprune.healing.result import (
     HealOptions,
     Left,
     Refitted,
+    is_aside,
 )
 from ggprune.healing.selftext import enough_tokens
 from ggprune.healing.sites import ExpertSite, Site
-from ggprune.healing.walk import Walk, is_aside, stages_of
+from ggprune.healing.walk import Walk, stages_of
 from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
 from ggprune.metrics.estimates import ppl_estimate
 from ggprune.metrics.text import Text

@@ -14,6 +14,7 @@ from ggprune.errors import OutputError
 from ggprune.files.outputs import PendingFile, disk_errors
 from ggprune.metrics.estimates import Float32
 
+BASE, MIDDLE, PRUNED = "base", "middle", "pruned"  # names of the residual streams
 Place = tuple[int, int]  # in the file: offset, bytes
 
 

@@ -23,6 +23,11 @@ MAX_JUDGED = 16  # of the chunks set aside, that whole models are judged on
 ROWS_PER_INPUT, GOOD_ROWS_PER_INPUT = 4, 20
 
 
+def is_aside(number: int) -> bool:
+    """Is the chunk of this number never fitted?"""
+    return number % ASIDE == ASIDE // 2
+
+
 class Fitted(str, Enum):
     """Which matrices are fitted."""
 

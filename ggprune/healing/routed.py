@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggprune.healing.experts import ExpertRows, fit_experts
+from ggprune.healing.kept import BASE
 from ggprune.healing.leastsquares import relative_weights
 from ggprune.healing.matrix import read_stored
-from ggprune.healing.result import ASIDE, Left, Refitted
+from ggprune.healing.result import Left, Refitted, is_aside
 from ggprune.healing.sites import ExpertSite
 from ggprune.metrics.estimates import Float32
 from ggprune.model.types import tensor_type
@@ -19,7 +20,6 @@ from ggprune.runtime.nodes import exchange_weights
 if TYPE_CHECKING:
     from ggprune.healing.walk import Stage, Walk
 
-BASE = "base"  # the original's stream where the next kept layer begins
 PARTS = ("inputs", "gates", "experts", "residual")
 
 
@@ -67,7 +67,7 @@ def _keep_rows(
         missing = residual / np.float32(site.factor)
         for part, values in zip(PARTS, [*rows, missing], strict=True):
             walk.kept.put(_label(site, part), i, values)
-        if chunk.number % ASIDE == ASIDE // 2:
+        if is_aside(chunk.number):
             errors.append(_relative(residual, walk.kept.get(BASE, i)))
     return float(np.mean(errors))
 
@@ -88,7 +88,7 @@ def _relative(residual: Float32, target: Float32) -> float:
 
 
 def _numbers(walk: Walk, aside: bool) -> list[int]:
-    return [i for i, c in enumerate(walk.chunks) if (c.number % ASIDE == ASIDE // 2) == aside]
+    return [i for i, c in enumerate(walk.chunks) if is_aside(c.number) == aside]
 
 
 def _label(site: ExpertSite, part: str) -> str:

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ggprune.errors import LlamaError
-from ggprune.healing.kept import Kept
+from ggprune.healing.kept import BASE, MIDDLE, PRUNED, Kept
 from ggprune.healing.layers import LayerModel
 from ggprune.healing.leastsquares import Moments
 from ggprune.healing.lowrank import low_rank
 from ggprune.healing.matrix import Rows, add_rows, error_of, fit, read_stored, store
 from ggprune.healing.patch import Patch
-from ggprune.healing.result import ASIDE, Factors, Fitted, HealOptions, Left, Refitted
+from ggprune.healing.result import Factors, Fitted, HealOptions, Left, Refitted, is_aside
 from ggprune.healing.routed import fit_routed
 from ggprune.healing.sites import ExpertSite, Site, experts_of, sites_of
 from ggprune.metrics.chunks import Chunks
@@ -31,8 +31,6 @@ from ggprune.model.names import rename_block
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.nodes import exchange_weights
-
-BASE, MIDDLE, PRUNED = "base", "middle", "pruned"  # streams that are kept
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,6 @@ def stages_of(keep: Sequence[int], n_trunk: int, *, shared: bool) -> tuple[Stage
         for i, (n, next_kept) in enumerate(zip(kept, [*kept[1:], n_trunk], strict=True))
         if i >= start
     )
-
-
-def is_aside(number: int) -> bool:
-    """Is this chunk never fitted?"""
-    return number % ASIDE == ASIDE // 2
 
 
 @dataclass
@@ -108,22 +101,20 @@ class Walk:
         self._teach(stage)
         span = self.pruned.span(stage.own, stage.own)
         sites, without = self.sites(stage)
-        left, fitted = list(without), list[Refitted]()
+        results: list[Refitted | Left] = [*without]
         state: dict[int, str] = {}
         for site in sites:
             state = self._feed(stage, site, {span.first: PRUNED, **state})
-            done = self._fit(stage, site, state)
-            if isinstance(done, Refitted):
-                fitted.append(done)
-            else:
-                left.append(done)
+            results.append(self._fit(stage, site, state))
         for routed in self.experts(stage):
-            state = {span.first: PRUNED, **state}
-            found = fit_routed(self, stage, routed, span.last, state)
-            (fitted if isinstance(found, Refitted) else left).append(found)  # type: ignore[arg-type]
+            # What is known behind the experts would hide what is changed of them.
+            known = {node for node in state if node < routed.input}
+            state = {span.first: PRUNED, **self._forget(state, known)}
+            results.append(fit_routed(self, stage, routed, span.last, state))
         if not is_last:
             self._go_on(stage, span.last, {span.first: PRUNED, **state})
-        return fitted, left
+        fitted = [item for item in results if isinstance(item, Refitted)]
+        return fitted, [item for item in results if isinstance(item, Left)]
 
     def sites(self, stage: Stage) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
         """What is going to be fitted of a layer, and what not.

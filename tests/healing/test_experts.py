@@ -80,6 +80,7 @@ def test_experts_of_a_model_come_nearer(
     drop = architectures.drop_of(case, model)
     outcome = architectures.heal_randomly(model, drop, tmp_path)
     assert "ffn_down_exps" in outcome.fits
+    assert any("exps" in item.tensor for item in outcome.refitted)
     best = min(item.error / item.error_before for item in outcome.refitted)
     assert best < 0.2
     path = architectures.write_healed(model, drop, outcome.refitted, tmp_path)

@@ -14,8 +14,8 @@ from ggprune.ablation.taps import ablation_taps, joined
 from ggprune.arch import architecture_of
 from ggprune.errors import ArchitectureError, DataError, LlamaError, VerificationError
 from ggprune.healing.leastsquares import relative_weights
-from ggprune.healing.result import Fitted, HealOptions
-from ggprune.healing.walk import is_aside, stages_of
+from ggprune.healing.result import Fitted, HealOptions, is_aside
+from ggprune.healing.walk import stages_of
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.metrics.text import Text, read_text

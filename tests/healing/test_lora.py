@@ -12,8 +12,7 @@ import pytest
 from ggprune.errors import LlamaError, OutputError, UsageError, VerificationError
 from ggprune.healing import heal as healing
 from ggprune.healing.heal import Patient, Workplace
-from ggprune.healing.result import HealOptions
-from ggprune.healing.walk import is_aside
+from ggprune.healing.result import HealOptions, is_aside
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32
 from ggprune.metrics.logits import base_logits

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError, LlamaError
+from ggprune.healing.result import is_aside
 from ggprune.healing.selftext import (
     SelfTextOptions,
     draw,
@@ -19,7 +20,6 @@ from ggprune.healing.selftext import (
     stand_in,
     write_self_text,
 )
-from ggprune.healing.walk import is_aside
 from ggprune.metrics.text import CALIBRATION, Text, shipped_text
 from ggprune.model import Model, open_model
 from ggprune.pipeline.selftext import text_to_fit
