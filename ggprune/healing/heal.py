@@ -272,14 +272,18 @@ def open_walk(
     arch = architecture_of(patient.base)
     check_scored(arch)
     compute = options.compute or Compute()
+
+    def exchangeable(model: Model) -> LlamaModel:
+        return LlamaModel(model.path, compute, repack=False, mapped=False)
+
     with contextlib.ExitStack() as stack:
-        base = stack.enter_context(LlamaModel(patient.base.path, compute, mapped=False))
+        base = stack.enter_context(exchangeable(patient.base))
         chunks = read(base)
         first = chunks[0].tokens
         original = stack.enter_context(LayerModel(base, arch, first, compute))
         pruned = original
         if patient.pruned is not None:
-            loaded = stack.enter_context(LlamaModel(patient.pruned.path, compute, mapped=False))
+            loaded = stack.enter_context(exchangeable(patient.pruned))
             own = architecture_of(patient.pruned)
             pruned = stack.enter_context(LayerModel(loaded, own, first, compute))
         kept = stack.enter_context(Kept(place.beside, options.memory_bytes))

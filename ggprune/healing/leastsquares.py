@@ -14,7 +14,7 @@ from ggprune.errors import LlamaError
 from ggprune.metrics.estimates import Float32, Float64
 
 BLOCK_TOKENS = 2048  # of products that are made at once: adding them up costs as much as few rows
-MIRROR_ROWS = 512
+TILE = 512  # rows of the second moments that are made at once, as far as the diagonal
 FLOAT64_WIDTH = 1024  # up to this many inputs products are made in float64: they cost little
 
 
@@ -22,7 +22,8 @@ class Moments:
     """Weighted second moments of what enters a matrix, and of that with what should leave it."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
-        self.gram = np.zeros((n_in, n_in))  # sum w z z^T
+        self._gram = np.zeros((n_in, n_in))  # above the diagonal only where `gram` has been read
+        self._is_half = False
         self.cross = np.zeros((n_in, n_out))  # sum w z y^T
         self.n_token = 0
         self.weight = 0.0
@@ -44,21 +45,21 @@ class Moments:
         The sums serve as memory for the factor meanwhile. Raises LlamaError if they are not finite
         or cannot be solved for.
         """
-        self._sum_up()
-        diagonal = self.gram.diagonal().copy()
+        gram = self.gram
+        diagonal = gram.diagonal().copy()
         strength = ridge * float(np.mean(diagonal))
         change = self._missing(matrix).copy()
         if not (np.isfinite(strength) and np.isfinite(change).all()):
             raise LlamaError("its inputs or targets are not finite")
-        np.fill_diagonal(self.gram, diagonal + strength)
+        np.fill_diagonal(gram, diagonal + strength)
         try:  # above the diagonal, which is below it in the order of Fortran
-            factor = cho_factor(self.gram.T, lower=True, overwrite_a=True, check_finite=False)
+            factor = cho_factor(gram.T, lower=True, overwrite_a=True, check_finite=False)
             change = cho_solve(factor, change, overwrite_b=True, check_finite=False)
         except LinAlgError as e:
             raise LlamaError(f"the least squares cannot be solved with a ridge of {ridge:g}") from e
         finally:
-            _mirror(self.gram)
-            np.fill_diagonal(self.gram, diagonal)
+            _mirror(gram)
+            np.fill_diagonal(gram, diagonal)
         return np.asarray(matrix + change.T, np.float32)
 
     def _missing(self, matrix: Float32) -> Float64:
@@ -70,16 +71,25 @@ class Moments:
         return self._right[1]
 
     @property
+    def gram(self) -> Float64:
+        """sum w z z^T, (n_in, n_in)."""
+        self._sum_up()
+        if self._is_half:
+            _mirror(self._gram)
+            self._is_half = False
+        return self._gram
+
+    @property
     def is_empty(self) -> bool:
         """Has nothing but zeros entered the matrix?"""
         self._sum_up()
-        return not np.diag(self.gram).any()
+        return not np.diag(self._gram).any()
 
     @property
     def importance(self) -> Float32:
         """Mean squared input of every column, (n_in,), for quantizing."""
         self._sum_up()
-        return (np.diag(self.gram) / max(self.weight, 1e-300)).astype(np.float32)
+        return (np.diag(self._gram) / max(self.weight, 1e-300)).astype(np.float32)
 
     def _sum_up(self) -> None:
         if not self._waiting:
@@ -92,8 +102,11 @@ class Moments:
         inputs *= np.sqrt(weights)[:, None]
         targets *= np.sqrt(weights)[:, None]
         with np.errstate(invalid="ignore", over="ignore"):  # `solve` says what is wrong
-            self.gram += inputs.T @ inputs
-            self.cross += inputs.T @ targets
+            for start in range(0, len(self._gram), TILE):
+                rows = inputs[:, start : start + TILE].T
+                self._gram[start : start + TILE, : start + TILE] += rows @ inputs[:, : start + TILE]
+                self.cross[start : start + TILE] += rows @ targets
+        self._is_half = True
 
 
 def relative_weights(stream: Float32) -> Float64:
@@ -115,8 +128,8 @@ def weighted_error(matrix: Float32, inputs: Float32, targets: Float32, weights: 
 
 def _mirror(matrix: Float64) -> None:
     """Write what is below the diagonal above it, too, a few rows at a time."""
-    for start in range(0, len(matrix), MIRROR_ROWS):
-        end = min(start + MIRROR_ROWS, len(matrix))
+    for start in range(0, len(matrix), TILE):
+        end = min(start + TILE, len(matrix))
         matrix[start:end, end:] = matrix[end:, start:end].T
-        corner = np.tril(matrix[start:end, start:end], -1)
-        matrix[start:end, start:end] = corner + corner.T
+        corner = np.tril(matrix[start:end, start:end])
+        matrix[start:end, start:end] = corner + np.tril(corner, -1).T
