@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
 from ggprune.cli.removal import Removal, Splitting
+from ggprune.cli.training import Training
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
 from ggprune.healing.result import RANK, HealOptions, parse_fitted
@@ -22,10 +23,16 @@ from ggprune.metrics.text import Text, read_texts
 from ggprune.model import Model, open_model
 from ggprune.pipeline.heal import HealJob, heal, kept_layers, outline
 from ggprune.pipeline.selftext import text_to_fit
+from ggprune.pipeline.train import TrainJob, train
 from ggprune.quantize.options import parse_tensor_type
 from ggprune.report.heal import HealedModel, HealPlan, blocks, planned_layers
+from ggprune.report.plot import check_plot, training_figure, write_figure
+from ggprune.report.training import TrainedModel
+from ggprune.report.training import blocks as training_blocks
 from ggprune.report.written import pruned_model
 from ggprune.surgery import PrunePlan, make_plan
+from ggprune.training.launch import check_extra, follow, is_follower
+from ggprune.training.samples import read_corpus
 
 HealTexts = Annotated[
     list[Path] | None,
@@ -87,10 +94,10 @@ class Adapting:
     """The change as an adapter besides."""
 
     # fmt: off
-    lora: Annotated[Path | None, Option(
-        metavar="OUT.gguf",
+    lora: Annotated[str | None, Option(
+        metavar="OUT.gguf|RANK",
         help="Write the change as a LoRA adapter for the pruned model, too: a part of the gain, "
-        "at the cost of speed.")] = None
+        "at the cost of speed. With --train: the rank of the adapters that are trained.")] = None
     rank: Annotated[int | None, Option(
         min=1, show_default=str(RANK), help="Of the adapter's matrices, with --lora.")] = None
     # fmt: on
@@ -101,6 +108,10 @@ class Adapting:
         if self.lora is None and self.rank is not None:
             raise UsageError("--rank says how large an adapter is: add --lora")
         return (self.rank or RANK) if self.lora is not None else None
+
+    @property
+    def file(self) -> Path | None:
+        return Path(self.lora) if self.lora is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +137,7 @@ class Options:
     drop_mtp: shared.DropMtp = False
     fitting: Fitting
     adapting: Adapting
+    training: Training
     type_name: shared.TypeName = None
     quantize_last: Annotated[bool, Option(
         "--quantize-last",
@@ -146,10 +158,17 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     quantized. One chunk of the text in 8 is not fitted: a matrix that is no better there stays as
     it is, and if the whole model is no better there, nothing is written.
 
+    With --train the fitted model is then trained by torch, its teacher being the original; the
+    result is a GGUF file again. -f also takes .jsonl files of texts and conversations there.
+
     Example: ggprune heal --prune-layers 20-22 -f text.txt model.gguf healed.gguf
     """
+    if options.training.train:
+        train_command(source, out, options)
+        return
+    options.training.check_unused()
     quantizing, writing, fitting = options.quantizing, options.writing, options.fitting
-    lora, rank = options.adapting.lora, options.adapting.asked
+    lora, rank = options.adapting.file, options.adapting.asked
     split = options.splitting.split()
     quantize = quantizing.options(options.type_name, options.computing.threads)
     if options.quantize_last and quantize is None:
@@ -170,6 +189,48 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         text=fitting.text(base, heal_options, write=not writing.dry_run),  # last: it may take long
     )  # fmt: skip
     carry_out(job, base, plan, writing)
+
+
+def train_command(source: Path, out: Path, options: Options) -> None:
+    """Prune, fit and train."""
+    asked, fitting, quantizing = options.training, options.fitting, options.quantizing
+    if options.adapting.rank is not None or fitting.self_text is not None:
+        what = "--rank" if options.adapting.rank is not None else "--self-text"
+        raise UsageError(f"{what} does not go with --train")
+    if options.writing.dry_run or fitting.n_chunk is not None or not fitting.files:
+        raise UsageError(
+            "--train needs a text: give -f" if not fitting.files
+            else "--dry-run and --chunks do not go with --train: --tokens says how much is read"
+        )  # fmt: skip
+    training = asked.options(options.adapting.lora, fitting.n_ctx, options.computing)
+    if is_follower():
+        follow(training.device)
+        return
+    check_extra()
+    if asked.curves is not None:
+        check_plot(asked.curves)
+    base, pruned, plan = _models(source, options)
+    corpus = read_corpus(fitting.files)
+    heal_options = fitting.options(options.computing, None, cache=options.cache)
+    own = HealJob(
+        base=base, out=out, plan=plan if pruned is None else None, pruned=pruned,
+        text=Text(corpus.source, ""), options=replace(heal_options, n_ctx=training.n_ctx),
+        quantize=quantizing.options(options.type_name, options.computing.threads),
+        imatrix=quantizing.matrix(), split=options.splitting.split(), force=options.writing.force,
+        check_load=options.writing.verify,
+    )  # fmt: skip
+    job = TrainJob(
+        heal=own, corpus=corpus, options=training, refit=not asked.no_refit, lora=asked.lora_out,
+        log=asked.log, checkpoints=asked.checkpoints,
+    )  # fmt: skip
+    check_outputs([out, asked.curves], fitting.files, force=options.writing.force)
+    done = train(job, TerminalProgress())
+    if asked.curves is not None:
+        figure = training_figure(done.training.trained.runs)
+        write_figure(figure, asked.curves, force=options.writing.force)
+    model = pruned_model(base, plan, done.files, written=True)
+    result = TrainedModel(model, done.healing, done.training, done.lora)
+    show(result, training_blocks, as_json=options.writing.as_json)
 
 
 def carry_out(job: HealJob, base: Model, plan: PrunePlan, writing: shared.Writing) -> None:

@@ -37,6 +37,16 @@ class AdapterFile:
     size_bytes: int
 
 
+def adapter_metadata(arch: str, alpha: float) -> dict[str, Value]:
+    """What llama.cpp reads: it scales B A by alpha over the rank."""
+    return {
+        ARCHITECTURE: string(arch),
+        "general.type": string("adapter"),
+        ADAPTER_TYPE: string("lora"),
+        "adapter.lora.alpha": scalar(ValueType.FLOAT32, alpha),
+    }
+
+
 @dataclass(frozen=True)
 class AdapterWriter:
     """Writes adapters of one rank, of what a file keeps of fitted matrices."""
@@ -50,13 +60,7 @@ class AdapterWriter:
 
         Raises VerificationError if it cannot be read back, OSError if the disk is full.
         """
-        metadata = {
-            ARCHITECTURE: string(arch),
-            "general.type": string("adapter"),
-            ADAPTER_TYPE: string("lora"),
-            "adapter.lora.alpha": scalar(ValueType.FLOAT32, self.rank),
-            **self.metadata,
-        }
+        metadata = {**adapter_metadata(arch, self.rank), **self.metadata}
         tensors = tuple(
             OutTensor(tensor.name, tensor.type, tensor.shape, tensor)
             for name, item in fitted.items() for tensor in self._factors(name, item)

@@ -24,6 +24,8 @@ from ggprune.scoring import Choice, Ranking
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ggprune.training.options import Run
+
 LOG_RATIO = 30.0  # values that spread wider than this are drawn on a logarithmic scale
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe-Ito: distinct in all kinds of colour blindness.
@@ -165,3 +167,25 @@ def _draw_windows(axes: Axes, ranking: Ranking) -> None:
     axes.set_xticks(range(0, n_layer, max(1, n_layer // 40)))
     axes.set_yticks(range(1, n_layer, max(1, n_layer // 20)))
     axes.figure.colorbar(image, ax=axes, label="angular distance (0: same direction, 1: opposite)")
+
+
+def training_figure(runs: Sequence[Run]) -> Figure:
+    """Loss of the steps, and divergence on rows set aside, by tokens."""
+    panels = ((partial(_draw_losses, runs), 2.6), (partial(_draw_divergences, runs), 2.6))
+    return Figure("training", 7.0, panels)
+
+
+def _draw_losses(runs: Sequence[Run], axes: Axes) -> None:
+    for run in runs:
+        points = [(p.n_token, p.loss) for p in run.points if p.loss is not None]
+        axes.plot([p[0] for p in points], [p[1] for p in points], label=f"seed {run.seed}")
+    axes.set_ylabel("loss of a token")
+    axes.legend(frameon=False)
+
+
+def _draw_divergences(runs: Sequence[Run], axes: Axes) -> None:
+    for run in runs:
+        axes.plot([p.n_token for p in run.points], [p.kld for p in run.points])
+        axes.plot([run.best.n_token], [run.best.kld], "o", color=GREY)
+    axes.set_ylabel("KLD on rows set aside, nats")
+    axes.set_xlabel("tokens trained on")

@@ -131,11 +131,16 @@ def parse_amount(text: str, goal: Goal) -> int:
 
     Raises UsageError for anything else.
     """
+    return parse_number(text, OPTIONS[goal], of_bytes=goal is Goal.SIZE)
+
+
+def parse_number(text: str, option: str, *, of_bytes: bool = False) -> int:
+    """As `parse_amount`, for any option. Raises UsageError that names it."""
     match = _NUMBER.fullmatch(text.strip())
     if match is None or float(match["value"]) == 0:
-        raise UsageError(f"{OPTIONS[goal]} {text}: write a number like 4.2G, 900M or 4GiB")
+        raise UsageError(f"{option} {text}: write a number like 4.2G, 900M or 4GiB")
     unit = match["unit"].lower()
     base = 1024 if unit.endswith("ib") else 1000
-    is_bytes = unit == "b" and goal is Goal.SIZE
+    is_bytes = unit == "b" and of_bytes
     power = _POWERS[unit[0]] if unit and not is_bytes else 0
     return round(float(match["value"]) * float(base) ** power)

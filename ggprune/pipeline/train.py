@@ -1,0 +1,272 @@
+"""Training as a job: pruned and fitted in closed form, trained by torch, stored, proved.
+
+What the training needs and leaves lies in a folder of the cache that its settings name, so that a
+run that was ended goes on; it is gone when the output is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from ggprune.arch import n_trunk
+from ggprune.errors import UsageError, VerificationError
+from ggprune.files.documents import read_document, to_text
+from ggprune.files.outputs import PendingFile, check_outputs, disk_errors, write_text
+from ggprune.healing.result import Healing
+from ggprune.model import Model, Value, ValueType, open_model
+from ggprune.model.metadata import scalar, string
+from ggprune.pipeline.adapter import AdapterFile
+from ggprune.pipeline.files import OutputFiles
+from ggprune.pipeline.heal import KEYS, HealJob, heal
+from ggprune.pipeline.job import Job, planned, write, write_into
+from ggprune.pipeline.trained import adapter_file, stored_changes
+from ggprune.progress import SILENT, Progress
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.library import versions
+from ggprune.runtime.session import Compute
+from ggprune.surgery.contents import Replacement, contents_of
+from ggprune.training.launch import carry_out, check_extra, look
+from ggprune.training.memory import check_memory
+from ggprune.training.options import Judgement, Task, Trained, TrainOptions
+from ggprune.training.rowsfile import judge, read_rows, row_logits, write_rows
+from ggprune.training.samples import Corpus, Rows
+
+PRUNED, HEALED, SETTINGS = "pruned.gguf", "healed.json", "settings.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """A pruned model to be trained, fitted in closed form before."""
+
+    heal: HealJob  # its adapter is not asked for
+    corpus: Corpus
+    options: TrainOptions
+    refit: bool = True
+    lora: Path | None = None  # what was trained as an adapter besides
+    log: Path | None = None  # JSON lines
+    checkpoints: Path | None = None  # a folder; None: one in the cache
+
+    @property
+    def compute(self) -> Compute:
+        return self.heal.options.compute or Compute()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What was done, and what it gained on rows that were never seen."""
+
+    options: Annotated[dict[str, object], "of the training"]
+    trained: Trained
+    before: Annotated[Judgement, "the model that training began with"]
+    after: Annotated[Judgement, "the file that was written"]
+
+    @property
+    def is_better(self) -> bool:
+        return self.after.kld.value < self.before.kld.value
+
+
+@dataclass(frozen=True)
+class TrainedFiles:
+    """What was written, what fitting did, and what training did."""
+
+    files: OutputFiles
+    healing: Healing | None
+    training: Training
+    lora: AdapterFile | None = None
+
+
+def train(job: TrainJob, progress: Progress = SILENT) -> TrainedFiles:
+    """Prune, fit, train, store, prove and publish.
+
+    Raises MissingExtraError without torch, OutputError before any work if an output must not or
+    cannot be written, ArchitectureError if torch does not compute what llama.cpp does,
+    VerificationError if training gains nothing and is not forced.
+    """
+    check_extra()
+    _check_outputs(job)
+    base = job.heal.base
+    outlook = look(base, job.heal.keep, job.options)
+    progress.say(check_memory(outlook, force=job.heal.force))
+    train_rows, aside, text = isolated(read_rows, base.path, job.corpus, job.options)
+    with disk_errors(job.heal.out), _folder(job) as folder, _one_file(base, job, progress) as whole:
+        pruned, healing = _pruned(replace(job, heal=replace(job.heal, text=text)), folder, progress)
+        task = _task(job, folder, whole, pruned)
+        _hand_over(task, train_rows, aside, job.compute)
+        trained = carry_out(task, progress)
+        result = _write(job, task, trained, pruned, aside, progress)
+        _forget(folder)
+    return replace(result, healing=healing)
+
+
+def _check_outputs(job: TrainJob) -> None:
+    own = job.heal
+    if own.lora is not None or own.options.rank is not None:
+        raise UsageError("with training the adapter is that of what was trained")
+    if job.lora is not None and job.options.lora is None:
+        raise UsageError("--lora-out is an adapter of what --lora trains; --full has none")
+    inputs = [file.path for model in (own.base, own.pruned) if model for file in model.files]
+    files = planned(replace(own.job, quantize=None, imatrix=None))
+    paths = files.paths if own.out in files.paths else (own.out, *files.paths)
+    check_outputs([*paths, job.lora, job.log], inputs, force=own.force)
+
+
+@contextlib.contextmanager
+def _folder(job: TrainJob) -> Iterator[Path]:
+    """Where everything lies that outlives a killed run. Raises UsageError for other settings."""
+    settings = _settings(job)
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+    cache = job.heal.options.cache
+    folder = job.checkpoints or (cache / f"train-{key}" if cache is not None else None)
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix=".ggprune-", dir=job.heal.out.parent) as passing:
+            yield Path(passing)
+        return
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    known = folder / SETTINGS
+    if known.exists():
+        before = json.loads(known.read_text("utf-8"))
+        other = next((k for k in settings if before.get(k) != settings[k]), None)
+        if other is not None:
+            raise UsageError(
+                f"{folder}: holds a training with other settings: {other} was {before.get(other)}, "
+                f"not {settings[other]}: the same settings, or another --checkpoints"
+            )
+    elif any(folder.iterdir()):
+        raise UsageError(f"{folder}: holds no training, and is not empty: another --checkpoints")
+    else:
+        write_text(known, json.dumps(settings, indent=1), force=True)
+    yield folder
+
+
+def _settings(job: TrainJob) -> dict[str, object]:
+    """All that the result depends on, by the names that a user knows."""
+    own, options = job.heal, job.options
+    documents = hashlib.sha256(repr(job.corpus.samples).encode()).hexdigest()
+    text = job.corpus.text.sha256 if job.corpus.text is not None else ""
+    training = {k: getattr(v, "value", v) for k, v in asdict(options).items()}
+    return {
+        "model": own.base.fingerprint, "pruned": (own.pruned or own.base).fingerprint,
+        "layers": list(own.keep), "text": hashlib.sha256((text + documents).encode()).hexdigest(),
+        "refit": job.refit, "ridge": own.options.ridge, "fitted": own.options.fitted.value,
+        "refit_layers": own.options.n_layer, "heal_type": own.options.tensor_type,
+        "versions": versions(), **training,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _one_file(model: Model, job: TrainJob, progress: Progress) -> Iterator[Model]:
+    """transformers reads one file: the shards of a split model are joined for a while."""
+    if len(model.files) == 1:
+        yield model
+        return
+    with PendingFile(job.heal.out) as whole:
+        write_into(Job(model=model, out=job.heal.out), whole, progress)
+        yield open_model(whole.path)
+
+
+def _pruned(job: TrainJob, folder: Path, progress: Progress) -> tuple[Model, Healing | None]:
+    """The model that training begins with; there already if an earlier run came so far."""
+    target, known = folder / PRUNED, folder / HEALED
+    if target.exists():
+        healing = read_document(known, Healing, "what healing did") if known.exists() else None
+        return open_model(target), healing
+    own = replace(
+        job.heal, out=target, quantize=None, imatrix=None, split=None, force=True, or_plain=True,
+        check_load=False,
+    )  # fmt: skip
+    if not job.refit:
+        write(own.job, progress)
+        return open_model(target), None
+    with PendingFile(known) as pending:
+        healed = heal(own, progress)
+        pending.path.write_text(to_text(healed.healing), "utf-8")
+        pending.commit(force=True)
+    return open_model(target), healed.healing
+
+
+def _task(job: TrainJob, folder: Path, base: Model, pruned: Model) -> Task:
+    layers = range(n_trunk(base))
+    return Task(
+        base=base.path, pruned=pruned.path, n_layer=len(layers),
+        keep=tuple(n for n in job.heal.keep if n in layers),
+        options=job.options, rows=folder / "rows.npz", folder=folder, out=folder / "changed.bin",
+        result=folder / "result", log=job.log,
+    )  # fmt: skip
+
+
+def _hand_over(task: Task, train: Rows, aside: Rows, compute: Compute) -> None:
+    proof = aside.tokens[0]
+    original, pruned = (isolated(row_logits, p, proof, compute) for p in (task.base, task.pruned))
+    with disk_errors(task.folder):
+        write_rows(task.rows, train, aside, proof, original, pruned)
+        task.out.write_bytes(b"")
+
+
+def _write(
+    job: TrainJob, task: Task, trained: Trained, pruned: Model, aside: Rows, progress: Progress
+) -> TrainedFiles:
+    """Store what was trained, judge the file, then give it its name."""
+    own = job.heal
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(PendingFile(own.out))
+        tensors = stored_changes(trained, pruned, task.out, patch, own.options.tensor_type)
+        base_metadata = {f"{KEYS}train.method": string(_method(job.options))}
+        final = Job(
+            model=pruned, out=own.out, replaced=Replacement(tensors, base_metadata),
+            quantize=own.quantize, split=own.split, force=own.force, check_load=own.check_load,
+            imatrix=own.imatrix.renamed(contents_of(own.base, own.plan).names)
+            if own.imatrix is not None else None,
+        )  # fmt: skip
+        whole = stack.enter_context(PendingFile(own.out))
+        write_into(final, whole, progress)
+        before, after = isolated(judge, task.base, (pruned.path, whole.path), aside, job.compute)
+        options = {k: getattr(v, "value", v) for k, v in asdict(job.options).items()}
+        training = Training(options=options, trained=trained, before=before, after=after)
+        if not training.is_better and not own.force:
+            change = f"{before.kld.value:.6g} -> {after.kld.value:.6g}"
+            raise VerificationError(
+                f"{own.out}: not written: the KL divergence on rows set aside did not become "
+                f"smaller: {change} (--force writes it)"
+            )
+        said = Replacement({}, _provenance(job, training))
+        done = Job(
+            model=open_model(whole.path), out=own.out, replaced=said, split=own.split,
+            force=own.force, check_load=own.check_load,
+        )  # fmt: skip
+        lora = None
+        if job.lora is not None:
+            lora = adapter_file(job.lora, trained, pruned, task.out, said.metadata, own.force)
+        files = write(done, progress)
+    return TrainedFiles(files, None, training, lora)
+
+
+def _method(options: TrainOptions) -> str:
+    return f"{options.loss.value}, " + (f"lora {options.lora}" if options.lora else "full")
+
+
+def _provenance(job: TrainJob, training: Training) -> dict[str, Value]:
+    best = training.trained.best
+    return {
+        f"{KEYS}train.method": string(_method(job.options)),
+        f"{KEYS}train.tokens": scalar(ValueType.UINT64, best.best.n_token),
+        f"{KEYS}train.lr": scalar(ValueType.FLOAT32, job.options.lr),
+        f"{KEYS}train.seed": scalar(ValueType.INT32, best.seed),
+        f"{KEYS}train.kld.before": scalar(ValueType.FLOAT32, training.before.kld.value),
+        f"{KEYS}train.kld.after": scalar(ValueType.FLOAT32, training.after.kld.value),
+    }
+
+
+def _forget(folder: Path) -> None:
+    """What is in the output is needed no more."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
