@@ -54,7 +54,7 @@ class Fitting:
     )] = None
     n_ctx: shared.ContextSize = 512
     n_chunk: Annotated[int | None, Option(
-        "--chunks", min=8, show_default="all", help="Read the first N chunks only.")] = None
+        "--chunks", min=8, show_default="all", help="Read the first N chunks only; with --train, fit to them.")] = None
     ridge: Annotated[str, Option(
         metavar="X|auto",
         help="How much matrices are held back, as a share of their inputs' mean square; auto: "
@@ -197,10 +197,10 @@ def train_command(source: Path, out: Path, options: Options) -> None:
     if options.adapting.rank is not None or fitting.self_text is not None:
         what = "--rank" if options.adapting.rank is not None else "--self-text"
         raise UsageError(f"{what} does not go with --train")
-    if options.writing.dry_run or fitting.n_chunk is not None or not fitting.files:
+    if options.writing.dry_run or not fitting.files:
         raise UsageError(
             "--train needs a text: give -f" if not fitting.files
-            else "--dry-run and --chunks do not go with --train: --tokens says how much is read"
+            else "--dry-run does not go with --train"
         )  # fmt: skip
     training = asked.options(options.adapting.lora, fitting.n_ctx, options.computing)
     if is_follower():

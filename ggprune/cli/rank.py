@@ -45,8 +45,8 @@ class Options:
     metric: Annotated[str, Option(
         metavar="NAME",
         help="What the layers are ordered by: kld, ppl, same_top_p, rms_delta_p, bi, angular, "
-        "relative_magnitude, magnitude or imatrix; with a + behind it (ppl+) the first four "
-        "and the last two come last.",
+        "relative_magnitude, magnitude, taylor (pip install 'ggprune[train]') or imatrix; with a "
+        "+ behind it (ppl+) the first four and the last two come last.",
     )] = "kld"
     unit: Annotated[str, Option(
         metavar="NAME", help="What is left out: layer, attn or ffn.")] = "layer"

@@ -44,7 +44,7 @@ class Training:
         help="Train on so many tokens (2M), the text again and again if need be.")] = None
     epochs: Annotated[float | None, Option(min=0.001, help="... or on the text so often.")] = None
     lr: Annotated[float | None, Option(
-        min=0.0, show_default="5e-4", help="Largest learning rate.")] = None
+        min=0.0, show_default="5e-4, with --full 1e-4", help="Largest learning rate.")] = None
     batch: Annotated[int | None, Option(
         min=1, show_default="2048", help="Tokens a step.")] = None
     micro_batch: Annotated[int | None, Option(

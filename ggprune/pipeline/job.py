@@ -91,6 +91,21 @@ def write_into(job: Job, target: PendingFile, progress: Progress = SILENT) -> No
     _write_whole(_prepare(job), target, progress)
 
 
+@contextlib.contextmanager
+def one_file(model: Model, beside: Path, progress: Progress = SILENT) -> Iterator[Model]:
+    """The model in one file: shards are joined for a while, in the folder of `beside`.
+
+    Errors raised in the block name `beside` then.
+    """
+    if len(model.files) == 1:
+        yield model
+        return
+    with PendingFile(beside) as whole:
+        write_into(Job(model=model, out=beside), whole, progress)
+        with whole.named():
+            yield open_model(whole.path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Prepared:
     """A job and what follows from it, before anything is written."""

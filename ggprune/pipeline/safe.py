@@ -12,7 +12,12 @@ from typing import ParamSpec, TypeVar
 from ggprune import bench, evaluation, scoring
 from ggprune.bench import latency
 from ggprune.evaluation import choices, health, tasks
+from ggprune.metrics.text import Text
+from ggprune.model import Model
+from ggprune.pipeline.taylor import with_taylor
+from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
+from ggprune.scoring import Ranking, RankOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +33,14 @@ def in_child(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-rank = in_child(scoring.rank)
+@wraps(scoring.rank)
+def rank(
+    model: Model, text: Text, options: RankOptions | None = None, progress: Progress = SILENT
+) -> Ranking:
+    options = with_taylor(model, text, options or RankOptions(), progress)
+    return isolated(scoring.rank, model, text, options, progress)
+
+
 choose = in_child(scoring.choose)
 evaluate = in_child(evaluation.evaluate)
 evaluate_strided = in_child(evaluation.evaluate_strided)

@@ -257,7 +257,7 @@ def _provenance(job: TrainJob, training: Training) -> dict[str, Value]:
     return {
         f"{KEYS}train.method": string(_method(job.options)),
         f"{KEYS}train.tokens": scalar(ValueType.UINT64, best.best.n_token),
-        f"{KEYS}train.lr": scalar(ValueType.FLOAT32, job.options.lr),
+        f"{KEYS}train.lr": scalar(ValueType.FLOAT32, job.options.peak_lr),
         f"{KEYS}train.seed": scalar(ValueType.INT32, best.seed),
         f"{KEYS}train.kld.before": scalar(ValueType.FLOAT32, training.before.kld.value),
         f"{KEYS}train.kld.after": scalar(ValueType.FLOAT32, training.after.kld.value),

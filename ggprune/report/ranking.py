@@ -20,6 +20,7 @@ METRICS: dict[Metric, Column[LayerScore]] = {
     Metric.ANGULAR: ("angular", lambda s: estimate(s.angular)),
     Metric.RELATIVE_MAGNITUDE: ("rel. magnitude", lambda s: estimate(s.relative_magnitude)),
     Metric.MAGNITUDE: ("magnitude", lambda s: number(s.magnitude or 0.0, 0)),
+    Metric.TAYLOR: ("Taylor", lambda s: number(s.taylor or 0.0)),
 }
 IMATRIX: tuple[Column[LayerScore], ...] = (
     ("imatrix energy", lambda s: number(s.activations.energy) if s.activations else None),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.training.options import N_EVALUATION, TrainOptions
+from ggprune.training.options import FEW, MANY, MAX_JUDGED, TrainOptions
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Course:
     n_step: int
     per_step: int  # rows
     seed: int
+    n_evaluation: int
 
     def rows(self, step: int) -> NDArray[np.intp]:
         """(per_step,) rows of a step: all of them in random order, then in another one, ..."""
@@ -33,11 +34,13 @@ class Course:
 
     def is_evaluated(self, done: int) -> bool:
         """Is the model looked at behind so many steps?"""
-        return done == self.n_step or done % max(1, self.n_step // N_EVALUATION) == 0
+        return done == self.n_step or done % max(1, self.n_step // self.n_evaluation) == 0
 
 
-def plan_course(options: TrainOptions, n_row: int, seed: int) -> Course:
-    """At least one step."""
+def plan_course(options: TrainOptions, n_row: int, n_aside: int, seed: int) -> Course:
+    """At least one step; no more time for evaluations than a third of that for steps, or so."""
     n_token = options.n_token or n_row * options.n_ctx * options.n_epoch
     n_step = max(1, round(n_token / (options.rows_per_step * options.n_ctx)))
-    return Course(n_row, n_step, options.rows_per_step, seed)
+    n_judged = min(n_aside, MAX_JUDGED) * options.n_ctx
+    n_evaluation = min(max(round(n_token / (2 * n_judged)), FEW), MANY)
+    return Course(n_row, n_step, options.rows_per_step, seed, n_evaluation)

@@ -69,6 +69,11 @@ def carry_out(task: Task, progress: Progress = SILENT) -> Trained:
     return cast(Trained, pickle.loads(task.result.read_bytes()))
 
 
+def by_torch(module: str, function: str, *args: object) -> object:
+    """Call a function of a module of this package, in the process that is to have torch in it."""
+    return getattr(import_module(f"ggprune.training.{module}"), function)(*args)
+
+
 def work(task: Task, progress: Progress) -> None:
     """In the process that is to have torch in it."""
     import_module(WORKER).run(task, progress)

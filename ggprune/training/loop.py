@@ -68,7 +68,7 @@ class Training:
         self.course, self.student = course, student
         self.trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=options.lr, betas=options.betas,
+            self.trained.values(), lr=options.peak_lr, betas=options.betas,
             weight_decay=options.weight_decay,
         )  # fmt: skip
         self.scheduler = _scheduler(optimizer, options, course.n_step)

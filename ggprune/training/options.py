@@ -12,9 +12,9 @@ from ggprune.files.keys import LEFT_OUT, Key
 from ggprune.metrics.estimates import Estimate
 
 PROOF_KLD = 5e-3  # nats a token between torch and llama.cpp, the most that still proves a model
-LORA_RANK = 16
-PATIENCE = 3  # evaluations without a gain that end a run
-N_EVALUATION = 20  # in one run
+LORA_RANK, LORA_LR, FULL_LR = 16, 5e-4, 1e-4
+PATIENCE = 5  # evaluations without a gain that end a run
+FEW, MANY = 5, 20  # evaluations in one run, by how long it is
 MAX_JUDGED = 16  # rows set aside that a run is evaluated on
 
 
@@ -64,7 +64,7 @@ class TrainOptions:
     n_ctx: int = 512
     batch: int = 2048  # tokens a step
     micro_batch: int | None = None  # rows computed at once; None: 1, or 4 on a GPU
-    lr: float = 5e-4
+    lr: float | None = None  # None: LORA_LR or FULL_LR
     min_lr: float = 0.0  # the cosine's end, as a share of `lr`
     warmup: float = 0.05  # share of the steps
     schedule: Schedule = Schedule.COSINE
@@ -95,6 +95,11 @@ class TrainOptions:
     @property
     def rows_per_step(self) -> int:
         return self.batch // self.n_ctx
+
+    @property
+    def peak_lr(self) -> float:
+        """The largest learning rate."""
+        return self.lr if self.lr is not None else FULL_LR if self.lora is None else LORA_LR
 
     @property
     def alpha(self) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggprune.metrics.chunks import Chunk
+from ggprune.metrics.chunks import Chunk, make_chunks
 from ggprune.metrics.estimates import Float32, mean_estimate, ppl_estimate
 from ggprune.metrics.logits import base_logits
 from ggprune.metrics.text import Text
@@ -29,6 +29,18 @@ def read_rows(path: Path, corpus: Corpus, options: TrainOptions) -> tuple[Rows, 
             corpus, vocabulary, options.n_ctx, answers_only=options.answers_only
         )
         return train, aside, text_to_fit(corpus, vocabulary)
+
+
+def read_chunks(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> Tokens:
+    """The chunks of a text that a ranking computes, (n_chunk, n_ctx), with its BOS in front.
+
+    Raises DataError as `make_chunks`. Loads the vocabulary alone.
+    """
+    with LlamaModel(path, vocab_only=True) as model:
+        tokens = make_chunks(text, model.tokenize, n_ctx, n_chunk).tokens.copy()
+        if model.bos is not None:
+            tokens[:, 0] = model.bos
+        return tokens
 
 
 def row_logits(path: Path, tokens: Tokens, compute: Compute) -> Float32:

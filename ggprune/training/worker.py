@@ -196,7 +196,7 @@ def _run(
     if known is not None:
         return known
     network = _trainable(pair, options, seed)
-    course = plan_course(options, len(data.train), seed)
+    course = plan_course(options, len(data.train), len(data.aside), seed)
     training = Training(accelerator, pair.teacher, network, options, course)
     result, best = train(training, data.train, data.aside, checkpoints, log, progress)
     checkpoints.finish(result, best)

@@ -1,0 +1,43 @@
+"""A ranking by Taylor: torch finds what it follows, once it is proved to compute the same model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+from ggprune.metrics.estimates import Float64
+from ggprune.metrics.text import Text
+from ggprune.model import Model
+from ggprune.pipeline.job import one_file
+from ggprune.progress import Progress
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.session import Compute
+from ggprune.scoring import Metric, RankOptions
+from ggprune.training.launch import by_torch, check_extra
+from ggprune.training.rowsfile import read_chunks, row_logits
+
+
+def with_taylor(model: Model, text: Text, options: RankOptions, progress: Progress) -> RankOptions:
+    """The options, with the sum of every layer if layers are to be ordered by it.
+
+    Raises MissingExtraError without torch, DataError if the text is too short, ArchitectureError if
+    torch does not compute what llama.cpp does, LlamaError if a sum is not finite.
+    """
+    if options.by.metric is not Metric.TAYLOR or options.taylor is not None:
+        return options
+    check_extra()
+    measuring = options.measuring
+    compute = measuring.compute or Compute()
+    chunks = isolated(read_chunks, model.path, text, measuring.n_ctx, measuring.n_chunk)
+    known = isolated(row_logits, model.path, chunks[0], compute)
+    with (
+        TemporaryDirectory(prefix="ggprune-") as folder,
+        one_file(model, Path(folder) / model.path.name, progress) as whole,
+    ):
+        sums = isolated(
+            by_torch, "taylor", "measure", whole, chunks, known, compute.n_threads,
+            progress.part("taylor"),
+        )  # fmt: skip
+    return replace(options, taylor=tuple(cast(Float64, sums).tolist()))
