@@ -14,7 +14,12 @@ export CXXFLAGS := $(CXXFLAGS) -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 PIP_FLAGS := --no-cache-dir
 endif
 
-.PHONY: demo test test-archs lint type format bench docs fixtures clean help
+# Of `make test-train`. On Linux PyPI's torch brings CUDA, 3 GB of it; the CPU is enough:
+# make test-train TORCH_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+TORCH ?= torch==2.13.*
+TORCH_FLAGS ?=
+
+.PHONY: demo test test-archs test-train lint type format bench docs fixtures clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -38,7 +43,12 @@ demo: $(READY)  ## rank, prune, requantize, heal, evaluate and benchmark the emb
 		--report $(DEMO)/report.md --force
 
 test: $(READY)  ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --ignore tests/torch
+
+test-train: $(READY)  ## tests of training; installs torch, transformers, peft, accelerate
+	@echo "Installing torch and what trains with it into .venv: about 200 MB for the CPU."
+	@$(BIN)/python -m pip install --quiet $(TORCH_FLAGS) '$(TORCH)' --editable '.[train]'
+	@$(BIN)/python -m pytest tests/torch
 
 test-archs: $(READY)  ## every architecture: exact, refused or wrong, as a table
 	@$(BIN)/python -m tests.arch

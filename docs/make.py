@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from docs import architectures, formats
+from docs import architectures, formats, recipes
 
-PAGES = {"architectures.md": architectures.document, "formats.md": formats.document}
+PAGES = {
+    "architectures.md": architectures.document, "formats.md": formats.document,
+    "recipes.md": recipes.document,
+}  # fmt: skip
 
 
 def main() -> int:

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from ggprune.model.cut import Cut
     from ggprune.model.imatrix import read_imatrix
     from ggprune.model.layers import parse_layers
-    from ggprune.pipeline.auto import AutoOptions, auto
+    from ggprune.pipeline.auto import auto
     from ggprune.pipeline.heal import HealJob, heal
     from ggprune.pipeline.job import Job, planned, write
+    from ggprune.pipeline.options import AutoOptions
     from ggprune.pipeline.result import read_report
     from ggprune.pipeline.safe import benchmark, choose, evaluate, rank
+    from ggprune.pipeline.train import TrainJob, train
     from ggprune.progress import Progress
     from ggprune.quantize.options import QuantizeOptions
     from ggprune.runtime.session import Compute
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
         read_ranking,
     )  # fmt: skip
     from ggprune.surgery import PrunePlan, Split, load_plan, make_plan
+    from ggprune.training.options import TrainOptions
+    from ggprune.training.samples import read_corpus
 
 _HOMES = {
     "ggprune.errors": ("GGPruneError",),
@@ -48,8 +52,12 @@ _HOMES = {
     "ggprune.model.cut": ("Cut",),
     "ggprune.model.imatrix": ("read_imatrix",),
     "ggprune.model.layers": ("parse_layers",),
-    "ggprune.pipeline.auto": ("AutoOptions", "auto"),
+    "ggprune.pipeline.auto": ("auto",),
     "ggprune.pipeline.heal": ("HealJob", "heal"),
+    "ggprune.pipeline.options": ("AutoOptions",),
+    "ggprune.pipeline.train": ("TrainJob", "train"),
+    "ggprune.training.options": ("TrainOptions",),
+    "ggprune.training.samples": ("read_corpus",),
     "ggprune.pipeline.job": ("Job", "planned", "write"),
     "ggprune.pipeline.result": ("read_report",),
     "ggprune.pipeline.safe": ("benchmark", "choose", "evaluate", "rank"),
@@ -73,10 +81,10 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "AutoOptions", "ChooseOptions", "Compute", "Cut", "DropRequest", "GGPruneError", "Goal",
     "HealJob", "HealOptions", "Job", "Limits", "MeasureOptions", "Model", "Progress", "PrunePlan",
-    "QuantizeOptions", "RankOptions", "Split", "Target", "__version__", "auto", "benchmark",
-    "choose", "evaluate", "heal", "load_plan", "make_plan", "open_model", "parse_layers", "planned",
-    "rank", "read_imatrix", "read_ranking", "read_report", "read_text", "read_texts",
-    "shipped_text", "write",
+    "QuantizeOptions", "RankOptions", "Split", "Target", "TrainJob", "TrainOptions", "__version__",
+    "auto", "benchmark", "choose", "evaluate", "heal", "load_plan", "make_plan", "open_model",
+    "parse_layers", "planned", "rank", "read_corpus", "read_imatrix", "read_ranking", "read_report",
+    "read_text", "read_texts", "shipped_text", "train", "write",
 ]  # fmt: skip
 
 

@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "ggprune"
 # In the order in which the data walks: each may import from those before it.
 ORDER = (
     "version", "errors", "progress", "files", "model", "metrics", "arch", "surgery", "runtime",
-    "ablation", "quantize", "scoring", "healing",
+    "ablation", "quantize", "scoring", "healing", "training",
     "evaluation", "bench", "pipeline", "report", "cli",
 )  # fmt: skip
 # Neighbours that do not know each other, though the order would allow it.
 STRANGERS = {
     "metrics": {"model"}, "runtime": {"surgery", "arch"}, "quantize": {"ablation"},
     "healing": {"scoring", "surgery"},
+    "training": {"scoring", "surgery", "ablation", "quantize"},
     "evaluation": {"scoring", "ablation", "surgery", "quantize", "healing"},
     "bench": {"scoring", "healing", "evaluation", "ablation", "surgery", "quantize"},
 }  # fmt: skip

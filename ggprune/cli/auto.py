@@ -13,15 +13,30 @@ from ggprune.cli.measuring import Computing, Search, Targets, cache_folder, give
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
+from ggprune.cli.training import Training
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs, write_text
 from ggprune.healing.result import HealOptions
 from ggprune.metrics.text import CALIBRATION, EVALUATION, read_texts
 from ggprune.model import open_model
 from ggprune.pipeline import AutoOptions, auto
+from ggprune.pipeline.launch import check_extra
 from ggprune.report.auto import blocks, report
 from ggprune.report.blocks import check_report, report_text
 from ggprune.report.plot import check_plot, ranking_figure, write_figure
+from ggprune.training.options import TrainOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoTraining(Training):
+    """What makes sense here: the result is one of several stages, with a report of its own."""
+
+    no_refit: bool = False
+    lora_out: Path | None = None
+    answers_only: bool = False
+    log: Path | None = None
+    curves: Path | None = None
+    checkpoints: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +72,12 @@ class Options:
         "--heal-file", show_default="that of -f",
         help="Text to heal with, or a folder of .txt files; not that of --eval-file. Repeatable.",
     )] = None
+    training: AutoTraining
+    lora: Annotated[str | None, Option(
+        metavar="RANK", show_default="16", help="Of the adapters that are trained.")] = None
+    rounds: Annotated[int, Option(
+        min=1, help="Drop a part of the layers, repair, rank the repaired model anew, drop more: "
+        "in so many rounds.")] = 1
     plot: Annotated[Path | None, Option(help="Draw scores and choice (.png, .svg, .pdf).")] = None
     cache: shared.UseCache = True
     force: shared.Force = False
@@ -86,7 +107,7 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         n_prompt=options.n_prompt, n_gen=options.n_gen, n_repeat=options.n_repeat,
         compute=options.computing.compute(), cache=cache_folder(options.cache),
         measure_front=options.measure_front, generate=options.generate,
-        heal=_healing(options),
+        heal=_healing(options), train=_training(options), n_round=options.rounds,
     )  # fmt: skip
     heal_files = options.heal_files or []
     inputs = [*(file.path for file in model.files), *texts, *quantizing.files, *heal_files]
@@ -103,6 +124,19 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         write_text(options.report, whole, force=options.force)
     if options.plot is not None:
         write_figure(ranking_figure(result.ranking), options.plot, force=options.force)
+
+
+def _training(options: Options) -> TrainOptions | None:
+    """Raises UsageError for options about training where nothing is trained."""
+    if not options.training.train:
+        options.training.check_unused()
+        if options.lora is not None:
+            raise UsageError("--lora is about training: add --train")
+        return None
+    if not options.heal:
+        raise UsageError("--train goes on from a model that is healed: add --heal")
+    check_extra()
+    return options.training.options(options.lora, options.n_ctx, options.computing)
 
 
 def _healing(options: Options) -> HealOptions | None:

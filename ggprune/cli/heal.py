@@ -22,6 +22,7 @@ from ggprune.healing.selftext import SelfTextOptions
 from ggprune.metrics.text import Text, read_texts
 from ggprune.model import Model, open_model
 from ggprune.pipeline.heal import HealJob, heal, kept_layers, outline
+from ggprune.pipeline.launch import check_extra, follow, is_follower
 from ggprune.pipeline.selftext import text_to_fit
 from ggprune.pipeline.train import TrainJob, train
 from ggprune.quantize.options import parse_tensor_type
@@ -31,7 +32,6 @@ from ggprune.report.training import TrainedModel
 from ggprune.report.training import blocks as training_blocks
 from ggprune.report.written import pruned_model
 from ggprune.surgery import PrunePlan, make_plan
-from ggprune.training.launch import check_extra, follow, is_follower
 from ggprune.training.samples import read_corpus
 
 HealTexts = Annotated[
@@ -54,7 +54,8 @@ class Fitting:
     )] = None
     n_ctx: shared.ContextSize = 512
     n_chunk: Annotated[int | None, Option(
-        "--chunks", min=8, show_default="all", help="Read the first N chunks only; with --train, fit to them.")] = None
+        "--chunks", min=8, show_default="all",
+        help="Read the first N chunks only; with --train, fit to them and train on all.")] = None
     ridge: Annotated[str, Option(
         metavar="X|auto",
         help="How much matrices are held back, as a share of their inputs' mean square; auto: "

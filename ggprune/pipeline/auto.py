@@ -8,83 +8,52 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ggprune.arch import architecture_of, check_scored, first_legal, mtp_blocks, n_trunk
-from ggprune.bench import Benchmark
 from ggprune.errors import ArchitectureError, UsageError
-from ggprune.evaluation import Evaluation
-from ggprune.evaluation.health import Health, read_prompts
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
-from ggprune.healing.result import Healing, HealOptions
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import Text
-from ggprune.model import Model
+from ggprune.model import Model, open_model
 from ggprune.model.cut import Cut
 from ggprune.model.imatrix import Imatrix
-from ggprune.pipeline.heal import HealJob, heal
+from ggprune.pipeline.candidate import Candidate, rival_name
+from ggprune.pipeline.heal import HealJob
 from ggprune.pipeline.heal import outline as heal_outline
 from ggprune.pipeline.healed import settled
-from ggprune.pipeline.job import Job, planned, write, write_into
+from ggprune.pipeline.job import Job, planned, write_into
+from ggprune.pipeline.options import AutoOptions
+from ggprune.pipeline.recovery import (
+    Means,
+    Round,
+    all_dropped,
+    earlier_rounds,
+    recover,
+    shares,
+    stages_of,
+)
 from ggprune.pipeline.result import (
     AutoResult,
-    Candidate,
     PlannedCut,
+    described,
     front_of,
-    healed_name,
-    result_name,
-    rival_name,
     rows_of,
 )
-from ggprune.pipeline.safe import benchmark, check_health, evaluate, rank
+from ggprune.pipeline.rivals import rivals_of
+from ggprune.pipeline.safe import rank
+from ggprune.pipeline.table import evaluate_all, let_write, time_all
 from ggprune.progress import SILENT, Progress
-from ggprune.quantize.checks import QUANTIZER_ALIGNMENT, select_entries
-from ggprune.quantize.forecast import forecast_each, quantized_contents
-from ggprune.quantize.options import QuantizeOptions
+from ggprune.quantize.checks import select_entries
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.scoring import DropRequest, Goal, MeasureOptions, Ranking, RankOptions, Target
+from ggprune.runtime.session import LlamaModel
+from ggprune.scoring import DropRequest, Goal, Ranking, Target
 from ggprune.scoring.target import sizes_to_try
 from ggprune.surgery import PrunePlan, make_plan
-from ggprune.surgery.contents import unchanged_contents
-from ggprune.surgery.layout import lay_out
-
-N_DECIDE = 4  # layers that the ranking settles where the number to drop is not known before
-
-# Types for the comparison at equal bytes, largest first; all work without an imatrix.
-LADDER = (
-    "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS",
-    "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoOptions:
-    """What to drop and how to measure it."""
-
-    request: DropRequest
-    drop_mtp: bool = False  # and all multi-token-prediction blocks
-    quantize: QuantizeOptions | None = None
-    n_ctx: int = 512
-    n_chunk: int | None = None
-    n_prompt: int = 512
-    n_gen: int = 128
-    n_repeat: int = 5
-    compute: Compute | None = None
-    cache: Path | None = None  # folder for finished measurements
-    measure_front: bool = False  # time a file for every number of layers up to the chosen one
-    generate: bool = False  # let the models write, and look at the texts
-    heal: HealOptions | None = None  # repair the result
-
-    @property
-    def ranking(self) -> RankOptions:
-        measuring = MeasureOptions(
-            n_ctx=self.n_ctx, n_chunk=self.n_chunk, compute=self.compute, cache=self.cache
-        )
-        return RankOptions(measuring=measuring, n_decide=N_DECIDE, request=self.request)
 
 
 def auto(
@@ -107,16 +76,20 @@ def auto(
     target = options.request.target
     if options.quantize is not None:
         imatrix = select_entries(imatrix, options.quantize, model)
-    job = Job(model=model, out=out, quantize=options.quantize, imatrix=imatrix, force=force)
-    options = replace(options, request=_counted(job, options))
-    healing = healing or calibration
-    _check(job, options, calibration, evaluation, healing)
-    ranking = _rank(model, calibration, options, progress)
-    assert ranking.chosen is not None
-    plan = _plan(model, ranking.chosen.drop, options)
-    job = replace(job, plan=plan)
-    healed = _write(job, options, healing, progress)
+    whole = Job(model=model, out=out, quantize=options.quantize, imatrix=imatrix, force=force)
+    options = replace(options, request=_counted(whole, options))
+    means = Means(heal=options.heal, train=options.train, text=healing or calibration)
+    _check(whole, options, calibration, evaluation, means.text)
     with disk_errors(out), contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_room(out, options))
+        rounds = _earlier_rounds(whole, options, calibration, means, folder, progress)
+        options = _last_round(model, options, rounds)
+        start = open_model(rounds[-1].path) if rounds else model
+        ranking = _rank(start, calibration, options, progress)
+        assert ranking.chosen is not None
+        plan = _plan(start, ranking.chosen.drop, options)
+        job = replace(whole, model=start, plan=plan)
+        recovery = recover(job, model, means, folder, progress)
 
         def aside(other: Job) -> Path:
             """A file beside the output that is gone in the end."""
@@ -124,49 +97,96 @@ def auto(
             write_into(other, pending, progress)
             return pending.path
 
-        rivals = [
-            Candidate(rival_name(rival), aside(replace(job, plan=None, quantize=rival)))
-            for rival in _rivals(job)
-        ]
-        name = result_name(plan, options.quantize)
-        if healed is not None and healed.is_better:
-            rivals.append(Candidate(name, aside(job)))
-            name = healed_name(name)
-        candidates = [Candidate("base", model.path), *rivals, Candidate(name, out)]
+        candidates = [*_whole_models(whole, aside), *stages_of(job, recovery, rounds, aside)]
         smaller = {
-            len(point.drop): aside(replace(job, plan=_plan(model, point.drop, options)))
+            len(point.drop): aside(replace(job, plan=_plan(start, point.drop, options)))
             for point in (ranking.chosen.front[1:-1] if options.measure_front else ())
         }
-        evaluations = _evaluate(candidates, evaluation, options, progress)
-        timed = _time(candidates, list(smaller.values()), options, progress)
+        evaluations = evaluate_all(candidates, evaluation, options, progress)
+        timed = time_all(candidates, list(smaller.values()), options, progress)
         speeds = {Path(speed.path): speed for speed in timed.models}
-        health = _let_write(candidates, options, progress) if options.generate else None
+        health = let_write(candidates, options, progress) if options.generate else None
         rows = rows_of(candidates, evaluations, speeds)
     known = {n_drop: speeds[path].speed("tg") for n_drop, path in smaller.items()}
     return AutoResult(
-        out=out, target=target, plan=PlannedCut(plan.cut, plan.n_layer), ranking=ranking,
-        rows=rows, front=front_of(ranking.chosen, rows, known, options.quantize),
+        out=out, target=target, ranking=ranking, rows=rows,
+        plan=PlannedCut(all_dropped(model, plan.cut, rounds), model.n_layer),
+        front=front_of(ranking.chosen, rows, known, options.quantize),
         evaluation_text=evaluations[out].text, machine=timed.hardware, health=health,
-        versions=versions(), healing=healed,
+        versions=versions(), healing=recovery.healing, training=recovery.training,
+        rounds=described(rounds, recovery, rows) if options.train is not None else None,
     )  # fmt: skip
+
+
+def _whole_models(whole: Job, aside: Callable[[Job], Path]) -> list[Candidate]:
+    """What the pruned models stand beside; the first is the base."""
+    rivals = [
+        Candidate(rival_name(rival), aside(replace(whole, quantize=rival)))
+        for rival in rivals_of(whole)
+    ]
+    return [Candidate("base", whole.model.path), *rivals]
+
+
+@contextlib.contextmanager
+def _room(out: Path, options: AutoOptions) -> Iterator[Path]:
+    """A folder for files between the stages, beside the output."""
+    if options.train is None and options.n_round == 1:
+        yield out.parent  # there are none
+        return
+    with TemporaryDirectory(prefix=".ggprune-", dir=out.parent) as folder:
+        yield Path(folder)
+
+
+def _earlier_rounds(
+    whole: Job, options: AutoOptions, text: Text, means: Means, folder: Path, progress: Progress
+) -> tuple[Round, ...]:
+    """All rounds but the last one, each with a ranking of its own."""
+    if options.n_round == 1:
+        return ()
+    if whole.imatrix is not None:
+        raise UsageError("--rounds does not go with --imatrix: it is of the unpruned model")
+    if means.heal is None:
+        raise UsageError("--rounds ranks what is repaired: add --heal")
+    n_drops = shares(_n_drop(whole.model, options), options.n_round)[:-1]
+
+    def choose(model: Model, n_drop: int, protect: frozenset[int]) -> tuple[int, ...]:
+        target = Target(Goal.LAYERS, n_drop)
+        request = replace(options.request, target=target, protect=tuple(sorted(protect)))
+        ranking = _rank(model, text, replace(options, request=request), progress)
+        assert ranking.chosen is not None
+        return ranking.chosen.drop.whole_layers
+
+    def plan_of(model: Model, cut: Cut) -> Job:
+        return Job(model=model, out=whole.out, plan=make_plan(model, cut))
+
+    protect = frozenset(options.request.protect)
+    return earlier_rounds(whole.model, n_drops, protect, means, plan_of, choose, folder, progress)
+
+
+def _n_drop(model: Model, options: AutoOptions) -> int:
+    """Raises UsageError where the number is found on the way."""
+    target = options.request.target
+    n_drop = target.n_drop(model) if target is not None else None
+    if n_drop is None:
+        raise UsageError("--rounds takes a number of layers: --drop or --drop-percent")
+    return n_drop
+
+
+def _last_round(model: Model, options: AutoOptions, rounds: Sequence[Round]) -> AutoOptions:
+    """With what is left to drop, and protected layers by the numbers that they have by now."""
+    if not rounds:
+        return options
+    gone = rounds[-1].drop
+    left = [n for n in range(model.n_layer) if n not in gone]
+    target = Target(Goal.LAYERS, _n_drop(model, options) - len(gone))
+    protect = tuple(i for i, n in enumerate(left) if n in options.request.protect)
+    return replace(options, request=replace(options.request, target=target, protect=protect))
 
 
 def _rank(model: Model, text: Text, options: AutoOptions, progress: Progress) -> Ranking:
     """With the chosen set, healed candidates compared if that is how it is chosen."""
     ranking = rank(model, text, options.ranking, progress.part("rank"))
     return settled(model, text, ranking, options.heal, progress)
-
-
-def _write(job: Job, options: AutoOptions, text: Text, progress: Progress) -> Healing | None:
-    """The result under its name; healed, if that is wanted and gains something."""
-    if options.heal is None:
-        write(job, progress)
-        return None
-    healing = HealJob(
-        base=job.model, out=job.out, plan=job.plan, text=text, options=options.heal,
-        quantize=job.quantize, imatrix=job.imatrix, force=job.force, or_plain=True,
-    )  # fmt: skip
-    return heal(healing, progress).healing
 
 
 def _counted(job: Job, options: AutoOptions) -> DropRequest:
@@ -235,61 +255,3 @@ def choose_first(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, 
 
 def _plan(model: Model, drop: Cut, options: AutoOptions) -> PrunePlan:
     return make_plan(model, drop | Cut.of(mtp_blocks(model)) if options.drop_mtp else drop)
-
-
-def _rivals(job: Job) -> list[QuantizeOptions]:
-    """Quantizations without pruning: the chosen type, and the best one that is no larger."""
-    model, chosen = job.model, job.quantize
-    if model.alignment != QUANTIZER_ALIGNMENT:
-        return []
-    rivals = [chosen] if chosen else []
-    n_threads = chosen.n_threads if chosen else None
-    ladder = [QuantizeOptions(t, allow_requantize=True, n_threads=n_threads) for t in LADDER]
-    forecasts = isolated(forecast_each, model, ladder, job.imatrix)
-    whole = unchanged_contents(model)
-    sizes = {
-        expected.options: lay_out(model, quantized_contents(whole, expected)).size_bytes
-        for expected in forecasts
-        if expected is not None
-    }
-    fitting = [options for options, size in sizes.items() if size <= job.out.stat().st_size]
-    best = max(fitting, key=lambda options: sizes[options], default=None)
-    if best is None or (chosen is not None and chosen.type == best.type):
-        return rivals
-    return [*rivals, best]
-
-
-def _evaluate(
-    candidates: Sequence[Candidate], text: Text, options: AutoOptions, progress: Progress
-) -> dict[Path, Evaluation]:
-    """All candidates against the first, the base."""
-    base, *others = (candidate.path for candidate in candidates)
-    evaluations = evaluate(
-        others, text, base=base, n_ctx=options.n_ctx, compute=options.compute,
-        progress=progress.part("evaluate"),
-    )  # fmt: skip
-    return dict(zip(others, evaluations, strict=True))
-
-
-def _time(
-    candidates: Sequence[Candidate], more: Sequence[Path], options: AutoOptions, progress: Progress
-) -> Benchmark:
-    """All candidates and some more, taking turns."""
-    return benchmark(
-        [*(candidate.path for candidate in candidates), *more], n_prompt=options.n_prompt,
-        n_gen=options.n_gen, n_repeat=options.n_repeat, compute=options.compute,
-        progress=progress.part("benchmark"),
-    )  # fmt: skip
-
-
-def _let_write(
-    candidates: Sequence[Candidate], options: AutoOptions, progress: Progress
-) -> tuple[Health, ...]:
-    """What all candidates write beside the first, the base, under their names."""
-    base, *others = candidates
-    written = check_health(
-        [candidate.path for candidate in others], read_prompts(None), base=base.path,
-        compute=options.compute, progress=progress.part("write"),
-    )  # fmt: skip
-    names = {str(candidate.path): candidate.name for candidate in others}
-    return tuple(replace(health, path=names[health.path]) for health in written)

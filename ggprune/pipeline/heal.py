@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ggprune.errors import DataError, UsageError, VerificationError
 from ggprune.files.outputs import PendingFile, check_output, check_outputs, disk_errors
@@ -34,7 +35,7 @@ from ggprune.runtime.library import versions
 from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import (
     DROPPED_LAYERS,
-    SOURCE_BLOCK_COUNT,
+    HISTORY,
     SOURCE_FINGERPRINT,
     VERSION,
     Replacement,
@@ -89,20 +90,26 @@ class Healed:
 def kept_layers(base: Model, pruned: Model | None) -> tuple[int, ...]:
     """The layers of `base` that a file pruned from it has kept, as its metadata says.
 
-    Raises DataError if it was not pruned by ggprune, or from another model.
+    It may have been pruned several times. Raises DataError if it was not pruned by ggprune, or from
+    another model.
     """
     assert pruned is not None
     if DROPPED_LAYERS not in pruned.metadata:
         raise DataError(f"{pruned.path}: was not pruned by ggprune: say which layers to drop")
-    fingerprint = pruned.text(SOURCE_FINGERPRINT)
-    if fingerprint != base.fingerprint:
+    before = pruned.value(HISTORY, list) if HISTORY in pruned.metadata else []
+    steps: list[dict[str, Any]] = [json.loads(record) for record in before]
+    dropped, source = pruned.value(DROPPED_LAYERS, list), pruned.text(SOURCE_FINGERPRINT)
+    steps.append({DROPPED_LAYERS: dropped, SOURCE_FINGERPRINT: source})
+    fingerprints = [str(step.get(SOURCE_FINGERPRINT, "")) for step in steps]
+    if base.fingerprint not in fingerprints:
         raise DataError(
             f"{pruned.path}: was pruned from another model than {base.path}: its source's "
-            f"fingerprint is {fingerprint[:12]}..., this one's {base.fingerprint[:12]}..."
+            f"fingerprint is {fingerprints[-1][:12]}..., this one's {base.fingerprint[:12]}..."
         )
-    dropped = pruned.value(DROPPED_LAYERS, list)
-    n_layer = pruned.value(SOURCE_BLOCK_COUNT, int)
-    return tuple(n for n in range(n_layer) if n not in dropped)
+    kept = tuple(range(base.n_layer))
+    for step in steps[fingerprints.index(base.fingerprint) :]:
+        kept = tuple(n for i, n in enumerate(kept) if i not in step[DROPPED_LAYERS])
+    return kept
 
 
 def outline(job: HealJob) -> tuple[OutputFiles, Outline]:

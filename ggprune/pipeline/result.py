@@ -17,18 +17,12 @@ from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate
 from ggprune.model import open_model
 from ggprune.model.cut import Cut
+from ggprune.pipeline.candidate import Candidate, rival_name, round_name
+from ggprune.pipeline.recovery import Recovery, Round
+from ggprune.pipeline.train import Training
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.scoring import Choice, Point, Ranking, Target
 from ggprune.scoring.target import OPTIONS
-from ggprune.surgery import PrunePlan
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model of the final table, by whose path evaluations and speeds are joined."""
-
-    name: str
-    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +31,7 @@ class Row:
 
     name: str
     n_layer: int
+    n_param: int = 0
     size_bytes: int
     bits_per_weight: float
     ppl: Estimate
@@ -55,6 +50,18 @@ class FrontRow:
     speedup: Annotated[
         float | None, Key(name="measured_speedup"), "over the same type without pruning"
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRow:
+    """The original, or a model that layers have left and that was trained back."""
+
+    n_layer: int
+    n_param: int
+    ppl: Estimate
+    ppl_ratio: Annotated[float, "over the original's"]
+    speedup: Annotated[float | None, "of generating tokens, over the original's"]
+    seed_ppls: Annotated[tuple[float, ...], "of every seed, on rows set aside"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,10 @@ class AutoResult:
     machine: Machine
     versions: dict[str, str]
     healing: Annotated[Healing | None, Key(optional=True), "with --heal"] = None
+    training: Annotated[Training | None, Key(optional=True), "with --train"] = None
+    rounds: Annotated[
+        tuple[RoundRow, ...] | None, Key(optional=True), "with --train: the original, every round"
+    ] = None
 
 
 def read_report(path: Path) -> AutoResult:
@@ -110,17 +121,21 @@ def read_report(path: Path) -> AutoResult:
     return read_document(path, AutoResult, "a report made by ggprune auto")
 
 
-def rival_name(options: QuantizeOptions) -> str:
-    return f"{options.type}, nothing pruned"
-
-
-def result_name(plan: PrunePlan, quantize: QuantizeOptions | None) -> str:
-    kept = f"{len(plan.drop)} layer{'s' if len(plan.drop) > 1 else ''} pruned"
-    return f"{quantize.type}, {kept}" if quantize else kept
-
-
-def healed_name(name: str) -> str:
-    return f"{name}, healed"
+def described(rounds: Sequence[Round], last: Recovery, rows: Sequence[Row]) -> tuple[RoundRow, ...]:
+    """As the depth-first recipe prints it: the original, every round, the result."""
+    base, result = rows[0], rows[-1]
+    named = {row.name: row for row in rows}
+    stages = [(named[round_name(n + 1)], each.recovery) for n, each in enumerate(rounds)]
+    found = []
+    for row, recovery in [(base, Recovery()), *stages, (result, last)]:
+        runs = recovery.training.trained.runs if recovery.training is not None else ()
+        found.append(RoundRow(
+            n_layer=row.n_layer, n_param=row.n_param, ppl=row.ppl,
+            ppl_ratio=row.ppl.value / base.ppl.value,
+            speedup=row.tg.mean / base.tg.mean if row.tg and base.tg else None,
+            seed_ppls=tuple(run.best.ppl for run in runs),
+        ))  # fmt: skip
+    return tuple(found)
 
 
 def rows_of(
@@ -137,7 +152,8 @@ def rows_of(
         own = evaluations.get(candidate.path)  # none of the base
         divergence = own.divergence if own else None
         row = Row(
-            name=candidate.name, n_layer=model.n_layer, size_bytes=model.size_bytes,
+            name=candidate.name, n_layer=model.n_layer, n_param=model.n_param,
+            size_bytes=model.size_bytes,
             bits_per_weight=model.bits_per_weight, ppl=own.ppl if own else compared.base_ppl,
             kld=divergence.kld.mean if divergence else None,
             same_top_p=divergence.same_top_p if divergence else None,

@@ -11,11 +11,11 @@ from ggprune.metrics.estimates import Float64
 from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.pipeline.job import one_file
+from ggprune.pipeline.launch import by_torch, check_extra
 from ggprune.progress import Progress
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Compute
 from ggprune.scoring import Metric, RankOptions
-from ggprune.training.launch import by_torch, check_extra
 from ggprune.training.rowsfile import read_chunks, row_logits
 
 

@@ -25,16 +25,16 @@ from ggprune.model.metadata import scalar, string
 from ggprune.pipeline.adapter import AdapterFile
 from ggprune.pipeline.files import OutputFiles
 from ggprune.pipeline.heal import KEYS, HealJob, heal
-from ggprune.pipeline.job import Job, planned, write, write_into
+from ggprune.pipeline.job import Job, one_file, planned, write, write_into
+from ggprune.pipeline.launch import carry_out, check_extra, look
 from ggprune.pipeline.trained import adapter_file, stored_changes
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
 from ggprune.surgery.contents import Replacement, contents_of
-from ggprune.training.launch import carry_out, check_extra, look
 from ggprune.training.memory import check_memory
-from ggprune.training.options import Judgement, Task, Trained, TrainOptions
+from ggprune.training.options import Device, Judgement, Precision, Task, Trained, TrainOptions
 from ggprune.training.rowsfile import judge, read_rows, row_logits, write_rows
 from ggprune.training.samples import Corpus, Rows
 
@@ -94,8 +94,15 @@ def train(job: TrainJob, progress: Progress = SILENT) -> TrainedFiles:
     base = job.heal.base
     outlook = look(base, job.heal.keep, job.options)
     progress.say(check_memory(outlook, force=job.heal.force))
+    job = replace(job, options=replace(
+        job.options, device=Device(outlook.device), precision=Precision(outlook.precision)
+    ))  # fmt: skip
     train_rows, aside, text = isolated(read_rows, base.path, job.corpus, job.options)
-    with disk_errors(job.heal.out), _folder(job) as folder, _one_file(base, job, progress) as whole:
+    with (
+        disk_errors(job.heal.out),
+        _folder(job) as folder,
+        one_file(base, job.heal.out, progress) as whole,
+    ):
         pruned, healing = _pruned(replace(job, heal=replace(job.heal, text=text)), folder, progress)
         task = _task(job, folder, whole, pruned)
         _hand_over(task, train_rows, aside, job.compute)
@@ -120,8 +127,8 @@ def _check_outputs(job: TrainJob) -> None:
 @contextlib.contextmanager
 def _folder(job: TrainJob) -> Iterator[Path]:
     """Where everything lies that outlives a killed run. Raises UsageError for other settings."""
-    settings = _settings(job)
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+    text = json.dumps(_settings(job), indent=1)
+    key, settings = hashlib.sha256(text.encode()).hexdigest()[:32], json.loads(text)
     cache = job.heal.options.cache
     folder = job.checkpoints or (cache / f"train-{key}" if cache is not None else None)
     if folder is None:
@@ -142,7 +149,7 @@ def _folder(job: TrainJob) -> Iterator[Path]:
     elif any(folder.iterdir()):
         raise UsageError(f"{folder}: holds no training, and is not empty: another --checkpoints")
     else:
-        write_text(known, json.dumps(settings, indent=1), force=True)
+        write_text(known, text, force=True)
     yield folder
 
 
@@ -159,17 +166,6 @@ def _settings(job: TrainJob) -> dict[str, object]:
         "refit_layers": own.options.n_layer, "heal_type": own.options.tensor_type,
         "versions": versions(), **training,
     }  # fmt: skip
-
-
-@contextlib.contextmanager
-def _one_file(model: Model, job: TrainJob, progress: Progress) -> Iterator[Model]:
-    """transformers reads one file: the shards of a split model are joined for a while."""
-    if len(model.files) == 1:
-        yield model
-        return
-    with PendingFile(job.heal.out) as whole:
-        write_into(Job(model=model, out=job.heal.out), whole, progress)
-        yield open_model(whole.path)
 
 
 def _pruned(job: TrainJob, folder: Path, progress: Progress) -> tuple[Model, Healing | None]:
@@ -218,25 +214,27 @@ def _write(
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(PendingFile(own.out))
         tensors = stored_changes(trained, pruned, task.out, patch, own.options.tensor_type)
-        base_metadata = {f"{KEYS}train.method": string(_method(job.options))}
         final = Job(
-            model=pruned, out=own.out, replaced=Replacement(tensors, base_metadata),
+            model=pruned, out=own.out, replaced=Replacement(tensors, {}) if tensors else None,
             quantize=own.quantize, split=own.split, force=own.force, check_load=own.check_load,
             imatrix=own.imatrix.renamed(contents_of(own.base, own.plan).names)
-            if own.imatrix is not None else None,
+            if own.imatrix is not None and own.plan is not None else own.imatrix,
         )  # fmt: skip
         whole = stack.enter_context(PendingFile(own.out))
         write_into(final, whole, progress)
         before, after = isolated(judge, task.base, (pruned.path, whole.path), aside, job.compute)
         options = {k: getattr(v, "value", v) for k, v in asdict(job.options).items()}
         training = Training(options=options, trained=trained, before=before, after=after)
+        if not training.is_better and own.or_plain:
+            files = write(replace(final, replaced=None), progress)
+            return TrainedFiles(files, None, training)
         if not training.is_better and not own.force:
             change = f"{before.kld.value:.6g} -> {after.kld.value:.6g}"
             raise VerificationError(
                 f"{own.out}: not written: the KL divergence on rows set aside did not become "
                 f"smaller: {change} (--force writes it)"
             )
-        said = Replacement({}, _provenance(job, training))
+        said = Replacement({}, _provenance(job, training) if tensors else {})
         done = Job(
             model=open_model(whole.path), out=own.out, replaced=said, split=own.split,
             force=own.force, check_load=own.check_load,

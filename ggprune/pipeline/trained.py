@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ggprune.files.outputs import PendingFile
 from ggprune.healing.matrix import read_stored, store
@@ -27,7 +28,8 @@ def stored_changes(
 ) -> dict[str, Tensor]:
     """Write the new bytes of every trained tensor to `patch`; by name, where they lie.
 
-    kind: the type that matrices are stored in; None: their own.
+    What has stayed as it was is left out. kind: the type that matrices are stored in; None: their
+    own.
     """
     tensors, offset = dict[str, Tensor](), 0
     with patch.path.open("r+b") as file:
@@ -35,6 +37,8 @@ def stored_changes(
             old = pruned.by_name[item.tensor]
             own = old.type if kind is None or len(old.shape) < 2 else tensor_type(kind)
             raw = _bytes(item, old, values, own)
+            if own == old.type and np.array_equal(raw, read_stored(old).raw):
+                continue
             file.seek(offset)
             file.write(raw.data)
             tensors[item.tensor] = Tensor(
@@ -45,20 +49,18 @@ def stored_changes(
     return tensors
 
 
-def _bytes(item: Changed, old: Tensor, values: Path, kind: TensorType) -> np.ndarray:
+def _bytes(item: Changed, old: Tensor, values: Path, kind: TensorType) -> NDArray[np.uint8]:
+    stored = read_stored(old)
     if item.values is not None:
-        matrix = _read(values, item.values)
+        new = _read(values, item.values).reshape(stored.matrix.shape)
     else:
-        change = factor_product(item, values)
-        stored = read_stored(old)
-        if not change.any() and kind == stored.type:
-            return stored.raw  # nothing was learned: every byte stays
-        matrix = stored.matrix + change
-    rows = matrix.reshape(-1, old.shape[0])
-    importance = _read(values, item.importance) if item.importance is not None else None
-    if importance is None:
-        importance = np.ones(old.shape[0], np.float32)
-    return store(np.ascontiguousarray(rows, np.float32), kind, importance).raw
+        new = stored.matrix + factor_product(item, values)
+    if kind == stored.type and np.array_equal(new, stored.matrix):
+        return stored.raw  # quantizing what is quantized need not give the same
+    importance = np.ones(old.shape[0], np.float32)
+    if item.importance is not None:
+        importance = _read(values, item.importance)
+    return store(np.ascontiguousarray(new, np.float32), kind, importance).raw
 
 
 def factor_product(item: Changed, values: Path) -> Float32:

@@ -12,7 +12,7 @@ from ggprune.report import ranking
 from ggprune.report.blocks import Block, Heading, Table, Text, table_of
 from ggprune.report.evaluation import text_blocks, texts_table
 from ggprune.report.heal import healing_blocks
-from ggprune.report.units import estimate, named_versions, percent, size, speed_cell
+from ggprune.report.units import count, estimate, named_versions, percent, size, speed_cell
 from ggprune.scoring import Goal
 
 
@@ -34,6 +34,7 @@ def blocks(result: AutoResult) -> tuple[Block, ...]:
         Text((dropped,)),
         _table(result.rows),
         Text((*_verdict(result.rows), *_promise(result), *_healing(result))),
+        *_rounds(result),
         *steps,
         Text((front,)),
         ranking.front_table(result.front),
@@ -105,12 +106,40 @@ def _healing(result: AutoResult) -> Iterator[str]:
     if not healing.is_better:
         yield "Healing gained nothing: the result is not healed."
         return
-    before, after = result.rows[-2].kld, result.rows[-1].kld
+    trained = result.training is not None and result.training.is_better
+    before, after = (result.rows[n - trained].kld for n in (-2, -1))
     assert before is not None and after is not None
     yield (
         f"Healing: KLD {before.value:.4f} -> {after.value:.4f}; {len(healing.refitted)} matrices "
         f"fitted to {healing.n_fitted} tokens of {healing.text.source} in {healing.time_s:.0f} s."
     )
+    if result.training is None:
+        return
+    if not trained:
+        yield "Training gained nothing: the result is not trained."
+        return
+    last, run = result.rows[-1].kld, result.training.trained.best
+    assert last is not None
+    yield (
+        f"Training: KLD {after.value:.4f} -> {last.value:.4f}; {run.best.n_token} tokens, seed "
+        f"{run.seed}, in {result.training.trained.time_s:.0f} s."
+    )
+
+
+def _rounds(result: AutoResult) -> tuple[Block, ...]:
+    """As the depth-first recipe prints it: what every round gave."""
+    if result.rounds is None:
+        return ()
+    heading = "Trained; perplexities of seeds are those on rows set aside:"
+    table = table_of(
+        result.rounds,
+        ("layers", lambda row: row.n_layer), ("parameters", lambda row: count(row.n_param)),
+        ("PPL", lambda row: estimate(row.ppl)), ("PPL ratio", lambda row: f"{row.ppl_ratio:.3f}"),
+        ("tg speed-up", lambda row: f"{row.speedup:.2f}x" if row.speedup else None),
+        ("seeds", lambda row: " / ".join(f"{ppl:.2f}" for ppl in row.seed_ppls) or None),
+        left=(),
+    )  # fmt: skip
+    return (Text((heading,)), table)
 
 
 def _promise(result: AutoResult) -> Iterator[str]:

@@ -46,6 +46,8 @@ from ggprune.scoring.rows import BaseRows, Rows, RowSource
 from ggprune.scoring.target import DropRequest, sizes_to_try
 from ggprune.scoring.weights import magnitudes
 
+_OF_LAYERS = (Metric.MAGNITUDE, Metric.TAYLOR, Metric.IMATRIX)  # not of attention or FFN alone
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptions:
@@ -57,6 +59,20 @@ class RankOptions:
     n_decide: int | None = None  # of the least important layers; None: all see all of the text
     confidence: float = 0.95
     request: DropRequest | None = None  # a set of layers to choose as well
+    taylor: tuple[float, ...] | None = None  # by layer; the library's `rank` has torch find it
+
+    def __post_init__(self) -> None:
+        metric, unit = self.by.metric, self.measuring.unit
+        if metric is Metric.IMATRIX and self.imatrix is None:
+            raise UsageError("--metric imatrix needs an importance matrix: --imatrix FILE")
+        if metric in _OF_LAYERS and unit is not Unit.LAYER:
+            raise UsageError(
+                f"--metric {self.by}: of whole layers only, not of --unit {unit.value}"
+            )
+        if self.request is not None and unit is not Unit.LAYER:
+            raise UsageError(
+                f"--unit {unit.value}: modules are scored; only whole layers are dropped"
+            )
 
 
 def rank(
@@ -73,8 +89,9 @@ def rank(
     load or compute the model, and what `choose_set` raises.
     """
     options = options or RankOptions()
-    _check(options)
-    by, unit = options.by, options.measuring.unit
+    by, unit, taylor = options.by, options.measuring.unit, options.taylor
+    if by.metric is Metric.TAYLOR and taylor is None:
+        raise UsageError("--metric taylor needs the sums that torch finds: ggprune.rank has them")
     weights = magnitudes(model) if by.metric is Metric.MAGNITUDE else None
     activations = activation_statistics(options.imatrix, model) if options.imatrix else None
     with open_rows(model, text, options.measuring) as source:
@@ -85,6 +102,7 @@ def rank(
             replace(
                 _score(model, measured, cut),
                 magnitude=float(weights[cut.layers[0]]) if weights is not None else None,
+                taylor=taylor[cut.layers[0]] if taylor is not None else None,
                 activations=activations[cut.layers[0]] if activations is not None else None,
             )
             for cut in measured.rows
@@ -106,16 +124,6 @@ def rank(
         search = search_options(model, ranking, options.confidence)
         chosen = choose_set(model, source, options.request, search, progress)
         return replace(ranking, chosen=chosen, effort=source.effort)
-
-
-def _check(options: RankOptions) -> None:
-    by, unit = options.by, options.measuring.unit
-    if by.metric is Metric.IMATRIX and options.imatrix is None:
-        raise UsageError("--metric imatrix needs an importance matrix: --imatrix FILE")
-    if by.metric in (Metric.IMATRIX, Metric.MAGNITUDE) and unit is not Unit.LAYER:
-        raise UsageError(f"--metric {by}: of whole layers only, not of --unit {unit.value}")
-    if options.request is not None and unit is not Unit.LAYER:
-        raise UsageError(f"--unit {unit.value}: modules are scored; only whole layers are dropped")
 
 
 # What layers are compared by, token by token, where a ranking follows one of these.

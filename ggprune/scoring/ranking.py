@@ -43,6 +43,7 @@ class Metric(str, Enum):
     ANGULAR = "angular"
     RELATIVE_MAGNITUDE = "relative_magnitude"
     MAGNITUDE = "magnitude"  # of the weights
+    TAYLOR = "taylor"  # of the weights, times the loss's gradient
     IMATRIX = "imatrix"  # energy of what enters the weights
 
 
@@ -110,6 +111,7 @@ class LayerScore:
     angular: Annotated[Estimate, "arccos(cos(x_l, x_{l+1})) / pi, of the whole model"]
     kld_99: Annotated[float, "99 % of the tokens have less"]
     magnitude: Annotated[float | None, "of its weights, with --metric magnitude"] = None
+    taylor: Annotated[float | None, "first-order loss of its weights, with --metric taylor"] = None
     activations: Annotated[
         LayerActivations | None, Key(name="imatrix"), "what an importance matrix says of it"
     ] = None
@@ -132,6 +134,8 @@ class LayerScore:
         """The importance by a metric: higher is worth more. Raises DataError if it is missing."""
         if metric is Metric.MAGNITUDE and self.magnitude is not None:
             return self.magnitude
+        if metric is Metric.TAYLOR and self.taylor is not None:
+            return self.taylor
         if metric is Metric.IMATRIX and self.activations is not None:
             return self.activations.energy
         measured: object = getattr(self, metric.value, None)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ggprune.errors import GGPruneError
-from ggprune.training.launch import FAILED
+from ggprune.training.options import FAILED
 from ggprune.training.worker import run
 
 

@@ -117,7 +117,7 @@ def _may_be(parameter: tuple[int, ...], tensor: tuple[int, ...]) -> bool:
 def _candidates(
     name: str, pairs: Sequence[tuple[Parameter, Tensor]], read: Read
 ) -> Iterator[Layout]:
-    """The plainest first. An order of rows is taken from any member that has one."""
+    """The plainest first. Rows that are alike in one layer have their order from another."""
     parameter, tensor = pairs[0]
     shape = tensor.shape[::-1]
     for transposed in (False, True):
@@ -131,7 +131,6 @@ def _candidates(
             order = _order(member.read(), read(own))
             if order is not None:
                 yield Layout(name, rows=order)
-                break
 
 
 def _order(parameter: Float32, tensor: Float32) -> NDArray[np.intp] | None:

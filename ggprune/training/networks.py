@@ -48,7 +48,7 @@ def load(model: Model, dtype: torch.dtype, device: torch.device) -> PreTrainedMo
     except Exception as e:  # whatever another library raises for what it does not know
         reason = " ".join(str(e).split())[:200] or type(e).__name__
         raise ArchitectureError(
-            f"{path}: transformers cannot read this {model.arch} model, so it cannot be trained "
+            f"{path}: transformers cannot read this {model.arch} model, which torch is needed for "
             f"(ggprune heal without --train can repair it): {reason}"
         ) from e
     for module in network.modules():
@@ -92,10 +92,10 @@ def make_pair(
 ) -> Pair:  # fmt: skip
     """Nothing of it is trained yet. Raises ArchitectureError for what cannot be proved right."""
     teacher = load(base, dtype, device)
-    prefix = _layers_name(teacher, n_layer, base.path)
+    prefix = layers_name(teacher, n_layer, base.path)
     parameters = _parameters(teacher, prefix)
     pair = Pair(
-        teacher=teacher, student=_without_layers(teacher, prefix, keep, n_layer),
+        teacher=teacher, student=without_layers(teacher, prefix, keep, n_layer),
         layouts=find_layouts(parameters, base, read_values), keep=tuple(keep), prefix=prefix,
     )  # fmt: skip
     _take_over(pair, base, pruned)
@@ -121,7 +121,7 @@ def _role(name: str, prefix: str) -> tuple[str, int | None]:
     return f"{prefix}.{{}}.{rest}", int(number)
 
 
-def _layers_name(network: PreTrainedModel, n_layer: int, path: Path) -> str:
+def layers_name(network: PreTrainedModel, n_layer: int, path: Path) -> str:
     lists = [
         name
         for name, module in network.named_modules()
@@ -130,7 +130,7 @@ def _layers_name(network: PreTrainedModel, n_layer: int, path: Path) -> str:
     if len(lists) != 1:
         raise ArchitectureError(
             f"{path}: {len(lists)} lists of {n_layer} layers in {type(network).__name__}, expected "
-            "one: it cannot be trained"
+            "one: torch cannot be used with it"
         )
     return str(lists[0])
 
@@ -155,7 +155,7 @@ def same_modules(network: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(network, shared)
 
 
-def _without_layers(
+def without_layers(
     teacher: PreTrainedModel, prefix: str, keep: Sequence[int], n_layer: int
 ) -> PreTrainedModel:
     """The same modules with the same parameters; lists in the configuration follow the layers."""

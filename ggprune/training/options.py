@@ -13,6 +13,7 @@ from ggprune.metrics.estimates import Estimate
 
 PROOF_KLD = 5e-3  # nats a token between torch and llama.cpp, the most that still proves a model
 LORA_RANK, LORA_LR, FULL_LR = 16, 5e-4, 1e-4
+FAILED = "error"  # a file in which a process of several leaves what it raised
 PATIENCE = 5  # evaluations without a gain that end a run
 FEW, MANY = 5, 20  # evaluations in one run, by how long it is
 MAX_JUDGED = 16  # rows set aside that a run is evaluated on

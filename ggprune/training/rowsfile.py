@@ -37,7 +37,7 @@ def read_chunks(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> Toke
     Raises DataError as `make_chunks`. Loads the vocabulary alone.
     """
     with LlamaModel(path, vocab_only=True) as model:
-        tokens = make_chunks(text, model.tokenize, n_ctx, n_chunk).tokens.copy()
+        tokens: Tokens = make_chunks(text, model.tokenize, n_ctx, n_chunk).tokens.copy()
         if model.bos is not None:
             tokens[:, 0] = model.bos
         return tokens

@@ -22,7 +22,7 @@ from ggprune.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.training.loop import pick_device
 from ggprune.training.losses import cross_entropy, divergence, predictions
-from ggprune.training.networks import DTYPES, _layers_name, load, logits_of
+from ggprune.training.networks import DTYPES, layers_name, load, logits_of
 from ggprune.training.options import PROOF_KLD, Device
 from ggprune.training.worker import usual_precision
 
@@ -42,7 +42,7 @@ def measure(
     if n_thread is not None:
         torch.set_num_threads(n_thread)
     network = load(model, DTYPES[usual_precision(device).value], device)
-    layers = network.get_submodule(_layers_name(network, n_trunk(model), model.path))
+    layers = network.get_submodule(layers_name(network, n_trunk(model), model.path))
     rows = torch.from_numpy(chunks).long().to(device)
     _prove(network, rows[:1], known, model)
     matrices = [matrices_of(layer) for layer in layers.children()]

@@ -99,7 +99,7 @@ def run(task: Task, progress: Progress = SILENT) -> None:
         best = state if not runs or result.best.kld < min(r.best.kld for r in runs) else best
         runs.append(result)
     assert best is not None
-    network = _trainable(pair, options, options.seed)
+    network = trainable(pair, options, options.seed)
     if accelerator.is_main_process:
         changed = _changed(network, pair, best, data, options, accelerator, task.out)
         trained = Trained(
@@ -170,7 +170,7 @@ def _prove(
     return Proof(*found)
 
 
-def _trainable(pair: Pair, options: TrainOptions, seed: int) -> nn.Module:
+def trainable(pair: Pair, options: TrainOptions, seed: int) -> nn.Module:
     """The student as every run begins with it. The same seed gives the same."""
     torch.manual_seed(seed)
     student = Pair(pair.teacher, same_modules(pair.student), pair.layouts, pair.keep, pair.prefix)
@@ -195,7 +195,7 @@ def _run(
     known = checkpoints.result()
     if known is not None:
         return known
-    network = _trainable(pair, options, seed)
+    network = trainable(pair, options, seed)
     course = plan_course(options, len(data.train), len(data.aside), seed)
     training = Training(accelerator, pair.teacher, network, options, course)
     result, best = train(training, data.train, data.aside, checkpoints, log, progress)

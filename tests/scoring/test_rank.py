@@ -98,7 +98,7 @@ def test_the_document_has_the_documented_shape(ranking: Ranking, tiny: Model) ->
     assert [layer["layer"] for layer in document["layers"]] == list(range(9))
     assert set(document["layers"][0]) == {
         "layer", "ppl", "kld", "kld_99", "same_top_p", "rms_delta_p", "bi", "relative_magnitude",
-        "angular", "magnitude", "imatrix", "n_token", "removable",
+        "angular", "magnitude", "taylor", "imatrix", "n_token", "removable",
     }  # fmt: skip
     assert document["order"] == list(ranking.order)
 
@@ -204,6 +204,12 @@ def test_metrics_order_the_layers(tiny: Model, dead: Model) -> None:
     sums = {s.layer: s.magnitude or 0.0 for s in by_weights.layers}
     assert by_weights.order[:3] == tuple(sorted((4, 5, 6), key=sums.__getitem__))
     assert encode_fields(by_weights)["metric"] == "magnitude+"
+    given = tuple(map(float, reversed(range(9))))
+    by_loss = ranked(tiny, text, n_ctx=128, n_chunk=2, by=parse_metric("taylor"), taylor=given)
+    assert by_loss.order == tuple(reversed(range(9)))
+    assert [s.taylor for s in by_loss.layers] == list(given)
+    with pytest.raises(UsageError, match="needs the sums that torch finds"):
+        ranked(tiny, text, by=parse_metric("taylor"))
     with pytest.raises(UsageError, match="needs an importance matrix"):
         ranked(tiny, text, by=parse_metric("imatrix"))
     with pytest.raises(UsageError, match="one of kld, ppl"):

@@ -14,7 +14,7 @@ from ggprune.metrics.estimates import Float32
 from ggprune.model import Model
 from ggprune.training.networks import Pair, logits_of, make_pair
 from ggprune.training.options import PROOF_KLD, Task, TrainOptions
-from ggprune.training.worker import _trainable
+from ggprune.training.worker import trainable
 from tests.helpers import logits_of as llama_logits
 from tests.helpers import pruned_copy
 from tests.torch.models import FAMILIES, N_LAYER, write_model
@@ -37,7 +37,7 @@ def pair_of(models: list[Model]) -> Pair:
 def torch_logits(task: Task, models: list[Model], seed: int = 0) -> Float32:
     """Of the best weights of a finished run, on the row of the proof."""
     kept = torch.load(task.folder / f"finished-{seed}.pt", weights_only=False)
-    network = _trainable(pair_of(models), task.options, seed)
+    network = trainable(pair_of(models), task.options, seed)
     named = dict(network.named_parameters())
     with np.load(task.rows) as rows, torch.no_grad():
         for name, values in kept["best"].items():

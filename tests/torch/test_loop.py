@@ -13,8 +13,8 @@ import torch
 from ggprune.errors import LlamaError
 from ggprune.metrics.logits import base_logits
 from ggprune.model import Model
+from ggprune.pipeline.launch import carry_out as launched
 from ggprune.progress import Progress
-from ggprune.training.launch import carry_out as launched
 from ggprune.training.losses import cross_entropy, divergence, predictions, summed_loss
 from ggprune.training.options import Loss, Task, Trained
 from tests.helpers import pruned_copy

@@ -21,29 +21,26 @@ from ggprune.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
 from ggprune.training.memory import Outlook
-from ggprune.training.options import Device, Task, Trained, TrainOptions
+from ggprune.training.options import FAILED, Device, Task, Trained, TrainOptions
 
 EXTRA = ("torch", "transformers", "peft", "accelerate")
-WORKER = "ggprune.training.worker"
-FAILED = "error"  # beside the result: what a process of several raised
 
 
 def check_extra() -> None:
     """Raises MissingExtraError that names the command."""
     missing = [name for name in EXTRA if find_spec(name) is None]
     if missing:
-        raise MissingExtraError(
-            f"training needs {', '.join(missing)}: pip install 'ggprune[train]'"
-        )
+        raise MissingExtraError(f"this needs {', '.join(missing)}: pip install 'ggprune[train]'")
 
 
 def look(model: Model, keep: Sequence[int], options: TrainOptions) -> Outlook:
-    """What a training process would find, asked of one that has torch in it."""
-    return isolated(_look, model, keep, options)
+    """What a training process would find. Raises ArchitectureError for an unknown architecture."""
+    return cast(Outlook, isolated(by_torch, "preflight", "look", model, keep, options))
 
 
-def _look(model: Model, keep: Sequence[int], options: TrainOptions) -> Outlook:
-    return cast(Outlook, import_module("ggprune.training.preflight").look(model, keep, options))
+def by_torch(module: str, function: str, *args: object) -> object:
+    """Call a function of ggprune.training in a process that may have torch in it."""
+    return getattr(import_module(f"ggprune.training.{module}"), function)(*args)
 
 
 def is_follower() -> bool:
@@ -61,32 +58,17 @@ def carry_out(task: Task, progress: Progress = SILENT) -> Trained:
     if is_launched():
         if task.options.n_process > 1:
             raise UsageError("--num-processes: a launcher has started several processes already")
-        lead(task, progress)
+        by_torch("worker", "lead", task, progress)
     elif task.options.n_process > 1:
         _launch(task, progress)
     else:
-        isolated(work, task, progress)
+        isolated(by_torch, "worker", "run", task, progress)
     return cast(Trained, pickle.loads(task.result.read_bytes()))
-
-
-def by_torch(module: str, function: str, *args: object) -> object:
-    """Call a function of a module of this package, in the process that is to have torch in it."""
-    return getattr(import_module(f"ggprune.training.{module}"), function)(*args)
-
-
-def work(task: Task, progress: Progress) -> None:
-    """In the process that is to have torch in it."""
-    import_module(WORKER).run(task, progress)
-
-
-def lead(task: Task, progress: Progress) -> None:
-    """As the first of several processes: tell the others, then train with them."""
-    import_module(WORKER).lead(task, progress)
 
 
 def follow(device: Device) -> None:
     """As another one of several processes: wait to be told, then train."""
-    import_module(WORKER).follow(device)
+    by_torch("worker", "follow", device)
 
 
 def _launch(task: Task, progress: Progress) -> None:

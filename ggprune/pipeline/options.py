@@ -1,0 +1,42 @@
+"""What `auto` is asked for. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggprune.healing.result import HealOptions
+from ggprune.quantize.options import QuantizeOptions
+from ggprune.runtime.session import Compute
+from ggprune.scoring import DropRequest, MeasureOptions, RankOptions
+from ggprune.training.options import TrainOptions
+
+N_DECIDE = 4  # layers that the ranking settles where the number to drop is not known before
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoOptions:
+    """What to drop and how to measure it."""
+
+    request: DropRequest
+    drop_mtp: bool = False  # and all multi-token-prediction blocks
+    quantize: QuantizeOptions | None = None
+    n_ctx: int = 512
+    n_chunk: int | None = None
+    n_prompt: int = 512
+    n_gen: int = 128
+    n_repeat: int = 5
+    compute: Compute | None = None
+    cache: Path | None = None  # folder for finished measurements
+    measure_front: bool = False  # time a file for every number of layers up to the chosen one
+    generate: bool = False  # let the models write, and look at the texts
+    heal: HealOptions | None = None  # repair the result
+    train: TrainOptions | None = None  # behind healing
+    n_round: int = 1  # drop, repair, rank what is left: so often
+
+    @property
+    def ranking(self) -> RankOptions:
+        measuring = MeasureOptions(
+            n_ctx=self.n_ctx, n_chunk=self.n_chunk, compute=self.compute, cache=self.cache
+        )
+        return RankOptions(measuring=measuring, n_decide=N_DECIDE, request=self.request)
