@@ -1,9 +1,9 @@
 """`ggprune heal --train` beside what is only pruned and only fitted: losses, adapters, seeds.
 
-One table: the pruned model, healed in closed form, and trained behind that (or instead of it) in the
-ways listed. All are files, read together by `ggprune eval` against the original, on a text that none
-was fitted to or trained on. "times" is the KLD as a share of that of the pruned model; "torch" the
-KLD on rows set aside before the weights were stored, "stored" after it; where there are several
+One table: the pruned model, healed in closed form, and trained behind that (or instead of it) in
+the ways listed. All are files, read together by `ggprune eval` against the original, on a text that
+none was fitted to or trained on. "times" is the KLD as a share of that of the pruned model; "torch"
+the KLD on rows set aside before the weights were stored, "stored" after it; where there are several
 seeds, the spread of the former is given, and the file is that of the best.
 
     python benchmarks/train.py [MODEL.gguf] [--drop LAYERS] [-f TEXT] [--eval-file TEXT]
@@ -47,16 +47,17 @@ HEADERS = ("", "tokens", "KLD", "times", "PPL", "same top p", "torch", "stored",
 class Way:
     """How a model is trained: options, and whether it is fitted before."""
 
-    options: Mapping[str, object]
+    loss: Loss = Loss.KD
+    full: bool = False
     refit: bool = True
 
 
 WAYS = {
-    "kd": Way({}),
-    "kd, not fitted before": Way({}, refit=False),
-    "ce": Way({"loss": Loss.CE}),
-    "kd+ce": Way({"loss": Loss.BOTH}),
-    "kd, full": Way({"lora": None}),
+    "kd": Way(),
+    "kd, not fitted before": Way(refit=False),
+    "ce": Way(loss=Loss.CE),
+    "kd+ce": Way(loss=Loss.BOTH),
+    "kd, full": Way(full=True),
 }
 
 
@@ -73,13 +74,12 @@ class Case:
 
 def trained(
     case: Case, name: str, pruned: Mapping[bool, Path], folder: Path
-) -> tuple[Path, list[object]]:
+) -> tuple[Path, list[str]]:
     """The file, and its cells."""
     way, out = WAYS[name], folder / f"{name.replace(' ', '-')}.gguf"
-    changes = dict(way.options)
-    if "lora" in changes:
-        changes["lr"] = None  # the default of full training
-    options = replace(case.options, **changes)
+    options = replace(case.options, loss=way.loss)
+    if way.full:
+        options = replace(options, lora=None, lr=None)  # the default of full training
     own = HealJob(
         base=case.base, out=out, pruned=open_model(pruned[way.refit]), text=Text("", ""),
         options=HealOptions(compute=case.compute), force=True, check_load=False,
@@ -90,7 +90,7 @@ def trained(
     spread = f" ± {statistics.stdev(klds):.4f}" if len(runs) > 1 else ""
     speed = statistics.median(p.tok_per_s for p in done.trained.best.points if p.tok_per_s)
     return out, [
-        best.n_token, f"{statistics.mean(klds):.4f}{spread}", f"{done.after.kld.value:.4f}",
+        str(best.n_token), f"{statistics.mean(klds):.4f}{spread}", f"{done.after.kld.value:.4f}",
         f"{done.trained.time_s:.0f}", f"{speed:.0f}",
     ]  # fmt: skip
 
@@ -144,7 +144,7 @@ def table(case: Case, asked: argparse.Namespace, folder: Path) -> str:
     )).healing  # fmt: skip
     entries = [
         ("nothing done", pruned[False], ["", "", "", "", ""]),
-        ("refit", pruned[True], [healing.n_fitted, "", "", f"{healing.time_s:.0f}", ""]),
+        ("refit", pruned[True], [str(healing.n_fitted), "", "", f"{healing.time_s:.0f}", ""]),
     ]
     for name in asked.way or WAYS:
         path, cells = trained(case, name, pruned, folder)
@@ -154,7 +154,7 @@ def table(case: Case, asked: argparse.Namespace, folder: Path) -> str:
         [path for _, path, _ in entries], read_texts([asked.eval_file]), base=case.base.path,
         n_chunk=asked.eval_chunks, compute=case.compute,
     )  # fmt: skip
-    rows, first = [], None
+    rows, first = list[tuple[str, ...]](), 0.0
     for (name, _, cells), evaluation in zip(entries, found, strict=True):
         divergence = evaluation.divergence
         assert divergence is not None
@@ -164,7 +164,7 @@ def table(case: Case, asked: argparse.Namespace, folder: Path) -> str:
             base_ppl = estimate(divergence.base_ppl)
             rows.append(("original", "", "", "", base_ppl, "", "", "", "", ""))
         rows.append((
-            name, str(cells[0]), estimate(kld), f"{kld.value / first:.3f}",
+            name, cells[0], estimate(kld), f"{kld.value / first:.3f}",
             estimate(evaluation.ppl), f"{100 * divergence.same_top_p.value:.1f} %", *cells[1:],
         ))  # fmt: skip
     return markdown_table(HEADERS, rows)
