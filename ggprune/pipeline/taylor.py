@@ -12,11 +12,12 @@ from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.pipeline.job import one_file
 from ggprune.pipeline.launch import by_torch, check_extra
+from ggprune.pipeline.proof import exact_logits
 from ggprune.progress import Progress
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Compute
 from ggprune.scoring import Metric, RankOptions
-from ggprune.training.rowsfile import read_chunks, row_logits
+from ggprune.training.rowsfile import read_chunks
 
 
 def with_taylor(model: Model, text: Text, options: RankOptions, progress: Progress) -> RankOptions:
@@ -31,13 +32,12 @@ def with_taylor(model: Model, text: Text, options: RankOptions, progress: Progre
     measuring = options.measuring
     compute = measuring.compute or Compute()
     chunks = isolated(read_chunks, model.path, text, measuring.n_ctx, measuring.n_chunk)
-    known = isolated(row_logits, model.path, chunks[0], compute)
-    with (
-        TemporaryDirectory(prefix="ggprune-") as folder,
-        one_file(model, Path(folder) / model.path.name, progress) as whole,
-    ):
-        sums = isolated(
-            by_torch, "taylor", "measure", whole, chunks, known, compute.n_threads,
-            progress.part("taylor"),
-        )  # fmt: skip
+    with TemporaryDirectory(prefix="ggprune-") as folder:
+        beside = Path(folder) / model.path.name
+        known = exact_logits(model, chunks[0], compute, beside, progress)
+        with one_file(model, beside, progress) as whole:
+            sums = isolated(
+                by_torch, "taylor", "measure", whole, chunks, known, compute.n_threads,
+                progress.part("taylor"),
+            )  # fmt: skip
     return replace(options, taylor=tuple(cast(Float64, sums).tolist()))

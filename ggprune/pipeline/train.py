@@ -27,6 +27,7 @@ from ggprune.pipeline.files import OutputFiles
 from ggprune.pipeline.heal import KEYS, HealJob, heal
 from ggprune.pipeline.job import Job, one_file, planned, write, write_into
 from ggprune.pipeline.launch import carry_out, check_extra, look
+from ggprune.pipeline.proof import exact_logits
 from ggprune.pipeline.trained import adapter_file, stored_changes
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
@@ -35,7 +36,7 @@ from ggprune.runtime.session import Compute
 from ggprune.surgery.contents import Replacement, contents_of
 from ggprune.training.memory import check_memory
 from ggprune.training.options import Device, Judgement, Precision, Task, Trained, TrainOptions
-from ggprune.training.rowsfile import judge, read_rows, row_logits, write_rows
+from ggprune.training.rowsfile import judge, read_rows, write_rows
 from ggprune.training.samples import Corpus, Rows
 
 PRUNED, HEALED, SETTINGS = "pruned.gguf", "healed.json", "settings.json"
@@ -105,7 +106,13 @@ def train(job: TrainJob, progress: Progress = SILENT) -> TrainedFiles:
     ):
         pruned, healing = _pruned(replace(job, heal=replace(job.heal, text=text)), folder, progress)
         task = _task(job, folder, whole, pruned)
-        _hand_over(task, train_rows, aside, job.compute)
+        logits = [
+            exact_logits(model, aside.tokens[0], job.compute, job.heal.out, progress)
+            for model in (base, pruned)
+        ]
+        with disk_errors(folder):
+            write_rows(task.rows, train_rows, aside, aside.tokens[0], *logits)
+            task.out.write_bytes(b"")
         trained = carry_out(task, progress)
         result = _write(job, task, trained, pruned, aside, progress)
         _forget(folder)
@@ -196,14 +203,6 @@ def _task(job: TrainJob, folder: Path, base: Model, pruned: Model) -> Task:
         options=job.options, rows=folder / "rows.npz", folder=folder, out=folder / "changed.bin",
         result=folder / "result", log=job.log,
     )  # fmt: skip
-
-
-def _hand_over(task: Task, train: Rows, aside: Rows, compute: Compute) -> None:
-    proof = aside.tokens[0]
-    original, pruned = (isolated(row_logits, p, proof, compute) for p in (task.base, task.pruned))
-    with disk_errors(task.folder):
-        write_rows(task.rows, train, aside, proof, original, pruned)
-        task.out.write_bytes(b"")
 
 
 def _write(

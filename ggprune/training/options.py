@@ -12,6 +12,7 @@ from ggprune.files.keys import LEFT_OUT, Key
 from ggprune.metrics.estimates import Estimate
 
 PROOF_KLD = 5e-3  # nats a token between torch and llama.cpp, the most that still proves a model
+PROOF_SHARE = 0.01  # ... of a pruned model also this share of its divergence from the original
 LORA_RANK, LORA_LR, FULL_LR = 16, 5e-4, 1e-4
 FAILED = "error"  # a file in which a process of several leaves what it raised
 PATIENCE = 5  # evaluations without a gain that end a run
