@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +182,38 @@ def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
     tmp_path.joinpath("mine", "thesis.txt").write_text("keep")
     mine = ggprune("heal", *ONLY, TINY, out, "--checkpoints", tmp_path / "mine", "--force")
     assert_line(mine, "holds no training, and is not empty", 2)
+
+
+def test_a_launcher_of_several_processes(tmp_path: Path) -> None:
+    """As `accelerate launch` starts them; the same run as that of one process."""
+    outs = [tmp_path / name for name in ("alone.gguf", "launched.gguf")]
+    args = [*map(str, ONLY), "--device", "cpu", str(TINY)]
+    succeed("heal", *args, outs[0])
+    launcher = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no", "--cpu")  # fmt: skip
+    command = [sys.executable, *launcher, "-m", "ggprune", "heal", *args, str(outs[1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written  ") == 1  # the first one speaks for both
+    klds = [open_model(out).value("ggprune.heal.train.kld.after", float) for out in outs]
+    assert klds[0] == pytest.approx(klds[1], rel=1e-3)
+
+
+def test_killed_and_called_again(tmp_path: Path) -> None:
+    """A signal that nothing can catch: the file is that of a run that was left alone."""
+    whole, parts, log = (tmp_path / name for name in ("whole.gguf", "parts.gguf", "log.jsonl"))
+    args = (*ONLY, "--tokens", "24k", "--micro-batch", "1", TINY)
+    succeed("heal", *args, whole)
+    command = [sys.executable, "-m", "ggprune", "heal", *map(str, args), str(parts)]
+    process = subprocess.Popen([*command, "--log", str(log)], stderr=subprocess.DEVNULL)
+    while not (log.exists() and '"step": 5,' in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not parts.exists() and not list(tmp_path.glob(".*"))
+    log.unlink()
+    succeed("heal", *args, parts, "--log", log)
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert min(steps) >= 3  # it went on
+    assert whole.read_bytes() == parts.read_bytes()
