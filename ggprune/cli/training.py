@@ -38,7 +38,8 @@ class Training:
     full: Annotated[bool, Option(
         "--full", help="Train all weights of the layers, not adapters.")] = False
     lora_out: Annotated[Path | None, Option(
-        "--lora-out", metavar="OUT.gguf", help="Write what was trained as an adapter, too.")] = None
+        "--lora-out", metavar="OUT.gguf",
+        help="Write what was trained as an adapter, too; with --no-refit.")] = None
     tokens: Annotated[str | None, Option(
         metavar="N", show_default="all of the text once",
         help="Train on so many tokens (2M), the text again and again if need be.")] = None

@@ -26,6 +26,7 @@ from ggprune.pipeline.heal import HealJob
 from ggprune.pipeline.heal import outline as heal_outline
 from ggprune.pipeline.healed import settled
 from ggprune.pipeline.job import Job, planned, write_into
+from ggprune.pipeline.launch import look
 from ggprune.pipeline.options import AutoOptions
 from ggprune.pipeline.recovery import (
     Means,
@@ -54,6 +55,7 @@ from ggprune.runtime.session import LlamaModel
 from ggprune.scoring import DropRequest, Goal, Ranking, Target
 from ggprune.scoring.target import sizes_to_try
 from ggprune.surgery import PrunePlan, make_plan
+from ggprune.training.memory import check_memory
 
 
 def auto(
@@ -228,6 +230,8 @@ def _check(
         planned(replace(job, plan=plan))
     for text, n_chunk in ((calibration, options.n_chunk), (evaluation, None)):
         isolated(check_text, model.path, text, options.n_ctx, n_chunk)
+    if options.train is not None:
+        check_memory(look(model, plan.keep, options.train), force=job.force)
     if options.heal is not None:
         heal_outline(HealJob(base=model, out=job.out, plan=plan, text=healing,
                              options=options.heal, force=job.force))  # fmt: skip

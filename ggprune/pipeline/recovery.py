@@ -77,9 +77,7 @@ def recover(
         healing, plan=None, pruned=open_model(folder / HEALED), quantize=job.quantize,
         imatrix=imatrix,
     )  # fmt: skip
-    training = TrainJob(
-        heal=own, corpus=Corpus(means.text), options=replace(means.train), refit=False
-    )
+    training = TrainJob(heal=own, corpus=Corpus(means.text), options=means.train, refit=False)
     done = train(training, progress)
     return Recovery(healing=healed, training=done.training, healed=folder / HEALED)
 

@@ -40,6 +40,7 @@ from ggprune.training.rowsfile import judge, read_rows, write_rows
 from ggprune.training.samples import Corpus, Rows
 
 PRUNED, HEALED, SETTINGS = "pruned.gguf", "healed.json", "settings.json"
+ROWS, CHANGED, RESULT, CHECKPOINTS = "rows.npz", "changed.bin", "result", "*-*.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,8 @@ def train(job: TrainJob, progress: Progress = SILENT) -> TrainedFiles:
         _folder(job) as folder,
         one_file(base, job.heal.out, progress) as whole,
     ):
+        if not any(folder.glob(CHECKPOINTS)):  # a run that goes on has a log already
+            check_outputs([job.log], [], force=job.heal.force)
         pruned, healing = _pruned(replace(job, heal=replace(job.heal, text=text)), folder, progress)
         task = _task(job, folder, whole, pruned)
         logits = [
@@ -125,10 +128,15 @@ def _check_outputs(job: TrainJob) -> None:
         raise UsageError("with training the adapter is that of what was trained")
     if job.lora is not None and job.options.lora is None:
         raise UsageError("--lora-out is an adapter of what --lora trains; --full has none")
+    if job.lora is not None and job.refit:
+        raise UsageError(
+            "--lora-out is for the model that training begins with, which must be a file: heal it "
+            "first, then train that with --base, --no-refit and --lora-out"
+        )
     inputs = [file.path for model in (own.base, own.pruned) if model for file in model.files]
     files = planned(replace(own.job, quantize=None, imatrix=None))
     paths = files.paths if own.out in files.paths else (own.out, *files.paths)
-    check_outputs([*paths, job.lora, job.log], inputs, force=own.force)
+    check_outputs([*paths, job.lora], inputs, force=own.force)
 
 
 @contextlib.contextmanager
@@ -200,8 +208,8 @@ def _task(job: TrainJob, folder: Path, base: Model, pruned: Model) -> Task:
     return Task(
         base=base.path, pruned=pruned.path, n_layer=len(layers),
         keep=tuple(n for n in job.heal.keep if n in layers),
-        options=job.options, rows=folder / "rows.npz", folder=folder, out=folder / "changed.bin",
-        result=folder / "result", log=job.log,
+        options=job.options, rows=folder / ROWS, folder=folder, out=folder / CHANGED,
+        result=folder / RESULT, log=job.log,
     )  # fmt: skip
 
 
@@ -221,7 +229,12 @@ def _write(
         )  # fmt: skip
         whole = stack.enter_context(PendingFile(own.out))
         write_into(final, whole, progress)
-        before, after = isolated(judge, task.base, (pruned.path, whole.path), aside, job.compute)
+        start = pruned.path
+        if own.quantize is not None:  # what quantizing loses is not training's
+            untrained = stack.enter_context(PendingFile(own.out))
+            write_into(replace(final, replaced=None), untrained, progress)
+            start = untrained.path
+        before, after = isolated(judge, task.base, (start, whole.path), aside, job.compute)
         options = {k: getattr(v, "value", v) for k, v in asdict(job.options).items()}
         training = Training(options=options, trained=trained, before=before, after=after)
         if not training.is_better and own.or_plain:
@@ -238,10 +251,15 @@ def _write(
             model=open_model(whole.path), out=own.out, replaced=said, split=own.split,
             force=own.force, check_load=own.check_load,
         )  # fmt: skip
-        lora = None
-        if job.lora is not None:
-            lora = adapter_file(job.lora, trained, pruned, task.out, said.metadata, own.force)
         files = write(done, progress)
+        lora = None
+        try:
+            if job.lora is not None:
+                lora = adapter_file(job.lora, trained, pruned, task.out, said.metadata, own.force)
+        except BaseException:  # both, or neither
+            for path in files.paths:
+                path.unlink(missing_ok=True)
+            raise
     return TrainedFiles(files, None, training, lora)
 
 
@@ -262,8 +280,9 @@ def _provenance(job: TrainJob, training: Training) -> dict[str, Value]:
 
 
 def _forget(folder: Path) -> None:
-    """What is in the output is needed no more."""
+    """What is in the output is needed no more. What is not ours in the folder stays."""
+    own = [folder / name for name in (PRUNED, HEALED, SETTINGS, ROWS, CHANGED, RESULT)]
+    for path in (*own, *folder.glob(CHECKPOINTS)):
+        path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            path.unlink()
         folder.rmdir()

@@ -82,12 +82,12 @@ def test_a_pruned_file_and_a_type(tmp_path: Path) -> None:
     pruned, out = tmp_path / "pruned.gguf", tmp_path / "out.gguf"
     succeed(*DROP, TINY, pruned)
     document = json.loads(
-        succeed("heal", *SHORT, "--no-refit", "--base", TINY, pruned, out, "--type", "Q8_0",
+        succeed("heal", *SHORT, "--no-refit", "--base", TINY, pruned, out, "--type", "Q4_K_M",
                 "--full", "--lr", "2e-4", "--json")
     )  # fmt: skip
     training = document["training"]
     assert training["after"]["kld"]["value"] < training["before"]["kld"]["value"]
-    assert open_model(out).by_name["blk.0.attn_q.weight"].type.name == "Q8_0"
+    assert open_model(out).by_name["blk.0.attn_q.weight"].type.name == "Q4_K"
 
 
 def test_conversations_are_trained_on(tmp_path: Path) -> None:
@@ -126,6 +126,7 @@ WRONG = [
     (("-c", "8192", "--batch", "8192"), "at least one of each is needed", 1),
     (("--curves", "curves.txt"), "a plot is written as", 2),
     (("--full", "--lora-out", "x.gguf"), "--full has none", 2),
+    (("--lora-out", "x.gguf"), "heal it first", 2),
 ]
 
 
@@ -136,7 +137,8 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     args = [arg for arg in SHORT if not (arg in ("--tokens", "8k") and "--epochs" in wrong)]
     args = args if "--epochs" not in wrong else [*args, "--tokens", "1k"]
-    assert_line(ggprune("heal", *DROP, *args, "--no-refit", TINY, "out.gguf", *wrong), said, code)
+    args = args if said == "heal it first" else [*args, "--no-refit"]
+    assert_line(ggprune("heal", *DROP, *args, TINY, "out.gguf", *wrong), said, code)
     assert not (tmp_path / "out.gguf").exists()
 
 
@@ -173,11 +175,13 @@ def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
     """A folder of checkpoints belongs to one training, and to the same model."""
     folder, out = tmp_path / "checkpoints", tmp_path / "out.gguf"
     refused = ggprune("heal", *ONLY, TINY, out, "--checkpoints", folder, "--lr", "0")
+    (folder / "log.jsonl").touch()
     assert refused.returncode == 1 and (folder / "finished-0.pt").exists()
     other = ggprune("heal", *ONLY, TINY, out, "--checkpoints", folder, "--seed", "3", "--lr", "0")
     assert_line(other, "holds a training with other settings: seed was 0, not 3", 2)
     again = succeed("heal", *ONLY, TINY, out, "--checkpoints", folder, "--lr", "0", "--force")
-    assert "KLD " in again and not folder.exists()
+    assert "KLD " in again and not list(folder.glob("*.pt"))
+    assert (folder / "log.jsonl").exists()  # what is not ours stays
     tmp_path.joinpath("mine").mkdir()
     tmp_path.joinpath("mine", "thesis.txt").write_text("keep")
     mine = ggprune("heal", *ONLY, TINY, out, "--checkpoints", tmp_path / "mine", "--force")
@@ -212,8 +216,10 @@ def test_killed_and_called_again(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert not parts.exists() and not list(tmp_path.glob(".*"))
-    log.unlink()
-    succeed("heal", *args, parts, "--log", log)
-    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert min(steps) >= 3  # it went on
+    begun = log.read_text().splitlines()[:6]
+    succeed("heal", *args, parts, "--log", log)  # the same command again
+    lines = log.read_text().splitlines()
+    assert lines[:6] == begun  # it went on
+    steps = [json.loads(line)["step"] for line in lines if "grad_norm" in line]
+    assert steps == list(range(1, 13))
     assert whole.read_bytes() == parts.read_bytes()
