@@ -16,6 +16,9 @@ class Progress:
     def step(self, done: int, total: int) -> None:
         """So many steps, bytes, or whatever the part counts, are done of all."""
 
+    def note(self, text: str) -> None:
+        """What the user should know although the job goes on; a line that stays."""
+
     def say(self, text: str) -> None:
         """What is being tried now, in a few words; "" when that is over."""
 

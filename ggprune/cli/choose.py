@@ -11,7 +11,7 @@ from typer import Argument, Option
 from ggprune.cli.measuring import Computing, Search, Targets, cache_folder
 from ggprune.cli.options import AsJson, Confidence, Force, UseCache
 from ggprune.cli.output import show
-from ggprune.cli.progress import TerminalProgress
+from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
 from ggprune.healing.result import HealOptions
@@ -63,6 +63,7 @@ def command(options: Options) -> None:
         check_plot(options.plot)
     ranking = read_ranking(options.scores_file)
     model = open_model(options.model_path or Path(ranking.model.path))
+    model.read_fingerprint(TerminalProgress(READ))
     check_ranking(options.scores_file, ranking, model)
     request = options.targets.required(model, options.search)
     inputs = [*(file.path for file in model.files), options.scores_file, options.file]

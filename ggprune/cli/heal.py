@@ -11,7 +11,7 @@ from typer import Option
 from ggprune.cli import options as shared
 from ggprune.cli.measuring import Computing, cache_folder
 from ggprune.cli.output import show
-from ggprune.cli.progress import TerminalProgress
+from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.cli.quantizing import Quantizing
 from ggprune.cli.removal import Removal, Splitting
 from ggprune.cli.training import Training
@@ -259,7 +259,8 @@ def _models(source: Path, options: Options) -> tuple[Model, Model | None, PruneP
         raise UsageError("with --base the dropped layers are those that the pruned file names")
     base, pruned = open_model(options.base), open_model(source)
     keep = kept_layers(base, pruned)
-    return base, pruned, make_plan(base, [n for n in range(base.n_layer) if n not in keep])
+    drop = [n for n in range(base.n_layer) if n not in keep]
+    return base, pruned, make_plan(base, drop, progress=TerminalProgress(READ))
 
 
 def _ridge(text: str) -> float | None:

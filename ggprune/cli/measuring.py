@@ -14,12 +14,12 @@ from typer import Option
 from ggprune.arch import n_trunk
 from ggprune.cli.options import Threads
 from ggprune.errors import UsageError
+from ggprune.files.cachefolder import user_cache
 from ggprune.metrics.text import Text, read_text, shipped_text
 from ggprune.model import Model
 from ggprune.model.layers import parse_layers
 from ggprune.runtime.session import Compute
 from ggprune.scoring import DropRequest, Goal, Limits, Target, parse_strategy
-from ggprune.scoring.cache import default_folder
 from ggprune.scoring.target import OPTIONS, parse_amount
 
 
@@ -61,7 +61,7 @@ def given_text(path: Path | None, shipped: str) -> Text:
 
 def cache_folder(cache: bool) -> Path | None:
     """Where finished measurements are kept, if they are."""
-    return default_folder() if cache else None
+    return user_cache() if cache else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,9 @@ from ggprune.progress import Progress
 
 BYTES = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
 TOKENS = {"unit": "token", "unit_scale": True}
-UNITS = {"copy": BYTES, "generate": BYTES, "self-text": TOKENS}  # of all other parts: steps
+READ = "read"  # for the fingerprint
+# Of all other parts: steps.
+UNITS = {READ: BYTES, "copy": BYTES, "generate": BYTES, "self-text": TOKENS}
 
 
 class TerminalProgress(Progress):
@@ -40,6 +42,9 @@ class TerminalProgress(Progress):
         self.bar.update(done - self.bar.n)
         if done >= total:
             self.bar.close()
+
+    def note(self, text: str) -> None:
+        tqdm.write(f"ggprune: note: {text}", file=sys.stderr)
 
     def say(self, text: str) -> None:
         if sys.stderr.isatty():

@@ -10,6 +10,7 @@ from typer import Option
 
 from ggprune.arch import mtp_blocks
 from ggprune.cli.options import KeepSplit
+from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.errors import UsageError
 from ggprune.model import Model
 from ggprune.model.layers import parse_layers
@@ -55,9 +56,9 @@ class Removal:
                 "--drop goes with --scores: which ranking is it the number of layers of?"
             )
         if self.plan_file is not None:
-            return load_plan(self.plan_file, model)
+            return load_plan(self.plan_file, model, TerminalProgress(READ))
         layers = {*self.layers(model), *(mtp_blocks(model) if drop_mtp else ())}
-        return make_plan(model, layers, trust=trust)
+        return make_plan(model, layers, trust=trust, progress=TerminalProgress(READ))
 
     def layers(self, model: Model) -> tuple[int, ...]:
         if self.scores is not None:
@@ -100,6 +101,7 @@ class Splitting:
 def _scored_layers(path: Path, model: Model, n_drop: int | None) -> tuple[int, ...]:
     """The chosen set, or the least important layers if it has another size."""
     ranking = read_ranking(path)
+    model.read_fingerprint(TerminalProgress(READ))
     check_ranking(path, ranking, model)
     chosen = ranking.chosen.drop.whole_layers if ranking.chosen is not None else None
     if n_drop is None and chosen is None:

@@ -1,8 +1,8 @@
 """Outputs: may they be written, answered before any work; and files that appear when complete.
 
 On Linux a pending file has no name at all until it is complete, flushed and wanted (O_TMPFILE), so
-that even a killed process leaves nothing behind; elsewhere it is a `.part` file beside the target
-that is removed on every way out.
+that even a killed process leaves nothing behind; elsewhere it is a hidden file beside the target
+that is removed on every way out, and after a kill by the next run.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import contextlib
 import errno
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ggprune.errors import GGPruneError, OutputError
+from ggprune.files.passing import FILE, hidden_file, hidden_name, lock, remove_abandoned
 
 
 @contextlib.contextmanager
@@ -83,26 +83,29 @@ class PendingFile:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self._name: Path | None = None  # only where files cannot be nameless
+        self._name: Path | None = None  # of its own: where it must have one, and once it is staged
         self._committed = False
         try:
+            remove_abandoned(target.parent)
             self.fd = os.open(target.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            lock(self.fd)
             self.path = Path(f"/proc/{os.getpid()}/fd/{self.fd}")
             if not self.path.exists():
                 os.close(self.fd)
                 raise OSError("no /proc")
         except (AttributeError, OSError):
             with write_errors(target):
-                self.fd, name = tempfile.mkstemp(".part", ".ggprune-", target.parent)
-            self._name = self.path = Path(name)
+                self.fd, self._name = hidden_file(target.parent)
+                self._name.chmod(0o666 & ~_umask())
+            self.path = self._name
 
     def __enter__(self) -> PendingFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
         if self._name is not None and not self._committed:
             self._name.unlink(missing_ok=True)
+        os.close(self.fd)
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
@@ -113,40 +116,105 @@ class PendingFile:
             raise type(e)(str(e).replace(str(self.path), str(self.target))) from e
 
     def commit(self, *, force: bool) -> None:
-        """Flush, then give the file its name in one step.
+        """Flush, then give the file its name in one step. Raises as `commit_all`."""
+        commit_all([self], force=force)
 
-        Raises OutputError if the name was taken meanwhile and `force` is not set.
-        """
-        os.fsync(self.fd)
+    def stage(self) -> None:
+        """Give it a hidden name beside its target, so that nothing but renaming is left to do."""
+        if self._name is not None:
+            return
+        name = hidden_name(FILE)
         folder = os.open(self.target.parent, os.O_RDONLY)
-        try:
-            self._publish(folder, force=force)
-            self._committed = True
-            with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-                os.fsync(folder)
-        except FileExistsError as e:
-            raise OutputError(f"{self.target}: appeared meanwhile; nothing was replaced") from e
+        try:  # relative to a folder, because only then the link in /proc is followed
+            os.link(self.path, name, dst_dir_fd=folder)
         finally:
             os.close(folder)
+        self._name = self.target.with_name(name)
 
-    def _publish(self, folder: int, *, force: bool) -> None:
-        if self._name is not None:
-            if not force and os.path.lexists(self.target):
-                raise FileExistsError
-            mask = os.umask(0)
-            os.umask(mask)
-            self._name.chmod(0o666 & ~mask)
+    def publish(self, *, force: bool) -> None:
+        """Give the staged file its name. Raises FileExistsError if it is taken without `force`."""
+        assert self._name is not None
+        if force or not _linked(self._name, self.target):
             self._name.replace(self.target)
-        elif force and os.path.lexists(self.target):
-            beside = f".ggprune-{os.getpid()}-{self.fd}.part"
-            os.link(self.path, beside, dst_dir_fd=folder)
-            try:
-                os.replace(beside, self.target.name, src_dir_fd=folder, dst_dir_fd=folder)
-            except OSError:
-                os.unlink(beside, dir_fd=folder)
-                raise
         else:
-            os.link(self.path, self.target.name, dst_dir_fd=folder)
+            self._name.unlink()
+        self._committed = True
+
+
+def _linked(path: Path, target: Path) -> bool:
+    """Give a file a second name; False where files have but one, and `target` is still free."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError from None
+        return False
+    return True
+
+
+def commit_all(files: Sequence[PendingFile], *, force: bool) -> None:
+    """All files get their names or none does, and what had these names before is put back.
+
+    All are flushed before the first one gets its name; then nothing is left to do but renaming,
+    from the last one to the first. Only a kill between two renames leaves new files beside old
+    ones: what is in them must tell that they do not belong together.
+    Raises OutputError if a name was taken meanwhile and `force` is not set, OSError.
+    """
+    for file in files:
+        os.fsync(file.fd)
+    for file in files:
+        file.stage()
+    with contextlib.ExitStack() as undo:
+        for file in reversed(files):
+            if len(files) > 1:
+                undo.enter_context(_kept_before(file.target))
+            try:
+                file.publish(force=force)
+            except FileExistsError as e:
+                raise OutputError(f"{file.target}: appeared meanwhile; nothing was replaced") from e
+    for folder in {file.target.parent for file in files}:
+        _flush_folder(folder)
+
+
+@contextlib.contextmanager
+def _kept_before(target: Path) -> Iterator[None]:
+    """Keep what has the name under a hidden one meanwhile; put it back if the block fails."""
+    before, fd = target.with_name(hidden_name(FILE)), None
+    if is_there := os.path.lexists(target):
+        if not _linked(target, before):
+            target.rename(before)
+        with contextlib.suppress(OSError):
+            fd = os.open(before, os.O_RDONLY)
+            lock(fd)
+    try:
+        yield
+    except BaseException:
+        if is_there:
+            before.replace(target)
+        else:
+            target.unlink(missing_ok=True)
+        raise
+    finally:
+        before.unlink(missing_ok=True)
+        if fd is not None:
+            os.close(fd)
+
+
+def _flush_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(target: Path, text: str, *, force: bool) -> None:

@@ -26,6 +26,7 @@ from ggprune.metrics.estimates import Float64
 from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.devices import computing_on
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
 from ggprune.runtime.vocabulary import Vocabulary
@@ -198,6 +199,8 @@ def _place(model: Model, options: SelfTextOptions) -> Path | None:
     settings = {
         "format": FORMAT, "fingerprint": model.fingerprint, "n_token": options.n_token,
         "n_ctx": options.n_ctx, "seed": options.seed, "versions": versions(),
+        "n_gpu_layers": (options.compute or Compute()).n_gpu_layers,
+        "computing_on": computing_on(),
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     return options.cache / f"text-{key}.json"

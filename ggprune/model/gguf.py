@@ -19,6 +19,7 @@ from ggprune.model.types import TENSOR_TYPES, TensorType
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+ALIGNMENT = "general.alignment"
 DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 MAX_STRING_BYTES = 1 << 30  # as in gguf.cpp
@@ -159,12 +160,12 @@ class _Parser:
         return Value(ValueType(value_type), self.view[start:end])
 
     def alignment(self, metadata: dict[str, Value]) -> int:
-        value = metadata.get("general.alignment")
+        value = metadata.get(ALIGNMENT)
         if value is None:
             return DEFAULT_ALIGNMENT
         n = value.decode() if value.type == ValueType.UINT32 else 0
         if n == 0 or n & (n - 1):
-            raise self.fail("general.alignment is not a power of two of type u32")
+            raise self.fail(f"{ALIGNMENT} is not a power of two of type u32")
         return int(n)
 
     def tensor_info(self) -> TensorInfo:

@@ -6,25 +6,25 @@ layer, not what a layer's position means.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ggprune.errors import FormatError
+from ggprune.model.fingerprint import fingerprint, known_fingerprint
 from ggprune.model.gguf import GGUFFile, Tensor, read_gguf
-from ggprune.model.metadata import Value, encode_text
+from ggprune.model.metadata import Value
 from ggprune.model.names import block_of
+from ggprune.progress import Progress
 
 SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"
 SPLIT_TENSORS = "split.tensors.count"
-SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS)
-FINGERPRINT_SAMPLE_BYTES = 4096
+SPLIT_SET = "ggprune.split.set"  # in every shard that ggprune writes: the whole's fingerprint
+SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS, SPLIT_SET)
 
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<no>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
 
@@ -37,9 +37,9 @@ class Model:
     metadata: Mapping[str, Value]
     tensors: tuple[Tensor, ...]
 
-    def __reduce__(self) -> tuple[Callable[[tuple[Path, ...]], Model], tuple[tuple[Path, ...]]]:
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[tuple[Path, ...], str | None]]:
         """Sent to another process as its paths: maps stay where they are, and are made anew."""
-        return open_shards, (tuple(file.path for file in self.files),)
+        return _open_again, (tuple(file.path for file in self.files), vars(self).get("fingerprint"))
 
     @property
     def path(self) -> Path:
@@ -147,21 +147,19 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the content: sha256 of metadata, tensor names, shapes, types and 4 KiB from
-        the middle of each tensor. The same however the model is split or named."""
-        digest = hashlib.sha256()
-        for key, value in self.metadata.items():
-            digest.update(encode_text(key) + bytes([0, value.type]) + bytes(value.raw))
-        with ExitStack() as stack:
-            # Plain reads: unlike the map, they leave no pages in our memory.
-            paths = {tensor.path for tensor in self.tensors}
-            files = {path: stack.enter_context(path.open("rb", buffering=0)) for path in paths}
-            for tensor in self.tensors:
-                digest.update(encode_text(f"{tensor.name}\0{tensor.type.id}{tensor.shape}"))
-                n = min(tensor.size_bytes, FINGERPRINT_SAMPLE_BYTES)
-                files[tensor.path].seek(tensor.offset + (tensor.size_bytes - n) // 2)
-                digest.update(files[tensor.path].read(n))
-        return digest.hexdigest()
+        """Identity of what the model computes: see `model.fingerprint`."""
+        return fingerprint(self.metadata, self.tensors)
+
+    def read_fingerprint(self, progress: Progress) -> str:
+        """The same; `progress` is told of bytes, should they have to be read now."""
+        if "fingerprint" not in vars(self):
+            vars(self)["fingerprint"] = fingerprint(self.metadata, self.tensors, progress)
+        return self.fingerprint
+
+    @property
+    def known_fingerprint(self) -> str | None:
+        """The same where nothing has to be read for it."""
+        return vars(self).get("fingerprint") or known_fingerprint(self.metadata, self.tensors)
 
 
 def open_model(path: Path | str) -> Model:
@@ -195,7 +193,31 @@ def open_shards(paths: Sequence[Path]) -> Model:
             raise FormatError(
                 f"{file.path}: says it is shard {no} of {count}, its place is {i} of {len(files)}"
             )
+    _check_one_set(files)
     return _join(files)
+
+
+def _check_one_set(files: Sequence[GGUFFile]) -> None:
+    """Shards are replaced from the last to the first, so that a mixture has a newer one behind.
+
+    Raises FormatError for a mixture. What only the first one says is what a tool that joined and
+    divided the model again has left of it.
+    """
+    sets = [file.metadata.get(SPLIT_SET) for file in files]
+    odd = next((i for i in range(1, len(sets)) if any(sets[1:]) and sets[i] != sets[0]), None)
+    if odd is not None:
+        raise FormatError(
+            f"{files[odd].path}: does not belong to {files[0].path.name}: a run that replaced the "
+            "shards was ended before it was done; do it again, or delete them all"
+        )
+
+
+def _open_again(paths: Sequence[Path], known: str | None) -> Model:
+    """In another process, which is not to read all bytes once more."""
+    model = open_shards(paths)
+    if known is not None:
+        vars(model)["fingerprint"] = known
+    return model
 
 
 def shard_paths(path: Path, n_shard: int) -> tuple[Path, ...]:

@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ggprune.arch import architecture_of, check_scored, first_legal, mtp_blocks, n_trunk
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
+from ggprune.files.passing import passing_folder
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import Text
 from ggprune.model import Model, open_model
@@ -135,8 +135,8 @@ def _room(out: Path, options: AutoOptions) -> Iterator[Path]:
     if options.train is None and options.n_round == 1:
         yield out.parent  # there are none
         return
-    with TemporaryDirectory(prefix=".ggprune-", dir=out.parent) as folder:
-        yield Path(folder)
+    with passing_folder(out.parent) as folder:
+        yield folder
 
 
 def _earlier_rounds(

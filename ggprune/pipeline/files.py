@@ -6,13 +6,13 @@ Whatever fails, there is nothing to clean up. What is written is for the jobs to
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ggprune.errors import LlamaAbortError
-from ggprune.files.outputs import PendingFile, disk_errors
+from ggprune.files.outputs import PendingFile, commit_all, disk_errors
+from ggprune.files.passing import passing_folder
 from ggprune.model import Model, open_model
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import check_loads
@@ -31,8 +31,8 @@ class OutputFiles:
 @contextlib.contextmanager
 def header_only(layout: Layout) -> Iterator[Model]:
     """The file as a quantizer's dry run needs it: all of the header, holes instead of the data."""
-    with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
-        hollow = Path(folder) / "header-only.gguf"
+    with passing_folder() as folder:
+        hollow = folder / "header-only.gguf"
         with disk_errors(hollow), hollow.open("wb") as file:
             file.write(layout.header)
             file.truncate(layout.size_bytes)
@@ -47,13 +47,7 @@ def publish(pending: Sequence[PendingFile], *, force: bool, check_load: bool) ->
                 stack.enter_context(file.named())
             _check_loads(pending)
     size_bytes = sum(file.path.stat().st_size for file in pending)
-    for i, file in enumerate(pending):
-        try:
-            file.commit(force=force)
-        except BaseException:  # all shards or none
-            for before in pending[:i]:
-                before.target.unlink(missing_ok=True)
-            raise
+    commit_all(pending, force=force)
     return OutputFiles(tuple(file.target for file in pending), size_bytes)
 
 

@@ -30,8 +30,10 @@ from ggprune.pipeline.files import OutputFiles
 from ggprune.pipeline.job import AS_INPUT, Division, Job, planned, write, write_into
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import QuantizeOptions
+from ggprune.runtime.devices import computing_on
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
+from ggprune.runtime.session import Compute
 from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import (
     DROPPED_LAYERS,
@@ -194,6 +196,8 @@ def _workplace(job: HealJob, patient: Patient) -> Iterator[Workplace]:
         "keep": patient.keep, "text": job.text.sha256, "n_ctx": options.n_ctx,
         "n_chunk": options.n_chunk, "ridge": options.ridge, "refit": options.fitted.value,
         "type": options.tensor_type, "rank": rank, "versions": versions(),
+        "n_gpu_layers": (options.compute or Compute()).n_gpu_layers,
+        "computing_on": isolated(computing_on),
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     with disk_errors(folder):

@@ -7,9 +7,8 @@ nothing was fitted to.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from ggprune.files.passing import passing_folder
 from ggprune.healing import heal as healing_of
 from ggprune.healing.heal import Patient, Workplace
 from ggprune.healing.result import ASIDE, ROWS_PER_INPUT, HealOptions
@@ -68,8 +67,8 @@ def _n_chunk(model: Model, options: HealOptions) -> int:
 
 def _trial(model: Model, drop: Cut, text: Text, options: HealOptions, progress: Progress) -> Trial:
     keep = tuple(n for n in range(model.n_layer) if n not in drop.whole_layers)
-    with TemporaryDirectory(prefix="ggprune-") as folder:
-        patch = Path(folder) / "patch"
+    with passing_folder() as folder:
+        patch = folder / "patch"
         patch.touch()
         place = Workplace(patch, patch)
         patient = Patient(model, keep)

@@ -16,6 +16,7 @@ from typing import Final, Literal
 from ggprune.errors import GGPruneError
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.model import Model, open_model
+from ggprune.model.gguf import DEFAULT_ALIGNMENT
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline.files import OutputFiles, header_only, publish
 from ggprune.progress import SILENT, Progress
@@ -56,8 +57,11 @@ class Job:
 
     @property
     def is_whole(self) -> bool:
-        """Does nothing leave the model, and is nothing exchanged?"""
-        return (self.plan is None or not self.plan.cut) and self.replaced is None
+        """Does nothing leave the model, is nothing exchanged, or moved for the quantizer?"""
+        return (
+            (self.plan is None or not self.plan.cut) and self.replaced is None
+            and (self.quantize is None or self.model.alignment == DEFAULT_ALIGNMENT)
+        )  # fmt: skip
 
 
 def planned(job: Job) -> OutputFiles:
@@ -122,7 +126,10 @@ class _Prepared:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.forecast.notes if self.forecast is not None else ()
+        """Those of the plan are the plan's to tell."""
+        told = self.job.plan.notes if self.job.plan is not None else ()
+        own = tuple(note for note in self.contents.notes if note not in told)
+        return own + (self.forecast.notes if self.forecast is not None else ())
 
     def files(self) -> OutputFiles:
         contents = self.contents
@@ -141,6 +148,7 @@ def _prepare(job: Job) -> _Prepared:
     split = split_as(job.model, contents) if isinstance(job.split, str) else job.split
     if job.quantize is None:
         return _Prepared(job=job, contents=contents, split=split)
+    contents = for_quantizer(contents)
     imatrix = select_entries(job.imatrix, job.quantize, job.model)
     unpruned = None
     if job.plan is not None:
@@ -157,15 +165,19 @@ def _forecast(
 ) -> Forecast:
     """In a child process. Errors speak of the model, not of the file that stands in for it."""
     assert job.quantize is not None
-    with _stand_in(job, contents) as file:
+    with stand_in(job, contents) as file:
         try:
             return isolated(forecast, file, job.quantize, imatrix, unpruned)
         except GGPruneError as e:
             raise type(e)(str(e).replace(str(file.path), str(job.model.path))) from e
 
 
+def for_quantizer(contents: Contents) -> Contents:
+    return contents.realigned(DEFAULT_ALIGNMENT, "llama.cpp's quantizer writes no other")
+
+
 @contextlib.contextmanager
-def _stand_in(job: Job, contents: Contents) -> Iterator[Model]:
+def stand_in(job: Job, contents: Contents) -> Iterator[Model]:
     """The file that is going to be quantized, as far as a dry run looks at it."""
     if job.is_whole:
         yield job.model

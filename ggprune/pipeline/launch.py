@@ -9,7 +9,6 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from ggprune.errors import GGPruneError, LlamaError, MissingExtraError, UsageError
+from ggprune.files.passing import passing_folder
 from ggprune.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
@@ -73,8 +73,8 @@ def follow(device: Device) -> None:
 
 def _launch(task: Task, progress: Progress) -> None:
     """accelerate's launcher starts `python -m ggprune.training FILE` so many times."""
-    with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
-        file = Path(folder) / "task"
+    with passing_folder() as folder:
+        file = folder / "task"
         terminal = Path(f"/proc/{os.getpid()}/fd/2")  # the launcher closes what it inherits
         file.write_bytes(pickle.dumps((task, progress, terminal)))
         command = [
@@ -83,10 +83,10 @@ def _launch(task: Task, progress: Progress) -> None:
             "--dynamo_backend", "no", *(["--cpu"] if task.options.device is Device.CPU else []),
             "-m", "ggprune.training", str(file),
         ]  # fmt: skip
-        said = Path(folder) / "stderr"
+        said = folder / "stderr"
         with said.open("wb") as log:
             child = subprocess.run(command, stdout=log, stderr=log, check=False)
-        error = Path(folder) / FAILED
+        error = folder / FAILED
         if error.exists():
             raise cast(GGPruneError, pickle.loads(error.read_bytes()))
         if child.returncode != 0:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ggprune.pipeline.job import Job
-from ggprune.quantize.checks import QUANTIZER_ALIGNMENT
+from dataclasses import replace
+
+from ggprune.pipeline.job import Job, for_quantizer, stand_in
 from ggprune.quantize.forecast import forecast_each, quantized_contents
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.isolate import isolated
@@ -20,13 +21,12 @@ LADDER = (
 def rivals_of(job: Job) -> list[QuantizeOptions]:
     """Quantizations without pruning: the chosen type, and the best one that is no larger."""
     model, chosen = job.model, job.quantize
-    if model.alignment != QUANTIZER_ALIGNMENT:
-        return []
     rivals = [chosen] if chosen else []
     n_threads = chosen.n_threads if chosen else None
     ladder = [QuantizeOptions(t, allow_requantize=True, n_threads=n_threads) for t in LADDER]
-    forecasts = isolated(forecast_each, model, ladder, job.imatrix)
-    whole = unchanged_contents(model)
+    whole = for_quantizer(unchanged_contents(model))
+    with stand_in(replace(job, plan=None, replaced=None, quantize=ladder[0]), whole) as file:
+        forecasts = isolated(forecast_each, file, ladder, job.imatrix)
     sizes = {
         expected.options: lay_out(model, quantized_contents(whole, expected)).size_bytes
         for expected in forecasts

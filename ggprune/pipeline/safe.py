@@ -37,6 +37,7 @@ def in_child(function: Callable[P, T]) -> Callable[P, T]:
 def rank(
     model: Model, text: Text, options: RankOptions | None = None, progress: Progress = SILENT
 ) -> Ranking:
+    model.read_fingerprint(progress.part("read"))
     options = with_taylor(model, text, options or RankOptions(), progress)
     return isolated(scoring.rank, model, text, options, progress)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
 
+from ggprune.files.passing import passing_folder
 from ggprune.metrics.estimates import Float64
 from ggprune.metrics.text import Text
 from ggprune.model import Model
@@ -32,8 +31,8 @@ def with_taylor(model: Model, text: Text, options: RankOptions, progress: Progre
     measuring = options.measuring
     compute = measuring.compute or Compute()
     chunks = isolated(read_chunks, model.path, text, measuring.n_ctx, measuring.n_chunk)
-    with TemporaryDirectory(prefix="ggprune-") as folder:
-        beside = Path(folder) / model.path.name
+    with passing_folder() as folder:
+        beside = folder / model.path.name
         known = exact_logits(model, chunks[0], compute, beside, progress)
         with one_file(model, beside, progress) as whole:
             sums = isolated(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from ggprune.arch import n_trunk
 from ggprune.errors import UsageError, VerificationError
 from ggprune.files.documents import read_document, to_text
 from ggprune.files.outputs import PendingFile, check_outputs, disk_errors, write_text
+from ggprune.files.passing import passing_folder
 from ggprune.healing.result import Healing
 from ggprune.model import Model, Value, ValueType, open_model
 from ggprune.model.metadata import scalar, string
@@ -147,8 +147,8 @@ def _folder(job: TrainJob) -> Iterator[Path]:
     cache = job.heal.options.cache
     folder = job.checkpoints or (cache / f"train-{key}" if cache is not None else None)
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix=".ggprune-", dir=job.heal.out.parent) as passing:
-            yield Path(passing)
+        with passing_folder(job.heal.out.parent) as passing:
+            yield passing
         return
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,13 +9,13 @@ from math import prod
 from ggprune.arch import mtp_blocks
 from ggprune.errors import DataError, LlamaError
 from ggprune.model import Model, Tensor
+from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.names import HEAD
 from ggprune.model.types import tensor_type
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import EMBEDDINGS
 
-QUANTIZER_ALIGNMENT = 32  # llama_model_quantize pads to it whatever general.alignment says
 # src/llama-quant.cpp, tensor_requires_imatrix
 NEEDY_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 MEASURED = "blk."  # tools/imatrix/imatrix.cpp, collect_imatrix: what llama-imatrix measures
@@ -47,8 +47,8 @@ def select_entries(
 
 def check_quantizable(model: Model, imatrix: Imatrix | None) -> None:
     """Raises LlamaError if the quantizer would garble the file, DataError for a strange imatrix."""
-    if model.alignment != QUANTIZER_ALIGNMENT:
-        told = f"general.alignment = {model.alignment}, only {QUANTIZER_ALIGNMENT}"
+    if model.alignment != DEFAULT_ALIGNMENT:
+        told = f"{ALIGNMENT} = {model.alignment}, only {DEFAULT_ALIGNMENT}"
         raise LlamaError(f"{model.path}: llama.cpp's quantizer cannot write {told}")
     if imatrix is not None and not any(t.name in imatrix.entries for t in model.tensors):
         raise DataError(f"{imatrix.path}: has no entry for any tensor of {model.path}")

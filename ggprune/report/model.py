@@ -43,13 +43,16 @@ class LayerDescription:
     words: Annotated[str, LEFT_OUT]  # kind and traits
 
 
+UNREAD = "not known: --fingerprint reads the whole file"
+
+
 @dataclass(frozen=True, kw_only=True)
 class WholeModel:
     """A model as a whole."""
 
     path: Path
     files: Annotated[tuple[Path, ...], "one, or the shards"]
-    fingerprint: str
+    fingerprint: Annotated[str | None, "null where the tensors would have to be read for it"]
     name: str | None
     arch: str
     n_layer: int
@@ -87,7 +90,7 @@ def describe(model: Model) -> ModelDescription:
         type_bytes[tensor.type.name] += tensor.size_bytes
     whole = WholeModel(
         path=model.path, files=tuple(file.path for file in model.files),
-        fingerprint=model.fingerprint, name=model.text("general.name"), arch=model.arch,
+        fingerprint=model.known_fingerprint, name=model.text("general.name"), arch=model.arch,
         n_layer=model.n_layer, n_param=model.n_param, size_bytes=model.size_bytes,
         bits_per_weight=model.bits_per_weight, types=dict(type_bytes.most_common()),
     )  # fmt: skip
@@ -151,7 +154,7 @@ def _facts(description: ModelDescription) -> tuple[str, ...]:
         f"size          {size(model.size_bytes)} ({model.bits_per_weight:.2f} bits per weight)",
         f"types         {shares or '-'}",
         f"removable     {description.refused or _removal_line(description.layers)}",
-        f"fingerprint   {model.fingerprint}",
+        f"fingerprint   {model.fingerprint or UNREAD}",
     )
 
 

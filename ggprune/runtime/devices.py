@@ -55,6 +55,12 @@ def backend_names() -> str:
     return ",".join(n for n in names if n != "CPU" and not n.startswith("RPC")) or "CPU"
 
 
+def computing_on() -> tuple[str, ...]:
+    """What computes, as far as numbers can differ by it: the devices, the CPU's instructions."""
+    listed = (f"{d.kind} {d.name}: {d.description}" for d in devices())
+    return (*listed, llama().llama_print_system_info().decode())
+
+
 def build_commit() -> str:
     """The commit that ggml was built from."""
     _, base = _libraries()

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +20,7 @@ from types import ModuleType
 from typing import ParamSpec, TypeVar, cast
 
 from ggprune.errors import LlamaAbortError
+from ggprune.files.passing import passing_folder
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,8 +33,8 @@ def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
-        log = Path(folder) / "stderr"
+    with passing_folder() as folder:
+        log = folder / "stderr"
         job = partial(function, *args, **kwargs)
         child = context.Process(target=_serve, args=(sender, log, job))
         try:

@@ -9,7 +9,6 @@ target                 how many layers are to go
 search, choose         the best set of them -> choice (the data)
 """
 
-from ggprune.scoring.cache import open_rows
 from ggprune.scoring.choice import Choice, Point, Strategy, Trial, parse_strategy
 from ggprune.scoring.choose import ChooseOptions, choose, choose_set
 from ggprune.scoring.measure import MeasureOptions
@@ -23,6 +22,7 @@ from ggprune.scoring.ranking import (
     ranked_text,
     read_ranking,
 )
+from ggprune.scoring.remembered import open_rows
 from ggprune.scoring.target import DropRequest, Goal, Limits, Target
 
 __all__ = [

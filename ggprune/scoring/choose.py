@@ -22,10 +22,10 @@ from ggprune.model.cut import Cut
 from ggprune.model.layers import format_layers
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.session import Compute
-from ggprune.scoring.cache import RememberedRows, open_rows
 from ggprune.scoring.choice import Alternative, Choice, Point, Strategy
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.ranking import Ranking
+from ggprune.scoring.remembered import RememberedRows, open_rows
 from ggprune.scoring.rows import NOTHING, Rows
 from ggprune.scoring.search import Search, SearchOptions
 from ggprune.scoring.target import DropRequest, Target, sizes_to_try
@@ -60,7 +60,7 @@ def choose(
         cache=options.cache,
     )  # fmt: skip
     search = search_options(model, ranking, options.confidence)
-    with open_rows(model, text, measuring) as source:
+    with open_rows(model, text, measuring, progress) as source:
         return choose_set(model, source, request, search, progress)
 
 

@@ -28,7 +28,6 @@ from ggprune.model.imatrix import Imatrix
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.scoring.activations import activation_statistics
-from ggprune.scoring.cache import open_rows
 from ggprune.scoring.choose import choose_set, search_options
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.race import Race, RaceRules, kld_of, undecided_pairs
@@ -42,6 +41,7 @@ from ggprune.scoring.ranking import (
     describe_model,
     order_of,
 )
+from ggprune.scoring.remembered import open_rows
 from ggprune.scoring.rows import BaseRows, Rows, RowSource
 from ggprune.scoring.target import DropRequest, sizes_to_try
 from ggprune.scoring.weights import magnitudes
@@ -94,7 +94,7 @@ def rank(
         raise UsageError("--metric taylor needs the sums that torch finds: ggprune.rank has them")
     weights = magnitudes(model) if by.metric is Metric.MAGNITUDE else None
     activations = activation_statistics(options.imatrix, model) if options.imatrix else None
-    with open_rows(model, text, options.measuring) as source:
+    with open_rows(model, text, options.measuring, progress) as source:
         measured = _Measured(source, unit)
         race = Race(source, tuple(measured.rows), _rules(model, options))
         measured.run(race, progress)

@@ -16,12 +16,14 @@ from ggprune.arch import Change, removal_change
 from ggprune.arch.change import Edit, Slice
 from ggprune.errors import DataError
 from ggprune.model import Model, Tensor, Value, ValueType
+from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT
 from ggprune.model.metadata import SCALAR_FORMATS, array, scalar, string
 from ggprune.model.names import Role, roles_of
 from ggprune.model.types import TensorType, tensor_type
 from ggprune.surgery.plan import PrunePlan
 from ggprune.version import __version__
 
+TENSOR_ALIGNMENT = 32  # ggml/src/ggml-impl.h
 ARCHITECTURE = "general.architecture"
 SIZE_LABEL = "general.size_label"
 PARAMETER_COUNT = "general.parameter_count"
@@ -66,6 +68,19 @@ class Contents:
     tensors: tuple[OutTensor, ...]
     names: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+    @property
+    def alignment(self) -> int:
+        stated = self.metadata.get(ALIGNMENT)
+        return DEFAULT_ALIGNMENT if stated is None else int(stated.decode())
+
+    def realigned(self, alignment: int, why: str) -> Contents:
+        """Stored with another alignment; `why` is told to the user."""
+        if self.alignment == alignment:
+            return self
+        metadata = {**self.metadata, ALIGNMENT: scalar(ValueType.UINT32, alignment)}
+        note = f"{ALIGNMENT} is {alignment} now, it was {self.alignment}: {why}"
+        return replace(self, metadata=metadata, notes=(*self.notes, note))
 
 
 @dataclass(frozen=True)
@@ -114,12 +129,21 @@ def contents_of(model: Model, plan: PrunePlan | None) -> Contents:
             change.arch + key[len(model.arch) :] if key.startswith(f"{model.arch}.") else key: value
             for key, value in metadata.items()
         } | {ARCHITECTURE: string(change.arch)}
-    return Contents(metadata, tuple(tensors), names, change.notes)
+    return _loadable(Contents(metadata, tuple(tensors), names, change.notes))
 
 
 def unchanged_contents(model: Model) -> Contents:
     tensors = tuple(OutTensor(t.name, t.type, t.shape, t) for t in model.tensors)
-    return Contents(model.metadata, tensors, {t.name: t.name for t in model.tensors})
+    return _loadable(Contents(model.metadata, tensors, {t.name: t.name for t in model.tensors}))
+
+
+def _loadable(contents: Contents) -> Contents:
+    """llama.cpp maps files, and needs what it computes with at multiples of TENSOR_ALIGNMENT.
+
+    With a smaller one in the file it depends on the length of the header whether it loads.
+    """
+    wide = max(contents.alignment, TENSOR_ALIGNMENT)
+    return contents.realigned(wide, "llama.cpp loads a file of less only by luck")
 
 
 def _kept_tensors(

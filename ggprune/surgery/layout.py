@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggprune.errors import UsageError
-from ggprune.model import Model, Value, ValueType
-from ggprune.model.gguf import MAGIC
-from ggprune.model.metadata import encode_text, scalar
-from ggprune.model.model import SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS
+from ggprune.model import Model, ValueType
+from ggprune.model.gguf import ALIGNMENT, MAGIC
+from ggprune.model.metadata import encode_text, scalar, string
+from ggprune.model.model import SPLIT_COUNT, SPLIT_NO, SPLIT_SET, SPLIT_TENSORS
 from ggprune.surgery.contents import Contents, OutTensor
 
 MAX_SHARDS = 99_999  # five digits in the file names
+NO_SET = 64 * "0"  # as long as the fingerprint that takes its place when all is written
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Layout:
     header: bytes  # up to the first tensor, padding included
     placements: tuple[Placement, ...]
     size_bytes: int
+    set_offset: int | None = None  # in the header: where a shard says which set it belongs to
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,17 @@ def shard_names(path: Path, n: int) -> tuple[Path, ...]:
 
 
 def lay_out(model: Model, contents: Contents) -> Layout:
-    """A file with these contents, padded with zeros, in the version and alignment of `model`."""
+    """A file with these contents, padded with zeros, in the version of `model`."""
     relative, offsets = 0, []
     for tensor in contents.tensors:
         offsets.append(relative)
-        relative = _pad(relative + tensor.size_bytes, model.alignment)
-    header = _header(model, contents.metadata, contents.tensors, offsets)
+        relative = _pad(relative + tensor.size_bytes, contents.alignment)
+    header, set_offset = _header(model, contents, offsets)
     placements = tuple(
         Placement(tensor, len(header) + offset)
         for tensor, offset in zip(contents.tensors, offsets, strict=True)
     )
-    return Layout(header, placements, len(header) + relative)
+    return Layout(header, placements, len(header) + relative, set_offset)
 
 
 def _divide(tensors: Sequence[OutTensor], split: Split) -> Iterator[list[OutTensor]]:
@@ -118,31 +120,36 @@ def _is_full(group: list[OutTensor], n_byte: int, tensor: OutTensor, split: Spli
 
 
 def _shard(contents: Contents, group: list[OutTensor], i: int, n: int) -> Contents:
-    """All metadata is in the first shard. The three keys and their types are llama-gguf-split's."""
+    """All metadata is in the first shard, but for what a reader needs to find the tensors.
+
+    The three keys `split.*` and their types are llama-gguf-split's.
+    """
     keys = {
         SPLIT_NO: scalar(ValueType.UINT16, i),
         SPLIT_COUNT: scalar(ValueType.UINT16, n),
         SPLIT_TENSORS: scalar(ValueType.INT32, len(contents.tensors)),
+        SPLIT_SET: string(NO_SET),
     }
+    if ALIGNMENT in contents.metadata:
+        keys[ALIGNMENT] = contents.metadata[ALIGNMENT]
     metadata = {**contents.metadata, **keys} if i == 0 else keys
     return Contents(metadata, tuple(group), contents.names)
 
 
-def _header(
-    model: Model,
-    metadata: Mapping[str, Value],
-    tensors: Sequence[OutTensor],
-    offsets: Sequence[int],
-) -> bytes:
+def _header(model: Model, contents: Contents, offsets: Sequence[int]) -> tuple[bytes, int | None]:
+    """The header, and where in it the set is named, if it is."""
+    metadata, tensors, set_offset = contents.metadata, contents.tensors, None
     parts = [struct.pack("<4sIQQ", MAGIC, model.files[0].version, len(tensors), len(metadata))]
     for key, value in metadata.items():
         parts += [_text(key), struct.pack("<I", value.type), bytes(value.raw)]
+        if key == SPLIT_SET:
+            set_offset = sum(map(len, parts)) - len(NO_SET)
     for tensor, offset in zip(tensors, offsets, strict=True):
         n_dim = len(tensor.shape)
         parts += [_text(tensor.name), struct.pack(f"<I{n_dim}Q", n_dim, *tensor.shape)]
         parts.append(struct.pack("<IQ", tensor.type.id, offset))
     header = b"".join(parts)
-    return header.ljust(_pad(len(header), model.alignment), b"\0")
+    return header.ljust(_pad(len(header), contents.alignment), b"\0"), set_offset
 
 
 def _text(text: str) -> bytes:

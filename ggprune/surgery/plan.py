@@ -17,6 +17,7 @@ from ggprune.model import Model
 from ggprune.model.cut import Cut, Piece, parse_cut
 from ggprune.model.layers import format_layers
 from ggprune.model.names import block_of, rename_block
+from ggprune.progress import SILENT, Progress
 
 PLAN_FORMAT = 2
 
@@ -85,8 +86,10 @@ class PrunePlan:
         return None if number is None else rename_block(name, number)
 
 
-def make_plan(model: Model, drop: Cut | Iterable[int], *, trust: bool = False) -> PrunePlan:
-    """A plan that can be carried out exactly.
+def make_plan(
+    model: Model, drop: Cut | Iterable[int], *, trust: bool = False, progress: Progress = SILENT
+) -> PrunePlan:
+    """A plan that can be carried out exactly; `progress` is told of bytes read for the fingerprint.
 
     Raises UsageError for impossible layers, ArchitectureError when the result would not be exact.
     """
@@ -97,13 +100,13 @@ def make_plan(model: Model, drop: Cut | Iterable[int], *, trust: bool = False) -
     if len(layers) == n_layer:
         raise UsageError(f"all {n_layer} layers would be dropped: at least one must stay")
     plan = PrunePlan(
-        fingerprint=model.fingerprint, arch=model.arch, n_layer=n_layer, cut=cut,
+        fingerprint="", arch=model.arch, n_layer=n_layer, cut=cut,
         stacks=model.stacks, out_arch=model.arch, trust=trust,
     )  # fmt: skip
-    if not cut:
-        return plan
-    change = _change(model, plan)
-    return replace(plan, out_arch=change.arch or model.arch, notes=change.notes)
+    if cut:
+        change = _change(model, plan)
+        plan = replace(plan, out_arch=change.arch or model.arch, notes=change.notes)
+    return replace(plan, fingerprint=model.read_fingerprint(progress))
 
 
 def _change(model: Model, plan: PrunePlan) -> Change:
@@ -115,13 +118,13 @@ def _change(model: Model, plan: PrunePlan) -> Change:
         raise ArchitectureError(f"{e}{hint}") from e
 
 
-def load_plan(path: Path, model: Model) -> PrunePlan:
-    """Read a plan and check that it was made for this model.
+def load_plan(path: Path, model: Model, progress: Progress = SILENT) -> PrunePlan:
+    """Read a plan and check that it was made for this model, all bytes of which may be read.
 
     Raises DataError if it is not a plan, or one for another model.
     """
     plan = read_plan(path)
-    if plan.fingerprint != model.fingerprint:
+    if plan.fingerprint != model.read_fingerprint(progress):
         raise DataError(f"{path}: made for another model than {model.path}")
     return make_plan(model, plan.cut, trust=plan.trust)
 

@@ -11,6 +11,7 @@ from ggprune.errors import FormatError
 from ggprune.files.copy import copy_range, start_writeback
 from ggprune.files.outputs import PendingFile
 from ggprune.model import Model
+from ggprune.model.fingerprint import joined
 from ggprune.model.model import open_shards
 from ggprune.progress import SILENT, Progress
 from ggprune.surgery.contents import Contents, OutTensor
@@ -27,6 +28,7 @@ def write_proved(
 ) -> Model:
     """Write and prove: the structure as soon as the headers stand, each tensor behind its copy.
 
+    At the end every shard is told the fingerprint of the whole, to be known among others by it.
     Returns what was written. Raises VerificationError at the first difference, OSError when the
     disk is full.
     """
@@ -39,7 +41,13 @@ def write_proved(
         comparison = stack.enter_context(ByteComparison(written))
         for tensor in write_tensors(layouts, [target.fd for target in targets], progress):
             comparison.add(tensor)
-        comparison.finish()
+        digests = comparison.finish()
+        if len(layouts) > 1:
+            belonging = joined(written.metadata, written.tensors, digests)
+            for layout, target in zip(layouts, targets, strict=True):
+                assert layout.set_offset is not None
+                os.pwrite(target.fd, belonging.encode(), layout.set_offset)
+            written = open_shards([target.path for target in targets])
     return written
 
 

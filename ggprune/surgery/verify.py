@@ -11,6 +11,8 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from blake3 import blake3
+
 from ggprune.errors import VerificationError
 from ggprune.model import Model, Tensor
 from ggprune.surgery.contents import Contents, OutTensor
@@ -45,7 +47,7 @@ class ByteComparison:
         self.written = {tensor.name: tensor for tensor in result.tensors}
         self.stack = contextlib.ExitStack()
         self.pool = ThreadPoolExecutor(N_THREAD)
-        self.pending: list[tuple[Tensor, Future[bool]]] = []
+        self.pending: list[tuple[Tensor, Future[str | None]]] = []
         self.fds: dict[Path, int] = {}
 
     def __enter__(self) -> ByteComparison:
@@ -63,11 +65,18 @@ class ByteComparison:
         equal = _equal_edited if is_edited(tensor) else _equal
         self.pending.append((written, self.pool.submit(equal, *fds, tensor, written)))
 
-    def finish(self) -> None:
-        """Wait for all. Raises VerificationError for the first tensor that differs."""
+    def finish(self) -> dict[str, str]:
+        """Wait for all; their digests by name, as `files.digests` makes them.
+
+        Raises VerificationError for the first tensor that differs.
+        """
+        made = {}
         for tensor, equal in self.pending:
-            if not equal.result():
+            digest = equal.result()
+            if digest is None:
                 raise VerificationError(f"{self.path}: bytes of {tensor.name} differ")
+            made[tensor.name] = digest
+        return made
 
     def _fd(self, path: Path) -> int:
         if path not in self.fds:
@@ -76,20 +85,24 @@ class ByteComparison:
         return self.fds[path]
 
 
-def _equal(source: int, fd: int, tensor: OutTensor, written: Tensor) -> bool:
-    start_of = tensor.source.offset if tensor.source is not None else 0
+def _equal(source: int, fd: int, tensor: OutTensor, written: Tensor) -> str | None:
+    """The digest of bytes that are the same; None if they are not."""
+    start_of, digest = tensor.source.offset if tensor.source is not None else 0, blake3()
     for start in range(0, tensor.size_bytes, BLOCK_BYTES):
         n = min(BLOCK_BYTES, tensor.size_bytes - start)
-        if os.pread(source, n, start_of + start) != os.pread(fd, n, written.offset + start):
-            return False
-    return True
+        block = os.pread(fd, n, written.offset + start)
+        if os.pread(source, n, start_of + start) != block:
+            return None
+        digest.update(block)
+    return digest.hexdigest()
 
 
-def _equal_edited(source: int, fd: int, tensor: OutTensor, written: Tensor) -> bool:
+def _equal_edited(source: int, fd: int, tensor: OutTensor, written: Tensor) -> str | None:
     """Make the bytes once more, and compare them with what the file holds."""
-    offset = written.offset
+    offset, digest = written.offset, blake3()
     for block in edited_blocks(tensor, source):
         if os.pread(fd, len(block), offset) != block:
-            return False
+            return None
+        digest.update(block)
         offset += len(block)
-    return offset == written.offset + written.size_bytes
+    return digest.hexdigest() if offset == written.offset + written.size_bytes else None

@@ -97,7 +97,8 @@ def test_inspect(tmp_path: Path, tiny: Model) -> None:
     text = succeed("inspect", TINY)
     assert re.search(r"architecture +llama", text)
     assert len(re.findall(r"^\| +\d+ \| attention \+ FFN", text, re.MULTILINE)) == 9
-    document = json.loads(succeed("inspect", TINY, "--json"))
+    assert json.loads(succeed("inspect", TINY, "--json"))["model"]["fingerprint"] is None
+    document = json.loads(succeed("inspect", TINY, "--fingerprint", "--json"))
     assert document["model"]["fingerprint"] == tiny.fingerprint
     assert document["model"]["n_param"] == 3_805_952
     assert len(document["layers"]) == 9

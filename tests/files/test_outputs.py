@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import OutputError
-from ggprune.files.outputs import PendingFile, check_output, check_outputs, write_text
+from ggprune.files import outputs
+from ggprune.files.outputs import (
+    PendingFile,
+    check_output,
+    check_outputs,
+    commit_all,
+    write_text,
+)
 
 
 @pytest.fixture(params=["nameless", "named"])
@@ -73,6 +81,62 @@ def test_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[Path]:
+    """Names of a set, the first two of which are taken."""
+    names = [tmp_path / name for name in "abc"]
+    names[0].write_bytes(b"old a")
+    names[1].write_bytes(b"old b")
+    return names
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def filled(stack: contextlib.ExitStack, names: list[Path]) -> list[PendingFile]:
+    files = [stack.enter_context(PendingFile(name)) for name in names]
+    for file in files:
+        os.write(file.fd, b"new " + file.target.name.encode())
+    return files
+
+
+def test_a_set_is_published_together(tmp_path: Path, way: str, three: list[Path]) -> None:
+    with contextlib.ExitStack() as stack:
+        commit_all(filled(stack, three), force=True)
+    assert contents(tmp_path) == {"a": b"new a", "b": b"new b", "c": b"new c"}
+
+
+def test_a_set_that_must_not_replace_changes_nothing(
+    tmp_path: Path, way: str, three: list[Path]
+) -> None:
+    before = contents(tmp_path)
+    with contextlib.ExitStack() as stack, pytest.raises(OutputError, match="b: appeared"):
+        commit_all(filled(stack, three), force=False)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("failing", ["a", "b", "c"])
+def test_what_was_replaced_is_put_back(
+    tmp_path: Path, way: str, three: list[Path], failing: str, linked: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    before, publish = contents(tmp_path), PendingFile.publish
+
+    def fails(file: PendingFile, *, force: bool) -> None:
+        if file.target.name == failing:
+            raise KeyboardInterrupt
+        publish(file, force=force)
+
+    monkeypatch.setattr(PendingFile, "publish", fails)
+    if not linked:  # as on a file system where files have but one name
+        monkeypatch.setattr(outputs, "_linked", lambda path, target: False)
+    with contextlib.ExitStack() as stack, pytest.raises(KeyboardInterrupt):
+        commit_all(filled(stack, three), force=True)
+    assert contents(tmp_path) == before
 
 
 def test_outputs_that_are_refused(tmp_path: Path) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ggprune.errors import OutputError
+from ggprune.errors import FormatError, OutputError
 from ggprune.model import Model, open_model
+from ggprune.model.gguf import read_gguf
+from ggprune.model.model import SPLIT_SET
 from ggprune.pipeline import AS_INPUT, Job, planned, write
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.surgery import make_plan
 from ggprune.surgery.layout import Split
+from tests.conftest import TINY
+from tests.gguf_files import FakeTensor, build, kv, kv_str
 from tests.helpers import logits_of, pruned_copy, random_tokens
 from tests.split import split
 
@@ -104,3 +111,82 @@ def test_a_requantized_split_never_replaces_its_input(tiny: Model, tmp_path: Pat
     }
     assert (where["token_embd.weight"], where["blk.0.attn_q.weight"]) == (0, 0)
     assert (where["output_norm.weight"], where["blk.7.attn_q.weight"]) == (1, 1)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ggprune.files.outputs import PendingFile
+from ggprune.model import open_model
+from ggprune.pipeline import Job, write
+from ggprune.surgery import Split, make_plan
+
+def killed(file, *, force, publish=PendingFile.publish):
+    if file.target.name == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    publish(file, force=force)
+
+if __name__ == "__main__":
+    PendingFile.publish = killed
+    model = open_model(sys.argv[1])
+    write(Job(
+        model=model, plan=make_plan(model, (2,)), out=Path(sys.argv[2]),
+        split=Split(max_tensors=30), force=True, check_load=False,
+    ))
+"""
+
+
+@pytest.mark.parametrize("made_by", ["ggprune", "others"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_kill_between_two_renames_is_noticed(
+    tiny: Model, tmp_path: Path, number: int, made_by: str
+) -> None:
+    """Shards of another pruning are there; the run that replaces them is killed at one."""
+    out, folder = tmp_path / "out" / "model.gguf", tmp_path / "out"
+    folder.mkdir()
+    job = Job(model=tiny, plan=make_plan(tiny, (5,)), out=out, split=Split(max_tensors=30))
+    names = planned(job).paths
+    assert len(names) == 3
+    if made_by == "ggprune":
+        write(job)
+    else:
+        split(pruned_copy(tiny, (5,), tmp_path / "whole.gguf").path, folder, 3)
+    before = {path: path.read_bytes() for path in names}
+    open_model(names[0])
+    at = names[number - 1].name
+    done = subprocess.run([sys.executable, "-c", KILLED, TINY, out, at], check=False)
+    assert done.returncode == -signal.SIGKILL
+    changed = {path for path in names if path.read_bytes() != before[path]}
+    assert changed == set(names[number:])
+    if changed:
+        with pytest.raises(FormatError, match="a run that replaced the shards was ended"):
+            open_model(names[0])
+    else:
+        assert open_model(names[0]).n_layer == 8
+    again = replace(job, plan=make_plan(tiny, (2,)), force=True)
+    write(again)
+    assert sorted(folder.iterdir()) == list(names)
+    whole = pruned_copy(tiny, (2,), tmp_path / "expected.gguf")
+    assert open_model(names[0]).fingerprint == whole.fingerprint
+
+
+def test_shards_name_the_fingerprint_of_the_whole(tiny: Model, tmp_path: Path) -> None:
+    job = Job(model=tiny, plan=make_plan(tiny, DROP), out=tmp_path / "o.gguf", split=Split(None, 9))
+    paths = write(job).paths
+    named = {read_gguf(path).metadata[SPLIT_SET].decode() for path in paths}
+    assert named == {open_model(paths[0]).fingerprint}
+    assert SPLIT_SET not in open_model(paths[0]).metadata
+
+
+def test_what_others_divided_again_is_still_opened(tiny: Model, tmp_path: Path) -> None:
+    """llama-gguf-split copies the first shard's metadata: our mark with it, which is void then."""
+    shards = split(TINY, tmp_path, 3)
+    file = read_gguf(shards[0])
+    data = shards[0].read_bytes()
+    kvs = [kv(k, v.type, bytes(v.raw)) for k, v in file.metadata.items()]
+    tensors = [
+        FakeTensor(t.name, data[t.offset : t.offset + t.size_bytes], t.shape, t.type.id)
+        for t in file.tensors
+    ]
+    shards[0].write_bytes(build([*kvs, kv_str(SPLIT_SET, "f" * 64)], tensors))
+    assert open_model(shards[1]).fingerprint == tiny.fingerprint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggprune.errors import OutputError
+from ggprune.files.cachefolder import user_cache
 from ggprune.files.documents import to_text
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import read_text
-from ggprune.model import Model
+from ggprune.model import Model, open_model
 from ggprune.model.cut import Cut
 from ggprune.scoring import MeasureOptions, open_rows
-from ggprune.scoring.cache import ScoreCache, default_folder
+from ggprune.scoring.cache import ScoreCache
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.scoring.ranked import ranked
@@ -129,29 +130,99 @@ def test_a_race_costs_less_and_decides_the_same(tiny: Model) -> None:
     assert race.undecided == ()
 
 
-def test_the_cache_survives_what_is_thrown_at_it(tmp_path: Path) -> None:
-    cache = ScoreCache(tmp_path / "new" / "folder", {"a": 1})
-    arrays = {"x": np.arange(6.0).reshape(2, 3), "y": np.array([True, False])}
-    cache.put(3, "1,2", arrays)
+ARRAYS = {"x": np.arange(6.0).reshape(2, 3), "y": np.array([True, False])}
+
+
+def open_cache(folder: Path, notes: list[str], **settings: int) -> ScoreCache:
+    return ScoreCache(folder, settings, notes.append)
+
+
+def is_kept(cache: ScoreCache, chunk: int = 3, name: str = "1,2") -> bool:
+    """Is there such an entry? If so, it must be right."""
+    found = cache.get(chunk, [name])
+    assert all(np.array_equal(found[name][key], ARRAYS[key]) for key in ARRAYS if found)
+    return bool(found)
+
+
+def test_the_cache_keeps_what_belongs_to_its_settings(tmp_path: Path) -> None:
+    notes: list[str] = []
+    cache = open_cache(tmp_path / "new" / "folder", notes, a=1)
+    cache.put(3, "1,2", ARRAYS)
     cache.close()
-    again = ScoreCache(tmp_path / "new" / "folder", {"a": 1})
-    found = again.get(3, "1,2")
-    assert found is not None
-    assert all(np.array_equal(found[k], arrays[k]) for k in arrays)
-    assert again.get(3, "2") is None
-    assert sorted(again.names(3)) == ["1,2"]
-    assert not again.names(2)
-    assert ScoreCache(tmp_path / "new" / "folder", {"a": 2}).get(3, "1,2") is None
+    again = open_cache(tmp_path / "new" / "folder", notes, a=1)
+    assert is_kept(again)
+    assert not is_kept(again, name="2")
+    assert not is_kept(again, chunk=2)
+    assert not is_kept(open_cache(tmp_path / "new" / "folder", notes, a=2))
+    assert not notes
+
+
+def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="--no-cache"):
-        ScoreCache(tmp_path / "file", {})
+    notes: list[str] = []
+    cache = open_cache(tmp_path / "file", notes)
+    cache.put(3, "1,2", ARRAYS)
+    assert not is_kept(cache)
+    (note,) = notes
+    assert "cannot be used" in note
+
+
+def test_a_flipped_byte_in_the_cache_is_not_read(tmp_path: Path) -> None:
+    notes: list[str] = []
+    cache = open_cache(tmp_path, notes)
+    cache.put(3, "1,2", ARRAYS)
+    cache.close()
+    raw = bytearray(cache.path.read_bytes())
+    place = raw.index(ARRAYS["x"].tobytes())
+    raw[place + 9] ^= 1
+    cache.path.write_bytes(raw)
+    again = open_cache(tmp_path, notes)
+    assert not is_kept(again)
+    assert "damaged entries" in notes[0]
+    again.put(3, "1,2", ARRAYS)
+    assert is_kept(again)
+
+
+@pytest.mark.parametrize("damage", [b"garbage", b"", b"\xaa" * 5000])
+@pytest.mark.parametrize("start", [0, 4096, 8192])
+def test_a_damaged_cache_is_begun_anew(tmp_path: Path, damage: bytes, start: int) -> None:
+    notes: list[str] = []
+    cache = open_cache(tmp_path, notes)
+    for chunk in range(40):
+        cache.put(chunk, "1,2", {**ARRAYS, "z": np.zeros(100)})
+    cache.close()
+    raw = cache.path.read_bytes()
+    cache.path.write_bytes(raw[:start] + damage + (raw[start + len(damage) :] if damage else b""))
+    again = open_cache(tmp_path, notes)
+    assert all(is_kept(again, chunk) in (True, False) for chunk in range(40))
+    for chunk in range(40):
+        again.put(chunk, "1,2", ARRAYS)
+    again.close()
+    assert sum(is_kept(open_cache(tmp_path, notes), chunk) for chunk in range(40)) == 40
+    assert len(notes) <= 2
+
+
+def test_another_models_numbers_are_not_taken(tiny: Model, tmp_path: Path) -> None:
+    """400 rows of the embeddings exchanged among themselves: the middle of the tensor stays."""
+    text = read_text(CALIBRATION)
+    ranked(tiny, text, n_ctx=N_CTX, n_chunk=1, cache=tmp_path)
+    other = tmp_path / "other.gguf"
+    shutil.copy(TINY, other)
+    table = tiny.by_name["token_embd.weight"]
+    rows = np.memmap(other, np.float16, "r+", table.offset, (table.shape[1], table.shape[0]))
+    rows[40:440] = rows[40:440][::-1].copy()
+    rows.flush()
+    changed = ranked(open_model(other), text, n_ctx=N_CTX, n_chunk=1, cache=tmp_path)
+    assert changed.effort.n_cached == 0
+    assert changed.layers == ranked(open_model(other), text, n_ctx=N_CTX, n_chunk=1).layers
+    assert changed.base_ppl.value > 2 * ranked(tiny, text, n_ctx=N_CTX, n_chunk=1).base_ppl.value
 
 
 def test_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "ggprune"
+    assert user_cache() == tmp_path / "ggprune"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder() == Path.home() / ".cache" / "ggprune"
+    assert user_cache() == Path.home() / ".cache" / "ggprune"
 
 
 def test_similarities_of_known_streams() -> None:

@@ -68,7 +68,7 @@ ODD_VALUES = [
 ]
 
 
-@pytest.mark.parametrize("alignment", [32, 64, 8])
+@pytest.mark.parametrize("alignment", [32, 64, 4096])
 @pytest.mark.parametrize("version", [2, 3])
 def test_an_empty_plan_reproduces_the_file(tmp_path: Path, alignment: int, version: int) -> None:
     kvs = [*llama_kvs(3), *ODD_VALUES, kv_u32("general.alignment", alignment)]
