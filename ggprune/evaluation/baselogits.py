@@ -99,14 +99,16 @@ class BaseFile:
     header: Header
     chunks: Chunks
 
-    def bases(self, group: Chunks) -> list[StoredLogits]:
-        """What the base model said of the scored tokens of each chunk."""
+    def bases(self, group: Chunks, rows: slice) -> list[StoredLogits]:
+        """What the base model said of these of the scored tokens of each chunk."""
         header, bases = self.header, []
+        n_value = (rows.stop - rows.start) * header.row_values
         for chunk in group:
-            start = header.tokens_end + 2 * header.chunk_values * chunk.number
-            values = np.fromfile(self.path, np.uint16, header.chunk_values, offset=start)
-            rows = values.reshape(-1, header.row_values)
-            bases.append(decode_rows(rows, header.n_vocab, chunk.targets))
+            start = header.chunk_values * chunk.number + header.row_values * rows.start
+            offset = header.tokens_end + 2 * start
+            values = np.fromfile(self.path, np.uint16, n_value, offset=offset)
+            stored = values.reshape(-1, header.row_values)
+            bases.append(decode_rows(stored, header.n_vocab, chunk.targets[rows]))
         return bases
 
 
@@ -140,7 +142,7 @@ def open_base(path: Path, n_ctx: int | None = None) -> BaseFile:
 def write_base(
     target: Path, chunks: Chunks, n_vocab: int, *, force: bool, n_threads: int = 1
 ) -> Iterator[Callable[[Logits], object]]:
-    """A function that appends the logits of one chunk's scored tokens, (n_token, n_vocab).
+    """A function that appends the logits of the next scored tokens, (n_token, n_vocab).
 
     The file appears under its name at the end of the block, complete, or not at all.
     Raises OutputError if it cannot be written.

@@ -6,7 +6,7 @@ are loaded at once and read the same tokens, so no logits need to be stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from ggprune.evaluation.baselogits import BaseFile, StoredLogits, open_base, wri
 from ggprune.files.keys import Key
 from ggprune.metrics.chunks import Chunks, TextInfo, describe_text, make_chunks, n_scored
 from ggprune.metrics.estimates import Divergence, Estimate, Float64, divergence, ppl_estimate
-from ggprune.metrics.logits import BaseLogits, Comparison, TokenScores, base_logits, score_tokens
+from ggprune.metrics.logits import BaseLogits, Comparison, TokenScores, score_tokens
 from ggprune.metrics.text import EVALUATION, Text, shipped_text
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import default_threads, versions
@@ -85,11 +85,16 @@ def evaluate(
             to, force, n_threads = save_logits.path, save_logits.force, subjects[0].n_threads
             saved = write_base(to, chunks, models[0].n_vocab, force=force, n_threads=n_threads)
             subjects[0].save = stack.enter_context(saved)
-        base_source = stored or reference
+        readers = [*([reference] if reference is not None else []), *subjects]
         for group in chunks.groups(subjects[0].n_seq):
-            bases = base_source.bases(group) if base_source is not None else None
-            for subject in subjects:
-                subject.read(group, bases)
+            for pieces in zip(*(reader.pieces(group) for reader in readers), strict=True):
+                bases: Bases = None
+                if stored is not None:
+                    bases = stored.bases(group, pieces[0].rows)
+                elif reference is not None:
+                    bases = reference.bases(group, pieces[0])
+                for subject, piece in zip(subjects, pieces[-len(subjects) :], strict=True):
+                    subject.read(group, piece, bases)
             progress.step(group.first + len(group), len(chunks))
     return tuple(subject.evaluation(info) for subject in subjects)
 
@@ -129,6 +134,17 @@ def _check_vocabulary(model: LlamaModel, base: Path, n_vocab: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Some of the scored tokens of chunks that are computed together."""
+
+    rows: slice  # of each chunk's scored tokens
+    logits: Logits  # (n_seq, n_row, n_vocab)
+
+
+Bases = Sequence[BaseLogits] | Sequence[StoredLogits] | None
+
+
 class _Reader:
     """A model and a session for as many chunks at once as a batch holds."""
 
@@ -148,14 +164,20 @@ class _Reader:
             self.session.close()
         self.model.close()
 
-    def logits(self, group: Chunks) -> Logits:
-        """Logits of the scored tokens, (n_seq, n_scored, n_vocab), valid until the next call."""
-        return self.session.chunk_logits(group.tokens, group[0].n_output)[:, :-1]
+    def pieces(self, group: Chunks) -> Iterator[_Piece]:
+        """Of the scored tokens of all chunks; each is valid until the next one."""
+        n_scored = group[0].n_output - 1  # nobody knows what comes behind the last token
+        for rows, logits in self.session.logit_pieces(group.tokens, n_scored + 1):
+            stop = min(rows.stop, n_scored)
+            if rows.start < stop:
+                yield _Piece(slice(rows.start, stop), logits[:, : stop - rows.start])
 
-    def bases(self, group: Chunks) -> list[BaseLogits]:
-        """What others are compared with, for each chunk."""
-        pairs = zip(group, self.logits(group), strict=True)
-        return [base_logits(rows, chunk.targets, self.n_threads) for chunk, rows in pairs]
+    def bases(self, group: Chunks, piece: _Piece) -> list[BaseLogits]:
+        """What others are compared with, for each chunk, while the piece is valid."""
+        return [
+            BaseLogits(logits, score_tokens(logits, chunk.targets[piece.rows], self.n_threads))
+            for chunk, logits in zip(group, piece.logits, strict=True)
+        ]
 
 
 class _Subject(_Reader):
@@ -167,16 +189,15 @@ class _Subject(_Reader):
         self.scores: list[TokenScores] = []
         self.compared: list[Comparison] = []
 
-    def read(
-        self, group: Chunks, bases: Sequence[BaseLogits] | Sequence[StoredLogits] | None
-    ) -> None:
-        for i, (chunk, rows) in enumerate(zip(group, self.logits(group), strict=True)):
+    def read(self, group: Chunks, piece: _Piece, bases: Bases) -> None:
+        for i, (chunk, logits) in enumerate(zip(group, piece.logits, strict=True)):
+            targets = chunk.targets[piece.rows]
             if self.save is not None:
-                self.save(rows)
+                self.save(logits)
             if bases is None:
-                self.scores.append(score_tokens(rows, chunk.targets, self.n_threads))
+                self.scores.append(score_tokens(logits, targets, self.n_threads))
             else:
-                self.compared.append(bases[i].compare(rows, chunk.targets, self.n_threads))
+                self.compared.append(bases[i].compare(logits, targets, self.n_threads))
                 self.scores.append(self.compared[-1].scores)
 
     def evaluation(self, text: TextInfo) -> Evaluation:

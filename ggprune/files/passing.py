@@ -8,6 +8,7 @@ nothing about that, and is not asked.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
@@ -15,11 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows: what a killed process left stays there
-    fcntl = None  # type: ignore[assignment]
 
 FILE, FOLDER = ".part", ".tmp"
 _HIDDEN = re.compile(r"\.ggprune-[0-9a-f]{16}(\.part|\.tmp)")
@@ -32,13 +28,12 @@ def hidden_name(kind: str) -> str:
 
 def lock(fd: int) -> bool:
     """Mark an open file or folder as in use, as long as `fd` is open. False if it is already."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks, where nothing is ever removed
-            return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks, where nothing is ever removed
+        return True
     return True
 
 
@@ -47,7 +42,7 @@ def hidden_file(folder: Path) -> tuple[int, Path]:
     remove_abandoned(folder)
     while True:
         path = folder / hidden_name(FILE)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         if lock(fd) and os.fstat(fd).st_nlink:
             return fd, path
         os.close(fd)  # somebody took it for abandoned before it was locked
@@ -66,16 +61,13 @@ def passing_folder(parent: Path | None = None) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        if fd is not None:
-            os.close(fd)
+        os.close(fd)
 
 
-def _new_folder(parent: Path) -> tuple[int | None, Path]:
+def _new_folder(parent: Path) -> tuple[int, Path]:
     while True:
         path = parent / hidden_name(FOLDER)
         path.mkdir(0o700)
-        if fcntl is None:
-            return None, path
         with contextlib.suppress(FileNotFoundError):  # taken for abandoned before it was locked
             fd = os.open(path, os.O_RDONLY)
             if lock(fd) and os.path.samestat(path.stat(), os.fstat(fd)):
@@ -85,8 +77,6 @@ def _new_folder(parent: Path) -> tuple[int | None, Path]:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove what killed processes of this user left in a folder."""
-    if fcntl is None:
-        return
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _HIDDEN.fullmatch(entry.name):

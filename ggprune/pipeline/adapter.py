@@ -37,6 +37,11 @@ class AdapterFile:
     size_bytes: int
 
 
+def adapter_file(path: Path) -> AdapterFile:
+    """One that has its name."""
+    return AdapterFile(path, path.stat().st_size)
+
+
 def adapter_metadata(arch: str, alpha: float) -> dict[str, Value]:
     """What llama.cpp reads: it scales B A by alpha over the rank."""
     return {

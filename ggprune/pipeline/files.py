@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggprune.errors import LlamaAbortError
+from ggprune.errors import LlamaAbortError, VerificationError
 from ggprune.files.outputs import PendingFile, commit_all, disk_errors
 from ggprune.files.passing import passing_folder
 from ggprune.model import Model, open_model
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.session import check_loads
+from ggprune.runtime.probe import Sense, check_taken, probe
 from ggprune.surgery import Layout
 
 
@@ -39,23 +39,61 @@ def header_only(layout: Layout) -> Iterator[Model]:
         yield open_model(hollow)
 
 
-def publish(pending: Sequence[PendingFile], *, force: bool, check_load: bool) -> OutputFiles:
-    """Let llama.cpp load the files and decode, then give them their names."""
+def publish(
+    pending: Sequence[PendingFile], *, force: bool, check_load: bool,
+    source: Model | None = None, also: Sequence[PendingFile] = (),
+) -> OutputFiles:  # fmt: skip
+    """Let llama.cpp load the files and decode, then give them and those of `also` their names.
+
+    What it computes must make as much sense as what it computes of `source`.
+    """
     if check_load:
         with contextlib.ExitStack() as stack:
             for file in pending:
                 stack.enter_context(file.named())
-            _check_loads(pending)
+            _check_loads(pending, source)
     size_bytes = sum(file.path.stat().st_size for file in pending)
-    commit_all(pending, force=force)
+    commit_all([*pending, *also], force=force)
     return OutputFiles(tuple(file.target for file in pending), size_bytes)
 
 
-def _check_loads(pending: Sequence[PendingFile]) -> None:
+def check_source(model: Model, *, computed: bool) -> None:
+    """Raises LlamaError if llama.cpp does not take a model that something is to be made of.
+
+    Where the result could hide it (`computed`), VerificationError if its logits are not finite.
+    """
+    paths = _paths(model)
+    if not computed:
+        isolated(check_taken, paths)
+    elif isolated(probe, paths) is Sense.NOT_FINITE:
+        raise _nonsense(model)
+
+
+def _check_loads(pending: Sequence[PendingFile], source: Model | None) -> None:
+    target = pending[0].target
     try:
-        isolated(check_loads, tuple(file.path for file in pending))
+        sense = isolated(probe, tuple(file.path for file in pending))
     except LlamaAbortError as e:
         raise LlamaAbortError(
-            f"{pending[0].target}: not kept: every byte is as planned, but llama.cpp fails with "
-            f"it: {e} (--no-verify skips this check)"
+            f"{target}: not kept: every byte is as planned, but llama.cpp fails with it: {e} "
+            "(--no-verify skips this check)"
         ) from e
+    if sense is Sense.SOUND:
+        return
+    of_source = isolated(probe, _paths(source)) if source is not None else Sense.SOUND
+    if of_source is Sense.NOT_FINITE:
+        assert source is not None
+        raise _nonsense(source)
+    if of_source is not sense:
+        told = f"llama.cpp loads it, its logits are {sense.value}"
+        raise VerificationError(f"{target}: not kept: {told}, unlike those of what it was made of")
+
+
+def _nonsense(model: Model) -> VerificationError:
+    return VerificationError(
+        f"{model.path}: its logits are {Sense.NOT_FINITE.value}: nothing is made of it"
+    )
+
+
+def _paths(model: Model) -> tuple[Path, ...]:
+    return tuple(file.path for file in model.files)

@@ -25,7 +25,7 @@ from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import array, scalar, string
 from ggprune.model.names import rename_block
 from ggprune.model.types import tensor_type
-from ggprune.pipeline.adapter import AdapterFile, AdapterWriter, check_fits
+from ggprune.pipeline.adapter import AdapterFile, AdapterWriter, adapter_file, check_fits
 from ggprune.pipeline.files import OutputFiles
 from ggprune.pipeline.job import AS_INPUT, Division, Job, planned, write, write_into
 from ggprune.progress import SILENT, Progress
@@ -135,6 +135,7 @@ def heal(job: HealJob, progress: Progress = SILENT) -> Healed:
         plain, pruned = job.job, job.pruned
         if job.quantize is not None and not job.quantize_last:
             quantized = stack.enter_context(PendingFile(job.out))
+            stack.enter_context(quantized.named())
             write_into(plain, quantized, progress)
             pruned = open_model(quantized.path)
             plain = Job(
@@ -153,8 +154,9 @@ def heal(job: HealJob, progress: Progress = SILENT) -> Healed:
             adapter = stack.enter_context(_adapter(job, patient, result, place))
         keeps = is_kept and result.refitted
         replaced = _replacement(patient, result, place.patch) if keeps else None
-        files = write(replace(plain, replaced=replaced), progress)
-        lora = _publish_adapter(adapter, files, force=job.force) if adapter else None
+        also = [adapter] if adapter is not None else []
+        files = write(replace(plain, replaced=replaced), progress, also)
+        lora = adapter_file(adapter.target) if adapter is not None else None
     _forget(place)
     return Healed(files, result, lora)
 
@@ -264,17 +266,6 @@ def _adapter(
         if job.check_load:
             check_fits(target, pruned, job.base, plan)
         yield target
-
-
-def _publish_adapter(adapter: PendingFile, files: OutputFiles, *, force: bool) -> AdapterFile:
-    """Both, or neither."""
-    try:
-        adapter.commit(force=force)
-    except BaseException:
-        for path in files.paths:
-            path.unlink(missing_ok=True)
-        raise
-    return AdapterFile(adapter.target, adapter.target.stat().st_size)
 
 
 def _provenance(patient: Patient, result: Healing) -> dict[str, Value]:

@@ -18,7 +18,7 @@ from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.model import Model, open_model
 from ggprune.model.gguf import DEFAULT_ALIGNMENT
 from ggprune.model.imatrix import Imatrix
-from ggprune.pipeline.files import OutputFiles, header_only, publish
+from ggprune.pipeline.files import OutputFiles, check_source, header_only, publish
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.checks import select_entries
 from ggprune.quantize.forecast import (
@@ -72,21 +72,24 @@ def planned(job: Job) -> OutputFiles:
     return _prepare(job).files()
 
 
-def write(job: Job, progress: Progress = SILENT) -> OutputFiles:
-    """Write, prove and publish.
+def write(job: Job, progress: Progress = SILENT, also: Sequence[PendingFile] = ()) -> OutputFiles:
+    """Write, prove and publish: all files and those of `also`, or none of them.
 
     Raises OutputError before any work if the output must not or cannot be written,
-    VerificationError or LlamaError if the result is not what it should be; then nothing is left
-    behind.
+    VerificationError or LlamaError if the model makes no sense to llama.cpp or the result is not
+    what it should be; then nothing is left behind.
     """
     prepared = _prepare(job)
-    if not prepared.is_quantized:
-        done = _write_files(job, job.model, prepared.contents, prepared.split, progress)
-        return replace(done, notes=prepared.notes)
     _check_room(prepared)
+    if job.check_load:
+        check_source(job.model, computed=prepared.is_quantized)
+    if not prepared.is_quantized:
+        writing = _Writing(job, job.model, progress, also)
+        done = _write_files(writing, prepared.contents, prepared.split)
+        return replace(done, notes=prepared.notes)
     with disk_errors(job.out), PendingFile(job.out) as whole:
         _write_whole(prepared, whole, progress)
-        done = _publish_whole(prepared, whole, progress)
+        done = _publish_whole(prepared, whole, progress, also)
     return replace(done, notes=prepared.notes)
 
 
@@ -188,8 +191,9 @@ def stand_in(job: Job, contents: Contents) -> Iterator[Model]:
 
 def _check_room(prepared: _Prepared) -> None:
     """Refuse before any work; a pruned file is there until it has been quantized."""
-    job, files = prepared.job, prepared.files()
-    between = 0 if job.is_whole else lay_out(job.model, prepared.contents).size_bytes
+    job, files, between = prepared.job, prepared.files(), 0
+    if prepared.is_quantized and not job.is_whole:
+        between = lay_out(job.model, prepared.contents).size_bytes
     _check_outputs(job, files.paths, files.size_bytes + between)
 
 
@@ -225,23 +229,39 @@ def _quantize(prepared: _Prepared, source: Model, target: PendingFile, progress:
         verify_quantized(source, target.path, expected)
 
 
-def _publish_whole(prepared: _Prepared, whole: PendingFile, progress: Progress) -> OutputFiles:
+def _publish_whole(
+    prepared: _Prepared, whole: PendingFile, progress: Progress, also: Sequence[PendingFile]
+) -> OutputFiles:
     """Publish a finished file, or the shards that it is divided into."""
     job, split = prepared.job, prepared.split
     if split is None:
-        return publish([whole], force=job.force, check_load=job.check_load)
-    model = open_model(whole.path)
-    return _write_files(job, model, in_groups(unchanged_contents(model), split), split, progress)
+        return publish(
+            [whole], force=job.force, check_load=job.check_load, source=job.model, also=also
+        )
+    writing = _Writing(job, open_model(whole.path), progress, also)
+    return _write_files(writing, in_groups(unchanged_contents(writing.model), split), split)
 
 
-def _write_files(
-    job: Job, model: Model, contents: Contents, split: Split | None, progress: Progress
-) -> OutputFiles:
-    """Write `contents`, made of `model`, as one file or as shards, and publish them."""
-    layouts = lay_out_shards(model, contents, split)
+@dataclass(frozen=True)
+class _Writing:
+    """What is written of which model, and what appears with it."""
+
+    job: Job
+    model: Model
+    progress: Progress
+    also: Sequence[PendingFile]
+
+
+def _write_files(writing: _Writing, contents: Contents, split: Split | None) -> OutputFiles:
+    """Write `contents`, made of the model, as one file or as shards, and publish them."""
+    job, progress = writing.job, writing.progress
+    layouts = lay_out_shards(writing.model, contents, split)
     targets = shard_names(job.out, len(layouts))
     _check_outputs(job, targets, sum(layout.size_bytes for layout in layouts))
     with disk_errors(job.out), contextlib.ExitStack() as stack:
         pending = [stack.enter_context(PendingFile(target)) for target in targets]
         write_proved(contents, layouts, pending, progress.part("copy"))
-        return publish(pending, force=job.force, check_load=job.check_load)
+        return publish(
+            pending, force=job.force, check_load=job.check_load, source=job.model,
+            also=writing.also,
+        )  # fmt: skip

@@ -22,13 +22,13 @@ from ggprune.files.passing import passing_folder
 from ggprune.healing.result import Healing
 from ggprune.model import Model, Value, ValueType, open_model
 from ggprune.model.metadata import scalar, string
-from ggprune.pipeline.adapter import AdapterFile
+from ggprune.pipeline.adapter import AdapterFile, adapter_file
 from ggprune.pipeline.files import OutputFiles
 from ggprune.pipeline.heal import KEYS, HealJob, heal
 from ggprune.pipeline.job import Job, one_file, planned, write, write_into
 from ggprune.pipeline.launch import carry_out, check_extra, look
 from ggprune.pipeline.proof import exact_logits
-from ggprune.pipeline.trained import adapter_file, stored_changes
+from ggprune.pipeline.trained import stored_changes, write_adapter
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
@@ -228,6 +228,7 @@ def _write(
             if own.imatrix is not None and own.plan is not None else own.imatrix,
         )  # fmt: skip
         whole = stack.enter_context(PendingFile(own.out))
+        stack.enter_context(whole.named())
         write_into(final, whole, progress)
         start = pruned.path
         if own.quantize is not None:  # what quantizing loses is not training's
@@ -251,15 +252,12 @@ def _write(
             model=open_model(whole.path), out=own.out, replaced=said, split=own.split,
             force=own.force, check_load=own.check_load,
         )  # fmt: skip
-        files = write(done, progress)
-        lora = None
-        try:
-            if job.lora is not None:
-                lora = adapter_file(job.lora, trained, pruned, task.out, said.metadata, own.force)
-        except BaseException:  # both, or neither
-            for path in files.paths:
-                path.unlink(missing_ok=True)
-            raise
+        also: list[PendingFile] = []
+        if job.lora is not None:
+            also.append(stack.enter_context(PendingFile(job.lora)))
+            write_adapter(also[0], trained, pruned, task.out, said.metadata)
+        files = write(done, progress, also)
+    lora = adapter_file(job.lora) if job.lora is not None else None
     return TrainedFiles(files, None, training, lora)
 
 

@@ -13,7 +13,7 @@ from ggprune.healing.matrix import read_stored, store
 from ggprune.metrics.estimates import Float32
 from ggprune.model import Model, Tensor, Value
 from ggprune.model.types import TensorType, tensor_type
-from ggprune.pipeline.adapter import AdapterFile, adapter_metadata
+from ggprune.pipeline.adapter import adapter_metadata
 from ggprune.pipeline.synth.write import NEW
 from ggprune.surgery.contents import Contents, OutTensor
 from ggprune.surgery.layout import lay_out
@@ -76,10 +76,10 @@ def _read(path: Path, place: Place) -> Float32:
     return np.fromfile(path, np.float32, n, offset=place.offset).reshape(place.shape)
 
 
-def adapter_file(
-    target: Path, trained: Trained, pruned: Model, values: Path, metadata: Mapping[str, Value],
-    force: bool,
-) -> AdapterFile:  # fmt: skip
+def write_adapter(
+    target: PendingFile, trained: Trained, pruned: Model, values: Path,
+    metadata: Mapping[str, Value],
+) -> None:  # fmt: skip
     """What was trained as a LoRA adapter for the model that training began with."""
     tensors: list[OutTensor] = []
     scale = trained.changed[0].scale
@@ -96,7 +96,4 @@ def adapter_file(
     contents = Contents(
         {**adapter_metadata(pruned.arch, scale * rank), **metadata}, tuple(tensors), {}
     )
-    with PendingFile(target) as pending:
-        write_proved(contents, [lay_out(NEW, contents)], [pending])
-        pending.commit(force=force)
-    return AdapterFile(target, target.stat().st_size)
+    write_proved(contents, [lay_out(NEW, contents)], [target])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -17,7 +17,7 @@ from typing import Annotated, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.errors import DataError, LlamaError, VerificationError
+from ggprune.errors import DataError, LlamaError
 from ggprune.files.keys import Key
 from ggprune.model.types import tensor_type
 from ggprune.runtime.library import Llama, default_threads, llama, log_tail
@@ -65,11 +65,12 @@ class LlamaModel(_Freed):
 
     def __init__(
         self, path: Path, compute: Compute | None = None, *,
-        vocab_only: bool = False, repack: bool = True, mapped: bool = True,
+        vocab_only: bool = False, weights: bool = True, repack: bool = True, mapped: bool = True,
         shards: Sequence[Path] = (),
     ) -> None:  # fmt: skip
         """`shards` are all files of a split model, in order, if they are not named as such.
 
+        Without `weights` all else is read, and nothing can be computed.
         Without `repack` weights stay in the mapped file: no second copy, but slower to compute.
         Weights that are not `mapped` are copies in memory: they can be exchanged.
 
@@ -81,7 +82,8 @@ class LlamaModel(_Freed):
         params.n_gpu_layers = (compute or Compute()).n_gpu_layers
         params.vocab_only = vocab_only
         params.use_extra_bufts = repack
-        if not mapped:
+        params.no_alloc = not weights
+        if not (mapped and weights):
             params.load_mode = self.lib.LLAMA_LOAD_MODE_NONE
         log_tail().lines.clear()
         if len(shards) > 1:
@@ -208,21 +210,35 @@ class Session(_Freed):
         chunks: (n_seq, n_ctx) token ids; with `bos`, the first of each is replaced by BOS if the
         model wants one. Returns (n_seq, n_output, n_vocab), valid until the next decode.
         """
+        whole = np.empty((len(chunks), 0, 0), np.float32)
+        for rows, logits in self.logit_pieces(chunks, n_output, bos=bos):
+            if rows == slice(0, n_output):
+                return logits
+            if not whole.size:
+                whole = np.empty((len(chunks), n_output, self.model.n_vocab), np.float32)
+            whole[:, rows] = logits
+        return whole
+
+    def logit_pieces(
+        self, chunks: Tokens, n_output: int, *, bos: bool = True
+    ) -> Iterator[tuple[slice, Logits]]:
+        """The same batch by batch, so that never all logits of a long chunk are in memory.
+
+        Yields which of the `n_output` rows they are, and (n_seq, n_row, n_vocab), valid until the
+        next one is asked for.
+        """
         n_seq, n_ctx = chunks.shape
-        tokens = chunks.copy()
+        tokens, first = chunks.copy(), n_ctx - n_output
         if bos and self.model.bos is not None:
             tokens[:, 0] = self.model.bos
         self.clear()
         step = n_ctx if n_seq > 1 else min(self.n_batch, n_ctx)
-        parts = []
         for start in range(0, n_ctx, step):
             end = min(start + step, n_ctx)
-            n_out = max(0, end - max(start, n_ctx - n_output))
-            self.decode(tokens[:, start:end], start, n_out)
-            if n_out:
-                logits = self.logits(n_seq, n_out)
-                parts.append(logits if end == n_ctx else logits.copy())
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            rows = slice(max(start - first, 0), max(end - first, 0))
+            self.decode(tokens[:, start:end], start, rows.stop - rows.start)
+            if rows.stop:
+                yield rows, self.logits(n_seq, rows.stop - rows.start)
 
     def decode(self, tokens: Tokens, position: int, n_output: int = 1) -> None:
         """Decode the next tokens of one sequence, (n,), or of all in one batch, (n_seq, n).
@@ -281,20 +297,3 @@ def _free_session(lib: Llama, handle: object, batch: ctypes.Structure, callback:
     lib.llama_free(handle)
     lib.llama_batch_free(batch)
     del callback
-
-
-def check_loads(paths: Sequence[Path], n_token: int = 8) -> None:
-    """Load a model (all its shards) on the CPU and decode a few tokens. Run it through `isolated`.
-
-    Raises LlamaError if it does not load, VerificationError if its logits are not finite.
-    """
-    compute = Compute(n_gpu_layers=0)
-    with (
-        LlamaModel(paths[0], compute, repack=False, shards=paths) as model,
-        Session(model, 2 * n_token, compute=compute) as session,
-    ):
-        tokens = np.arange(n_token, dtype=np.int32)[None, :] % model.n_vocab
-        if model.has_encoder:
-            session.encode(tokens)
-        if not np.isfinite(session.chunk_logits(tokens, n_token)).all():
-            raise VerificationError(f"{paths[0]}: llama.cpp loads it, its logits are not finite")

@@ -11,12 +11,14 @@ import pytest
 
 from ggprune.errors import DataError
 from ggprune.evaluation import Evaluation, evaluate
+from ggprune.evaluation.perplexity import SaveLogits
 from ggprune.metrics.estimates import distribution, divergence
 from ggprune.metrics.text import Text, read_text
 from ggprune.model import Model
 from ggprune.pipeline import Job, write
 from ggprune.report.blocks import terminal
 from ggprune.report.evaluation import blocks
+from ggprune.runtime.session import Compute
 from ggprune.surgery import make_plan
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.random_models import make_random_model
@@ -138,3 +140,20 @@ def test_every_printed_line_is_the_peers(
     assert len(theirs) > 30
     for name, value in theirs.items():
         assert float(ours[name]) == pytest.approx(float(value), rel=2e-3, abs=2e-3), name
+
+
+def test_long_chunks_are_read_piece_by_piece(pruned: Path, tmp_path: Path) -> None:
+    """The same numbers, whether a batch holds a chunk or a tenth of it."""
+    text, stored = read_text(EVALUATION), tmp_path / "base"
+    whole, parts = (Compute(n_batch=n, n_ubatch=96) for n in (960, 96))
+    expected = evaluate([pruned, TINY], text, base=TINY, n_ctx=960, n_chunk=2, compute=whole)
+    found = evaluate([pruned, TINY], text, base=TINY, n_ctx=960, n_chunk=2, compute=parts)
+    assert found == expected
+    evaluate(
+        [TINY], text, n_ctx=960, n_chunk=2, compute=parts, save_logits=SaveLogits(stored)
+    )  # fmt: skip
+    first, second = (
+        evaluate([pruned], base_logits=stored, compute=compute) for compute in (whole, parts)
+    )
+    assert first == second
+    assert first[0].ppl == expected[0].ppl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -74,7 +75,7 @@ def test_where_nothing_can_be_locked_nothing_is_removed(
     def refuse(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with passing_folder(tmp_path) as folder:
         assert set(tmp_path.iterdir()) == left | {folder}
     assert set(tmp_path.iterdir()) == left

@@ -9,7 +9,7 @@ import pytest
 
 from ggprune.errors import LlamaAbortError, LlamaError
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.session import check_loads
+from ggprune.runtime.probe import Sense, probe
 from tests.conftest import TINY
 
 
@@ -57,8 +57,8 @@ def test_only_python_speaks_to_the_terminal(capfd: pytest.CaptureFixture[str]) -
 
 
 def test_a_model_is_checked_in_a_child(tmp_path: Path) -> None:
-    isolated(check_loads, [TINY])
+    assert isolated(probe, [TINY]) is Sense.SOUND
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(TINY.read_bytes()[:100_000])
     with pytest.raises(LlamaError, match="cannot load"):
-        isolated(check_loads, [broken])
+        isolated(probe, [broken])
