@@ -7,7 +7,6 @@ command, as llama-quantize's option of the same name does.
 
 from __future__ import annotations
 
-import io
 import signal
 import sys
 from importlib import import_module
@@ -17,7 +16,9 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from ggprune.cli.flatten import flattened
+from ggprune.cli.flatten import flattened, literal
+from ggprune.cli.messages import say_error
+from ggprune.cli.streams import prepare_streams
 from ggprune.errors import GGPruneError
 from ggprune.version import __version__
 
@@ -85,8 +86,7 @@ def load(name: str) -> Any:
 
 
 def _fail(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    print(f"ggprune: error: {line}", file=sys.stderr)
+    say_error(message)
     return code
 
 
@@ -118,7 +118,7 @@ def options(
 
 
 for name, summary in COMMANDS.items():  # what stands for a command in the help, until it is called
-    app.command(name, help=summary)(lambda: None)
+    app.command(name, help=literal(summary))(lambda: None)
 
 
 def main() -> None:
@@ -126,9 +126,7 @@ def main() -> None:
     for sign in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(sign) == signal.SIG_DFL:  # a job under nohup keeps ignoring it
             signal.signal(sign, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):  # names in a file need not be valid UTF-8
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
     try:
         app()
     except KeyboardInterrupt:  # before the command line had been read

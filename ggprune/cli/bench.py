@@ -15,6 +15,7 @@ from ggprune.bench.latency import LatencyReport, Requests
 from ggprune.cli.options import AsJson
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
+from ggprune.cli.streams import stdout_encoding
 from ggprune.errors import UsageError
 from ggprune.model import open_model
 from ggprune.pipeline.bench import run_suite
@@ -172,7 +173,7 @@ def command(
         memory=memory, roofline=roofline, progress=TerminalProgress("benchmark"),
     )  # fmt: skip
     if output is not None:
-        print(render_rows(suite.speed, output.value), end="")
+        print(render_rows(suite.speed, output.value, stdout_encoding()), end="")
     else:
         show(suite, blocks, as_json=as_json)
 

@@ -7,6 +7,7 @@ import threading
 
 from tqdm import tqdm
 
+from ggprune.files.printable import printable
 from ggprune.progress import Progress
 
 BYTES = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
@@ -48,4 +49,4 @@ class TerminalProgress(Progress):
 
     def say(self, text: str) -> None:
         if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{printable(text)}", end="", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ null. Knows nothing of what the documents say.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import math
@@ -26,11 +27,13 @@ from ggprune.files.reading import read_utf8
 
 __all__ = [
     "INLINE", "LEFT_OUT", "DocumentError", "Json", "Key", "decode", "decode_fields", "encode",
-    "encode_fields", "read_document", "to_text", "written",
+    "encode_fields", "json_text", "read_document", "to_text", "written",
 ]  # fmt: skip
 
 Json: TypeAlias = Union[bool, int, float, str, list["Json"], dict[str, "Json"], None]  # noqa: UP007
 T = TypeVar("T")
+
+UTF_8 = "utf-8"
 
 
 class DocumentError(ValueError):
@@ -45,9 +48,19 @@ class DocumentError(ValueError):
         return DocumentError(self.reason, f"{outer}{joint}{self.place}")
 
 
-def to_text(value: object) -> str:
-    """A document as all commands print it."""
-    return json.dumps(encode(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+def to_text(value: object, encoding: str = UTF_8) -> str:
+    """A document as all commands print it, in an encoding that may lack some characters."""
+    return json_text(encode(value), encoding, indent=2) + "\n"
+
+
+def json_text(document: object, encoding: str = UTF_8, *, indent: int | None = None) -> str:
+    """JSON that can be stored in the encoding: what it lacks is escaped as JSON does it.
+
+    UTF-8 lacks halves of pairs alone, which stand for bytes of file names that are no UTF-8.
+    """
+    is_utf_8 = codecs.lookup(encoding).name == UTF_8
+    text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=not is_utf_8)
+    return text.encode(UTF_8, "backslashreplace").decode(UTF_8)
 
 
 def read_document(path: Path, cls: type[T], what: str) -> T:

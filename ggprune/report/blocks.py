@@ -1,7 +1,8 @@
 """What a report says, and how a terminal and Markdown show it: a blank line between any two blocks.
 
 `blocks(result)` of the other modules makes these without knowing how they are shown; another way to
-show them needs a third function, nothing else. Pictures are files of their own.
+show them needs a third function, nothing else. Whatever text is in them, each of their lines and
+cells stays one: names come from files. Pictures are files of their own.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ggprune.errors import UsageError
 from ggprune.files.documents import to_text
+from ggprune.files.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SUFFIXES = (".json", ".md")
+CELL_CHARS = 300
 T = TypeVar("T")
 Column: TypeAlias = tuple[str, Callable[[T], object]]  # its header, and what a row has in it
 
@@ -86,22 +89,34 @@ def markdown(blocks: Iterable[Block]) -> str:
 def _plain(block: Heading | Table | Text | Code) -> str:
     match block:
         case Table(headers, rows, left):
-            return f"{markdown_table(headers, rows, left)}\n"
+            cells = [[_cell(text) for text in row] for row in rows]
+            return f"{markdown_table(headers, cells, left)}\n"
         case Text(lines):
-            return "".join(f"{line}\n" for line in lines)
-        case _:
-            return f"{block.text}\n"
+            return "".join(f"{printable(line)}\n" for line in lines)
+        case Heading(text):
+            return f"{printable(text)}\n"
+        case Code(text):
+            return f"{_code(text)}\n"
 
 
 def _marked_up(block: Heading | Table | Text | Code) -> str:
     match block:
-        case Heading(text, level):
-            return f"{'#' * level} {text}\n"
-        case Code(text):  # shown unchanged: the fence is longer than any in the text
+        case Heading(_, level):
+            return f"{'#' * level} {_plain(block)}"
+        case Code(text):  # the fence is longer than any in the text
             fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)
-            return f"{fence}text\n{text}\n{fence}\n"
+            return f"{fence}text\n{_code(text)}\n{fence}\n"
         case _:
             return _plain(block)
+
+
+def _cell(text: str) -> str:
+    return printable(text, CELL_CHARS).replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    """All of it, with its line breaks."""
+    return printable(text, None, keep="\n\t")
 
 
 def markdown_table(

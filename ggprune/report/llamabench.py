@@ -6,12 +6,12 @@ printers of tools/llama-bench/llama-bench.cpp. Nothing here prints.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from ggprune.bench import Benchmark, Speed
 from ggprune.errors import UsageError
-from ggprune.files.documents import encode_fields
+from ggprune.files.documents import UTF_8, encode_fields, json_text
+from ggprune.files.printable import printable
 from ggprune.report.units import count, size, speed_cell
 
 Row = dict[str, str]
@@ -58,11 +58,16 @@ USUAL = {
 NO_GPU = ("CPU", "BLAS", "ZenDNN")
 
 
-def render_rows(result: Benchmark, format_name: str) -> str:
-    """`csv`, `json`, `jsonl`, `md` or `sql`. Raises UsageError for another format."""
-    if format_name not in FORMATS:
-        raise UsageError(f"-o {format_name}: one of {', '.join(FORMATS)}")
-    return FORMATS[format_name](result)
+def render_rows(result: Benchmark, format_name: str, encoding: str = UTF_8) -> str:
+    """`csv`, `json`, `jsonl`, `md` or `sql`, for an encoding. Raises UsageError for another format.
+
+    JSON has names of files as they are; elsewhere nothing in them steers a terminal.
+    """
+    if format_name in DOCUMENTS:
+        return DOCUMENTS[format_name](_documents(result), encoding)
+    if format_name not in TEXTS:
+        raise UsageError(f"-o {format_name}: one of {', '.join(sorted([*TEXTS, *DOCUMENTS]))}")
+    return TEXTS[format_name](result)
 
 
 def _rows(result: Benchmark) -> list[tuple[Row, Speed]]:
@@ -90,7 +95,7 @@ def _rows(result: Benchmark) -> list[tuple[Row, Speed]]:
 def _csv(result: Benchmark) -> str:
     lines = [",".join(TYPES)]
     for row, _ in _rows(result):
-        lines.append(",".join('"' + value.replace('"', '""') + '"' for value in row.values()))
+        lines.append(",".join(_quoted(row, '"')))
     return "\n".join(lines) + "\n"
 
 
@@ -98,9 +103,14 @@ def _sql(result: Benchmark) -> str:
     columns = [f"  {name} {kind.replace('BOOLEAN', 'INTEGER')}" for name, kind in TYPES.items()]
     lines = ["CREATE TABLE IF NOT EXISTS llama_bench (", ",\n".join(columns), ");", ""]
     for row, _ in _rows(result):
-        values = ", ".join("'" + value.replace("'", "''") + "'" for value in row.values())
+        values = ", ".join(_quoted(row, "'"))
         lines.append(f"INSERT INTO llama_bench ({', '.join(TYPES)}) VALUES ({values});")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(row: Row, quote: str) -> list[str]:
+    values = (printable(value, None) for value in row.values())
+    return [quote + value.replace(quote, 2 * quote) + quote for value in values]
 
 
 def _documents(result: Benchmark) -> list[dict[str, object]]:
@@ -150,12 +160,10 @@ def _columns(result: Benchmark, rows: list[Row]) -> list[tuple[str, str, int]]:
     return [column for column in COLUMNS if is_shown.get(column[0], True)]
 
 
-FORMATS: dict[str, Callable[[Benchmark], str]] = {
-    "csv": _csv,
-    "json": lambda result: json.dumps(_documents(result), indent=2, ensure_ascii=False) + "\n",
-    "jsonl": lambda result: "".join(
-        json.dumps(document, ensure_ascii=False) + "\n" for document in _documents(result)
+TEXTS: dict[str, Callable[[Benchmark], str]] = {"csv": _csv, "md": _markdown, "sql": _sql}
+DOCUMENTS: dict[str, Callable[[list[dict[str, object]], str], str]] = {
+    "json": lambda documents, encoding: json_text(documents, encoding, indent=2) + "\n",
+    "jsonl": lambda documents, encoding: "".join(
+        json_text(document, encoding) + "\n" for document in documents
     ),
-    "md": _markdown,
-    "sql": _sql,
 }

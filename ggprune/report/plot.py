@@ -17,6 +17,7 @@ import numpy as np
 
 from ggprune.errors import MissingExtraError, UsageError
 from ggprune.files.outputs import write_bytes
+from ggprune.files.printable import printable
 from ggprune.model.cut import Unit
 from ggprune.report.blocks import Figure
 from ggprune.scoring import Choice, Ranking
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 LOG_RATIO = 30.0  # values that spread wider than this are drawn on a logarithmic scale
 SUFFIXES = (".png", ".svg", ".pdf")
+TITLE_CHARS = 100
 # Okabe-Ito: distinct in all kinds of colour blindness.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
 
@@ -146,7 +148,8 @@ def _draw_sensitivity(axes: Axes, ranking: Ranking) -> None:
         axes.set_yscale("log")
     axes.set_xticks(layers[:: max(1, len(layers) // 40)])
     axes.set(xlabel=LEFT_OUT[ranking.unit], ylabel="KL divergence (nats per token)")
-    axes.set_title(f"{Path(ranking.model.path).name} on {ranking.calibration.source}", size=10)
+    title = f"{Path(ranking.model.path).name} on {ranking.calibration.source}"
+    axes.set_title(printable(title, TITLE_CHARS), size=10, parse_math=False)  # $ is in names, too
     axes.spines[["top", "right"]].set_visible(False)
 
 

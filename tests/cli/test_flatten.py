@@ -76,6 +76,22 @@ def test_a_subclass_says_it_otherwise_takes_away_and_adds() -> None:
     assert "Missing option" in run(command)
 
 
+def test_help_has_its_brackets() -> None:
+    def command(extra: Annotated[bool, typer.Option("--extra", help="a[train] [red] [0]")]) -> None:
+        """Needs b[bold] and [N]."""
+
+    text = run(command, "--help")
+    assert "a[train] [red] [0]" in text
+    assert "Needs b[bold] and [N]." in text
+
+
+@pytest.mark.parametrize("name", ["heal", "auto"])
+def test_an_extra_can_be_copied_from_the_help(name: str) -> None:
+    shown = run(import_module(f"ggprune.cli.{name}").command, "--help")
+    words = " ".join(shown.replace("│", " ").split())
+    assert "pip install 'ggprune[train]'" in words
+
+
 def test_an_option_that_is_there_twice_is_a_mistake() -> None:
     def command(inner: Inner, other: Other) -> None:
         print(inner, other)

@@ -65,3 +65,21 @@ def test_reports_of_a_kind_we_do_not_write() -> None:
         check_report(Path("report.html"))
     with pytest.raises(UsageError, match=r"\.json or \.md"):
         report_text({}, (), Path("report.html"))
+
+
+NAME = "evil\x1b[2J\nlayers  1|2\u202e"
+
+
+@pytest.mark.parametrize("show", [terminal, markdown])
+def test_text_from_files_adds_no_line_no_column_and_no_control(show: type) -> None:
+    table = Table(("a", "b"), ((NAME, "1"), ("x" * 100_000, "2")))
+    blocks = (Heading(NAME), Text((f"name {NAME}", "next")), table, Code(f"a\n{NAME}"))
+    shown = show(blocks)
+    assert not set(shown) & {"\x1b", "\u202e"}
+    lines = shown.splitlines()
+    assert "name evil\\x1b[2J\\nlayers  1|2\\u202e" in lines
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 4
+    assert all(len(row.replace("\\|", "").split("|")) == 4 for row in rows)
+    assert len(shown) < 3000
+    assert "layers  1|2\\u202e" in lines[-3:]  # what a model wrote has its lines
