@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ggprune.errors import FormatError
 from ggprune.model.metadata import U32, U64, Value, ValueType, decode_text, skip_value
-from ggprune.model.types import TENSOR_TYPES, TensorType
+from ggprune.model.types import TENSOR_TYPES, TensorType, describe_unknown
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -176,7 +176,7 @@ class _Parser:
         shape = tuple(self.number(U64) for _ in range(n_dim))
         type_id = self.number(U32)
         if type_id not in TENSOR_TYPES:
-            raise self.fail(f"tensor {name} has type {type_id}, which is not known; update gguf")
+            raise self.fail(f"tensor {name} has type {type_id}, {describe_unknown(type_id)}")
         if 0 in shape:
             raise self.fail(f"tensor {name} has shape {shape}")
         return name, TENSOR_TYPES[type_id], shape, self.number(U64)

@@ -26,7 +26,10 @@ SPLIT_TENSORS = "split.tensors.count"
 SPLIT_SET = "ggprune.split.set"  # in every shard that ggprune writes: the whole's fingerprint
 SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS, SPLIT_SET)
 
-_SHARD = re.compile(r"(?P<stem>.*)-(?P<no>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
+# llama.cpp knows shards by names in lower case only: runtime finds the others for it.
+SHARD = re.compile(
+    r"(?P<stem>.*)-(?P<no>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<suffix>\.gguf)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -222,13 +225,18 @@ def _open_again(paths: Sequence[Path], known: str | None) -> Model:
 
 def shard_paths(path: Path, n_shard: int) -> tuple[Path, ...]:
     """Paths of all shards, given any one of them. Raises FormatError if the name does not fit."""
-    match = _SHARD.fullmatch(path.name)
+    match = SHARD.fullmatch(path.name)
     if match is None or int(match["count"]) != n_shard:
         raise FormatError(
             f"{path}: one of {n_shard} shards, but not named like model-00001-of-{n_shard:05}.gguf"
         )
-    names = (f"{match['stem']}-{i + 1:05}-of-{n_shard:05}.gguf" for i in range(n_shard))
+    names = (shard_name(match["stem"], i, n_shard, match["suffix"]) for i in range(n_shard))
     return tuple(path.with_name(name) for name in names)
+
+
+def shard_name(stem: str, i: int, n_shard: int, suffix: str = ".gguf") -> str:
+    """Of shard `i`, counted from 0."""
+    return f"{stem}-{i + 1:05}-of-{n_shard:05}{suffix}"
 
 
 def _split_int(file: GGUFFile, key: str) -> int:

@@ -35,10 +35,27 @@ class TensorType:
         return math.prod(shape) // self.block_size * self.block_bytes
 
 
+# Numbers that no release of llama.cpp will read: first, last, whose they are. ggml/include/ggml.h;
+# the same file of ik_llama.cpp and of BitNet's llama.cpp.
+FOREIGN_TYPES = (
+    (4, 5, "of Q4_2 or Q4_3, which llama.cpp has removed"),
+    (31, 33, "of a repacked Q4_0, which llama.cpp has removed: it repacks Q4_0 itself"),
+    (36, 38, "of BitNet (bitnet.cpp), or of a repacked IQ4_NL, which llama.cpp has removed"),
+    (97, 399, "of ik_llama.cpp"),
+)
+
 TENSOR_TYPES: dict[int, TensorType] = {
     **{i: TensorType(i, *row) for i, row in NEWER_TYPES.items()},
     **{int(t): TensorType(int(t), t.name, *GGML_QUANT_SIZES[t]) for t in GGMLQuantizationType},
 }
+
+
+def describe_unknown(type_id: int) -> str:
+    """Of a type that is not in the table: whose it is, and what to do about it."""
+    for first, last, whose in FOREIGN_TYPES:
+        if first <= type_id <= last:
+            return f"one {whose}; llama.cpp cannot read it: quantize the original again"
+    return "which is not known; a newer gguf package may know it"
 
 
 def tensor_type(name: str) -> TensorType:

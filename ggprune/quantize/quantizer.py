@@ -25,6 +25,7 @@ from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import COPY, FILE_TYPES, MAX_TEXT_BYTES, QuantizeOptions
 from ggprune.runtime.library import llama, log_tail
+from ggprune.runtime.shards import findable
 
 EMBEDDINGS = (TOKEN_EMBEDDING, LAYER_EMBEDDING)
 # llama_model_kv_override: tag and member for a value
@@ -110,8 +111,9 @@ def _run(
     lib = llama()
     params, alive = _params(options, imatrix, dry_run=dry_run)
     log_tail().lines.clear()
-    paths = os.fsencode(source), os.fsencode(target)
-    status = lib.llama_model_quantize(*paths, ctypes.byref(params))
+    with findable(source) as first:
+        paths = os.fsencode(first), os.fsencode(target)
+        status = lib.llama_model_quantize(*paths, ctypes.byref(params))
     del alive
     if status != 0:
         reason = log_tail().last_error().removeprefix("llama_model_quantize: failed to quantize: ")

@@ -7,7 +7,6 @@ nothing of layers, metrics or files other than the model.
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ggprune.files.keys import Key
 from ggprune.model.types import tensor_type
 from ggprune.runtime.library import Llama, default_threads, llama, log_tail
 from ggprune.runtime.nodes import EvalCallback, NamedTaps, Program, Taps
+from ggprune.runtime.shards import load_files
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
@@ -86,11 +86,7 @@ class LlamaModel(_Freed):
         if not (mapped and weights):
             params.load_mode = self.lib.LLAMA_LOAD_MODE_NONE
         log_tail().lines.clear()
-        if len(shards) > 1:
-            names = (ctypes.c_char_p * len(shards))(*(os.fsencode(shard) for shard in shards))
-            self.handle = self.lib.llama_model_load_from_splits(names, len(shards), params)
-        else:
-            self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
+        self.handle = load_files(self.lib, path, shards, params)
         if not self.handle:
             raise LlamaError(f"{path}: llama.cpp cannot load it: {log_tail().last_error()}")
         self.close = weakref.finalize(self, self.lib.llama_model_free, self.handle)

@@ -14,7 +14,14 @@ from ggprune.errors import UsageError
 from ggprune.model import Model, ValueType
 from ggprune.model.gguf import ALIGNMENT, MAGIC
 from ggprune.model.metadata import encode_text, scalar, string
-from ggprune.model.model import SPLIT_COUNT, SPLIT_NO, SPLIT_SET, SPLIT_TENSORS
+from ggprune.model.model import (
+    SHARD,
+    SPLIT_COUNT,
+    SPLIT_NO,
+    SPLIT_SET,
+    SPLIT_TENSORS,
+    shard_name,
+)
 from ggprune.surgery.contents import Contents, OutTensor
 
 MAX_SHARDS = 99_999  # five digits in the file names
@@ -75,11 +82,16 @@ def lay_out_shards(model: Model, contents: Contents, split: Split | None) -> tup
 
 
 def shard_names(path: Path, n: int) -> tuple[Path, ...]:
-    """`out.gguf` -> `out-00001-of-00003.gguf`...; a single file keeps its name."""
+    """`out.gguf` -> `out-00001-of-00003.gguf`...; a single file keeps its name.
+
+    A name that is a shard's already stands for the set.
+    """
     if n == 1:
         return (path,)
-    stem = path.name.removesuffix(".gguf")
-    return tuple(path.with_name(f"{stem}-{i + 1:05}-of-{n:05}.gguf") for i in range(n))
+    match = SHARD.fullmatch(path.name)
+    stem = path.stem if path.suffix.lower() == ".gguf" else path.name
+    stem = match["stem"] if match is not None else stem
+    return tuple(path.with_name(shard_name(stem, i, n)) for i in range(n))
 
 
 def lay_out(model: Model, contents: Contents) -> Layout:

@@ -27,6 +27,7 @@ from ggprune.surgery.rewrite import write_proved
 
 ADAPTER_TYPE = "adapter.type"
 CONTROL_VECTOR = "controlvector"
+MAX_DIGITS = 9
 DIRECTION = re.compile(r"direction\.([0-9]+)")
 
 
@@ -102,15 +103,21 @@ def _renamed(plan: PrunePlan, names: Sequence[str], path: Path) -> dict[str, str
 
 
 def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str, ...]]:
-    """`direction.N` is added behind layer N; llama.cpp has none behind layer 0."""
+    """`direction.N` is added behind layer N. llama.cpp refuses a vector that has one behind layer
+    0, and leaves the one with the number of layers unused, which stays the last.
+    """
+    first, n_left = plan.stacks[0][0], len(plan.keep)
     names: dict[str, str] = {}
     notes: list[str] = []
     for tensor in model.tensors:
         match = DIRECTION.fullmatch(tensor.name)
-        if match is None or int(match[1]) >= plan.n_layer:
+        if match is None or len(match[1]) > MAX_DIGITS or int(match[1]) > plan.n_layer:
             raise DataError(f"{model.path}: {tensor.name} is not a direction of one of its layers")
-        number = plan.new_number(plan.stacks[0][0], int(match[1]))
-        if number == 0:
+        old = int(match[1])
+        number = plan.new_number(first, old) if old < plan.n_layer else n_left
+        if old == 0:
+            notes.append(f"{tensor.name} is left out: llama.cpp takes none for the first layer")
+        elif number == 0:
             notes.append(f"{tensor.name} is lost: its layer is the first now, which takes none")
         elif number is not None:
             names[tensor.name] = f"direction.{number}"

@@ -120,7 +120,19 @@ EVIL = {
         build([], [FakeTensor("t", bytes(32)), FakeTensor("t", bytes(32))]),
         "t appears twice",
     ),
-    "unknown tensor type": (build([], [FakeTensor("t", bytes(32), type=77)]), "type 77"),
+    "unknown tensor type": (
+        build([], [FakeTensor("t", bytes(32), type=77)]),
+        "type 77, which is not known; a newer gguf package may know it",
+    ),
+    "ik_llama.cpp": (
+        build([], [FakeTensor("t", bytes(32), type=137)]),
+        "type 137, one of ik_llama.cpp; llama",
+    ),
+    "BitNet": (build([], [FakeTensor("t", bytes(32), type=36)]), "type 36, one of BitNet"),
+    "removed": (
+        build([], [FakeTensor("t", bytes(32), type=31)]),
+        "repacked Q4_0, which llama.cpp has remo",
+    ),
     "zero dimension": (build([], [FakeTensor("t", bytes(32), shape=(0,))]), "shape"),
     "five dimensions": (
         build([], [FakeTensor("t", bytes(32), shape=(1, 1, 1, 1, 8))]),

@@ -18,7 +18,7 @@ from ggprune.model.model import SPLIT_SET
 from ggprune.pipeline import AS_INPUT, Job, planned, write
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.surgery import make_plan
-from ggprune.surgery.layout import Split
+from ggprune.surgery.layout import Split, shard_names
 from tests.conftest import TINY
 from tests.gguf_files import FakeTensor, build, kv, kv_str
 from tests.helpers import logits_of, pruned_copy, random_tokens
@@ -190,3 +190,26 @@ def test_what_others_divided_again_is_still_opened(tiny: Model, tmp_path: Path) 
     ]
     shards[0].write_bytes(build([*kvs, kv_str(SPLIT_SET, "f" * 64)], tensors))
     assert open_model(shards[1]).fingerprint == tiny.fingerprint
+
+
+def test_a_name_that_is_a_shards_stands_for_the_set(tmp_path: Path) -> None:
+    def names(name: str, n: int) -> list[str]:
+        return [path.name for path in shard_names(tmp_path / name, n)]
+
+    assert names("x-00001-of-00003.gguf", 2) == ["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"]
+    assert names("x-00002-of-00003.GGUF", 2) == names("x.gguf", 2) == names("x.GGUF", 2)
+    assert names("x.bin", 2)[0] == "x.bin-00001-of-00002.gguf"
+    assert names("x-00001-of-00003.gguf", 1) == ["x-00001-of-00003.gguf"]
+
+
+def test_shards_with_names_in_capitals(tiny: Model, tmp_path: Path) -> None:
+    for path in split(TINY, tmp_path, 3):
+        path.rename(path.with_name(path.name.replace(".gguf", ".GGUF")))
+    model = open_model(tmp_path / "model-00002-of-00003.GGUF")
+    assert same_content(model, tiny)
+    tokens = random_tokens(1024, 8)
+    assert np.array_equal(logits_of(model.path, tokens, 8), logits_of(TINY, tokens, 8))
+    out, other = tmp_path / "out.gguf", tmp_path / "other.gguf"
+    write(Job(model=model, out=out, quantize=QuantizeOptions("Q8_0")))
+    write(Job(model=tiny, out=other, quantize=QuantizeOptions("Q8_0")))
+    assert same_content(open_model(out), open_model(other))

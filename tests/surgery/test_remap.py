@@ -106,6 +106,23 @@ def test_a_control_vector(plan: PrunePlan, tmp_path: Path) -> None:
     assert open_model(out).metadata["controlvector.layer_count"].decode() == 6
 
 
+def test_directions_that_llama_cpp_leaves_unused_or_refuses(
+    plan: PrunePlan, tmp_path: Path
+) -> None:
+    """llama.cpp ignores the one with the number of layers, and wants none of the first layer."""
+    source, out = tmp_path / "in.gguf", tmp_path / "out.gguf"
+    kvs = [kv_str("general.architecture", "controlvector")]
+    source.write_bytes(build(kvs, numbered(["direction.0", "direction.8", "direction.9"])))
+    done = remap(plan, source, out)
+    n_left = len(plan.keep)
+    assert list(values_of(out)) == [f"direction.{n_left - 1}", f"direction.{n_left}"]
+    assert done.notes == ("direction.0 is left out: llama.cpp takes none for the first layer",)
+    for name in ("direction.10", "direction." + "9" * 5000):
+        source.write_bytes(build(kvs, numbered([name])))
+        with pytest.raises(DataError, match="is not a direction of one of its layers"):
+            remap(plan, source, out, force=True)
+
+
 def test_what_is_no_companion_is_refused(plan: PrunePlan, tiny: Model, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     with pytest.raises(DataError, match="models are pruned by ggprune prune"):

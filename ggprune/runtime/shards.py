@@ -1,0 +1,42 @@
+"""Loading a model's files: llama.cpp looks for shards beside the first one, under its own names."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+from ggprune.model.model import SHARD, shard_name, shard_paths
+from ggprune.runtime.library import Llama
+
+SUFFIX = ".gguf"
+
+
+@contextlib.contextmanager
+def findable(path: Path) -> Iterator[Path]:
+    """The path, or for a while another one of the same model: llama.cpp knows no `.GGUF`."""
+    match = SHARD.fullmatch(path.name)
+    if match is None or match["suffix"] == SUFFIX:
+        yield path
+        return
+    n_shard = int(match["count"])
+    with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
+        links = [Path(folder) / shard_name("model", i, n_shard) for i in range(n_shard)]
+        for link, shard in zip(links, shard_paths(path, n_shard), strict=True):
+            link.symlink_to(shard.resolve())
+        yield links[0]
+
+
+def load_files(lib: Llama, path: Path, shards: Sequence[Path], params: ctypes.Structure) -> object:
+    """llama.cpp's handle of a model, None if it cannot be loaded; `shards` are all of its files, in
+    order, if their names say nothing.
+    """
+    if len(shards) > 1:
+        names = (ctypes.c_char_p * len(shards))(*map(os.fsencode, shards))
+        return cast(object, lib.llama_model_load_from_splits(names, len(shards), params))
+    with findable(path) as first:
+        return cast(object, lib.llama_model_load_from_file(os.fsencode(first), params))
