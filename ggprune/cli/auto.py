@@ -9,13 +9,21 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.cli import options as shared
-from ggprune.cli.measuring import Computing, Search, Targets, cache_folder, given_text
+from ggprune.cli.measuring import (
+    Computing,
+    Search,
+    Targets,
+    cache_folder,
+    given_text,
+    note_chunks,
+)
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
 from ggprune.cli.training import Training
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs, write_text
+from ggprune.files.reading import TextErrors
 from ggprune.healing.result import HealOptions
 from ggprune.metrics.text import CALIBRATION, EVALUATION, read_texts
 from ggprune.model import open_model
@@ -50,6 +58,7 @@ class Options:
     file: shared.TextFile = None
     eval_file: Annotated[Path | None, Option(
         help="UTF-8 text to judge the result on; not that of -f.")] = None
+    errors: shared.Errors = TextErrors.STRICT
     n_ctx: shared.ContextSize = 512
     n_chunk: Annotated[int | None, Option(
         "--chunks", min=1, show_default="all", help="Rank on the first N chunks; judge on all."
@@ -113,11 +122,14 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     inputs = [*(file.path for file in model.files), *texts, *quantizing.files, *heal_files]
     check_outputs([out, options.report, options.plot], inputs, force=options.force)
     result = auto(
-        model, out, job, calibration=given_text(options.file, CALIBRATION),
-        evaluation=given_text(options.eval_file, EVALUATION), imatrix=quantizing.matrix(),
-        healing=read_texts(heal_files) if heal_files else None,
+        model, out, job, calibration=given_text(options.file, CALIBRATION, options.errors),
+        evaluation=given_text(options.eval_file, EVALUATION, options.errors),
+        imatrix=quantizing.matrix(),
+        healing=read_texts(heal_files, options.errors) if heal_files else None,
         force=options.force, progress=TerminalProgress(),
     )  # fmt: skip
+    read = result.ranking.calibration
+    note_chunks(options.n_chunk, read.source, read.n_chunk_limit)
     show(result, blocks, as_json=options.as_json)
     if options.report is not None:
         whole = report_text(result, report(result), options.report)

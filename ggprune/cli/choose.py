@@ -9,11 +9,12 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ggprune.cli.measuring import Computing, Search, Targets, cache_folder
-from ggprune.cli.options import AsJson, Confidence, Force, UseCache
+from ggprune.cli.options import AsJson, Confidence, Errors, Force, UseCache
 from ggprune.cli.output import show
 from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
+from ggprune.files.reading import TextErrors
 from ggprune.healing.result import HealOptions
 from ggprune.model import open_model
 from ggprune.pipeline.healed import settled
@@ -34,6 +35,7 @@ class Options:
     file: Annotated[Path | None, Option(
         "-f", "--file", show_default="the ranking's", help="The calibration text's new place."
     )] = None
+    errors: Errors = TextErrors.STRICT
     targets: Targets
     search: Search
     n_chunk: Annotated[int | None, Option(
@@ -68,7 +70,7 @@ def command(options: Options) -> None:
     request = options.targets.required(model, options.search)
     inputs = [*(file.path for file in model.files), options.scores_file, options.file]
     check_outputs([options.out, options.plot], inputs, force=options.force)
-    text = ranked_text(options.scores_file, ranking, options.file)
+    text = ranked_text(options.scores_file, ranking, options.file, options.errors)
     measuring = ChooseOptions(
         n_chunk=options.n_chunk, compute=options.computing.compute(),
         cache=cache_folder(options.cache), confidence=options.confidence,

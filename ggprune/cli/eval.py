@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from typer import Argument, Option
 
-from ggprune.cli.measuring import Computing, given_text
-from ggprune.cli.options import AsJson, Chunks, Force, TextFile
+from ggprune.cli.measuring import Computing, given_text, note_chunks
+from ggprune.cli.options import AsJson, Chunks, Errors, Force, TextFile
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.errors import UsageError
 from ggprune.evaluation import Evaluation, SaveLogits
-from ggprune.evaluation.choices import ChoiceKind, ChoiceScore
+from ggprune.evaluation.choices import ChoiceKind, ChoiceScore, read_questions
 from ggprune.evaluation.health import Health, read_prompts
 from ggprune.evaluation.tasks import TaskScores, check_tasks
 from ggprune.files.outputs import check_outputs, write_text
-from ggprune.metrics.text import EVALUATION
+from ggprune.files.reading import TextErrors, name_of, seekable
+from ggprune.metrics.text import EVALUATION, Text
 from ggprune.model import open_model
 from ggprune.pipeline import safe
 from ggprune.report import evaluation
@@ -49,6 +51,7 @@ class Options:
     base: Annotated[Path | None, Option(
         help="Compare with this model: KL divergence and more.")] = None
     file: TextFile = None
+    errors: Errors = TextErrors.STRICT
     base_logits: Annotated[Path | None, _file(
         "--kl-divergence-base", "Compare with the logits in this file, on its tokens.")] = None
     save_logits: Annotated[Path | None, Option(
@@ -97,6 +100,9 @@ class Options:
 
     def compute(self) -> Compute:
         return self.computing.compute(self.n_batch, self.n_ubatch)
+
+    def text(self) -> Text:
+        return given_text(self.file, EVALUATION, self.errors)
 
     def choice_tasks(self, kind: ChoiceKind) -> tuple[Path | None, int | None]:
         """The file, and how many tasks of it."""
@@ -160,13 +166,24 @@ def _perplexity(question: Question) -> Sequence[Evaluation]:
     if base_logits is not None and (file is not None or base is not None):
         raise UsageError("--kl-divergence-base has its own text and base: no -f, no --base")
     check_outputs([save_logits], [*paths, file], force=options.force)
-    return safe.evaluate(
-        paths, given_text(file, EVALUATION) if base_logits is None else None,
-        base=base, base_logits=base_logits,
-        save_logits=SaveLogits(save_logits, options.force) if save_logits is not None else None,
-        n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.compute(),
-        progress=TerminalProgress("evaluate"),
-    )  # fmt: skip
+    given = seekable(base_logits) if base_logits is not None else nullcontext()
+    with given as stored:
+        results: Sequence[Evaluation] = safe.evaluate(
+            paths, options.text() if stored is None else None, base=base, base_logits=stored,
+            save_logits=SaveLogits(save_logits, options.force) if save_logits is not None else None,
+            n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.compute(),
+            progress=TerminalProgress("evaluate"),
+        )  # fmt: skip
+    if base_logits is not None:
+        source = name_of(base_logits)
+        results = [replace(each, text=replace(each.text, source=source)) for each in results]
+    return _noted(results, options)
+
+
+def _noted(results: Sequence[Evaluation], options: Options) -> Sequence[Evaluation]:
+    read = results[0].text
+    note_chunks(options.n_chunk, read.source, read.n_chunk)
+    return results
 
 
 def _strided(question: Question) -> Sequence[Evaluation]:
@@ -174,11 +191,12 @@ def _strided(question: Question) -> Sequence[Evaluation]:
     assert options.stride is not None
     if question.base is not None:
         raise UsageError("--ppl-stride or --base, not both")
-    return safe.evaluate_strided(
-        question.paths, given_text(options.file, EVALUATION), options.stride,
+    results = safe.evaluate_strided(
+        question.paths, options.text(), options.stride,
         n_ctx=options.n_ctx or CTX, n_chunk=options.n_chunk, compute=options.compute(),
         progress=TerminalProgress("evaluate"),
     )  # fmt: skip
+    return _noted(results, options)
 
 
 def _choices(kind: ChoiceKind, question: Question) -> Sequence[ChoiceScore]:
@@ -186,7 +204,8 @@ def _choices(kind: ChoiceKind, question: Question) -> Sequence[ChoiceScore]:
     file, n_task = options.choice_tasks(kind)
     assert file is not None
     return safe.score_choices(
-        question.all_paths, kind, file, n_task=n_task, n_ctx=options.n_ctx or CTX,
+        question.all_paths, read_questions(kind, file, n_task, options.errors),
+        n_ctx=options.n_ctx or CTX,
         compute=options.compute(), progress=TerminalProgress(kind.value),
     )  # fmt: skip
 
@@ -204,7 +223,7 @@ def _tasks(question: Question) -> Sequence[TaskScores]:
 def _generation(question: Question) -> Sequence[Health]:
     options = question.options
     return safe.check_health(
-        question.paths, read_prompts(options.prompts), base=question.base,
+        question.paths, read_prompts(options.prompts, options.errors), base=question.base,
         n_predict=options.n_predict, compute=options.compute(), progress=TerminalProgress("write"),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.cli import options as shared
-from ggprune.cli.measuring import Computing, cache_folder
+from ggprune.cli.measuring import Computing, cache_folder, note_chunks
 from ggprune.cli.output import show
 from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.cli.quantizing import Quantizing
@@ -17,6 +17,7 @@ from ggprune.cli.removal import Removal, Splitting
 from ggprune.cli.training import Training
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
+from ggprune.files.reading import TextErrors
 from ggprune.healing.result import RANK, HealOptions, parse_fitted
 from ggprune.healing.selftext import SelfTextOptions
 from ggprune.metrics.text import Text, read_texts
@@ -47,6 +48,7 @@ class Fitting:
 
     # fmt: off
     files: HealTexts = None
+    errors: shared.Errors = TextErrors.STRICT
     self_text: Annotated[int | None, Option(
         "--self-text", min=1024, max=1 << 30, metavar="N",
         help="Have the original write N tokens to fit to, behind the text of -f if there is one; "
@@ -72,7 +74,7 @@ class Fitting:
 
     def text(self, base: Model, options: HealOptions, *, write: bool) -> Text:
         """Without `write` other text stands in for what the original would write."""
-        given = read_texts(self.files) if self.files else None
+        given = read_texts(self.files, self.errors) if self.files else None
         own = None
         if self.self_text is not None:
             own = SelfTextOptions(
@@ -211,7 +213,7 @@ def train_command(source: Path, out: Path, options: Options) -> None:
     if asked.curves is not None:
         check_plot(asked.curves)
     base, pruned, plan = _models(source, options)
-    corpus = read_corpus(fitting.files)
+    corpus = read_corpus(fitting.files, fitting.errors)
     heal_options = fitting.options(options.computing, None, cache=options.cache)
     own = HealJob(
         base=base, out=out, plan=plan if pruned is None else None, pruned=pruned,
@@ -246,6 +248,8 @@ def carry_out(job: HealJob, base: Model, plan: PrunePlan, writing: shared.Writin
         show(planned, blocks, as_json=writing.as_json)
         return
     healed = heal(job, TerminalProgress())
+    read = healed.healing.text
+    note_chunks(job.options.n_chunk, read.source, read.n_chunk)
     model = pruned_model(base, plan, healed.files, written=True)
     show(HealedModel(model, healed.healing, healed.lora), blocks, as_json=writing.as_json)
 

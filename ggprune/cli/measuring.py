@@ -12,9 +12,11 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.arch import n_trunk
+from ggprune.cli.messages import say_note
 from ggprune.cli.options import Threads
 from ggprune.errors import UsageError
 from ggprune.files.cachefolder import user_cache
+from ggprune.files.reading import TextErrors
 from ggprune.metrics.text import Text, read_text, shipped_text
 from ggprune.model import Model
 from ggprune.model.layers import parse_layers
@@ -54,14 +56,23 @@ class Computing:
         )  # fmt: skip
 
 
-def given_text(path: Path | None, shipped: str) -> Text:
+def given_text(path: Path | None, shipped: str, errors: TextErrors) -> Text:
     """The user's text, or the one of that name that ships with the package."""
-    return read_text(path) if path is not None else shipped_text(shipped)
+    return read_text(path, errors) if path is not None else shipped_text(shipped)
+
+
+def note_chunks(asked: int | None, source: str, n_chunk: int) -> None:
+    """A text may have less of them than was asked for."""
+    if asked is not None and n_chunk < asked:
+        say_note(f"{source}: gives {n_chunk} chunks, not {asked}: all of them are read")
 
 
 def cache_folder(cache: bool) -> Path | None:
-    """Where finished measurements are kept, if they are."""
-    return user_cache() if cache else None
+    """Where finished measurements are kept, if they are and can be."""
+    folder = user_cache() if cache else None
+    if cache and folder is None:
+        say_note("no home folder, so measurements are not kept (XDG_CACHE_HOME names another)")
+    return folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,16 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ggprune.files.reading import TextErrors
+
 # fmt: off
 ModelPath = Annotated[Path, Argument(
     metavar="IN.gguf", help="The model; any shard of a split one.")]
 OutPath = Annotated[Path, Argument(metavar="OUT.gguf", help="The file to write.")]
-TextFile = Annotated[Path | None, Option("-f", "--file", help="UTF-8 text to measure on.")]
+TextFile = Annotated[Path | None, Option(
+    "-f", "--file", help="UTF-8 text to measure on; - is standard input.")]
+Errors = Annotated[TextErrors, Option(
+    "--errors", help="What to do about bytes of a text that are not UTF-8.")]
 ContextSize = Annotated[int, Option(
     "-c", "--ctx-size", min=8, max=1 << 24, help="Tokens per chunk, BOS included.")]
 Chunks = Annotated[int | None, Option(

@@ -7,6 +7,7 @@ import threading
 
 from tqdm import tqdm
 
+from ggprune.cli.messages import say_note
 from ggprune.files.printable import printable
 from ggprune.progress import Progress
 
@@ -45,7 +46,7 @@ class TerminalProgress(Progress):
             self.bar.close()
 
     def note(self, text: str) -> None:
-        tqdm.write(f"ggprune: note: {text}", file=sys.stderr)
+        say_note(text)
 
     def say(self, text: str) -> None:
         if sys.stderr.isatty():

@@ -18,6 +18,7 @@ from ggprune.cli.removal import Removal, Splitting
 from ggprune.errors import UsageError
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
+from ggprune.files.reading import TextErrors
 from ggprune.healing.result import HealOptions
 from ggprune.metrics.text import CALIBRATION, read_texts, shipped_text
 from ggprune.model import open_model
@@ -50,6 +51,7 @@ class Options:
     heal: Annotated[bool, Option(
         "--heal", help="Also repair it, as ggprune heal does, which has more options.")] = False
     files: HealTexts = None
+    errors: shared.Errors = TextErrors.STRICT
     drop_mtp: shared.DropMtp = False
     splitting: Splitting
     trust: Annotated[bool, Option(
@@ -98,7 +100,9 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
 def _healing(job: Job, plan: PrunePlan, options: Options) -> HealJob:
     """The same job, healed by the defaults of `ggprune heal`."""
     healing = HealOptions(compute=Compute(n_threads=options.threads), cache=cache_folder(True))
-    given = read_texts(options.files) if options.files else shipped_text(CALIBRATION)
+    given = shipped_text(CALIBRATION)
+    if options.files:
+        given = read_texts(options.files, options.errors)
     return HealJob(
         base=job.model, out=job.out, plan=plan, text=given, options=healing,
         quantize=job.quantize, imatrix=job.imatrix, split=job.split, force=job.force,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from ggprune.errors import UsageError
+from ggprune.files.reading import name_of, seekable
 from ggprune.model.imatrix import Imatrix, read_imatrix
 from ggprune.quantize.options import (
     QuantizeOptions,
@@ -70,7 +71,7 @@ class Quantizing:
         return self.imatrix, self.tensor_type_file
 
     def matrix(self) -> Imatrix | None:
-        return read_imatrix(self.imatrix) if self.imatrix is not None else None
+        return given_imatrix(self.imatrix)
 
     def used(self) -> list[str]:
         """The options that were given, in the order in which they are complained about."""
@@ -116,6 +117,14 @@ class Quantizing:
             allow_requantize=self.allow_requantize, new_numbers=self.new_numbers,
             leave_output_tensor=self.leave_output_tensor, pure=self.pure,
         )  # fmt: skip
+
+
+def given_imatrix(path: Path | None) -> Imatrix | None:
+    """The user's importance matrix; it may come out of a pipe."""
+    if path is None:
+        return None
+    with seekable(path) as file:
+        return replace(read_imatrix(file), path=Path(name_of(path)))
 
 
 def _tensor_type(name: str | None) -> str | None:

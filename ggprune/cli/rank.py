@@ -10,14 +10,22 @@ from typer import Option
 
 from ggprune.ablation.units import parse_unit
 from ggprune.cli import options as shared
-from ggprune.cli.measuring import Computing, Search, Targets, cache_folder, given_text
+from ggprune.cli.measuring import (
+    Computing,
+    Search,
+    Targets,
+    cache_folder,
+    given_text,
+    note_chunks,
+)
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
+from ggprune.cli.quantizing import given_imatrix
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
+from ggprune.files.reading import TextErrors
 from ggprune.metrics.text import CALIBRATION
 from ggprune.model import open_model
-from ggprune.model.imatrix import read_imatrix
 from ggprune.pipeline.healed import healing, settled
 from ggprune.pipeline.safe import rank
 from ggprune.report.plot import check_plot, ranking_figure, write_figure
@@ -38,6 +46,7 @@ class Options:
 
     # fmt: off
     file: shared.TextFile = None
+    errors: shared.Errors = TextErrors.STRICT
     n_ctx: shared.ContextSize = 512
     n_chunk: shared.Chunks = None
     out: Annotated[Path | None, Option("-o", "--output", help="Write the scores as JSON.")] = None
@@ -93,12 +102,13 @@ def command(source: shared.ModelPath, options: Options) -> None:
     )  # fmt: skip
     rank_options = RankOptions(
         measuring=measuring, by=by, confidence=options.confidence, request=request,
-        imatrix=read_imatrix(options.imatrix) if options.imatrix is not None else None,
+        imatrix=given_imatrix(options.imatrix),
         n_decide=None if options.exhaustive else options.decide,
     )  # fmt: skip
-    text = given_text(options.file, CALIBRATION)
+    text = given_text(options.file, CALIBRATION, options.errors)
     ranking = rank(model, text, rank_options, TerminalProgress("rank"))
     ranking = settled(model, text, ranking, healing(measuring), TerminalProgress())
+    note_chunks(options.n_chunk, text.source, ranking.calibration.n_chunk_limit)
     if options.out is not None:
         write_text(options.out, to_text(ranking), force=options.force)
     if options.plot is not None:

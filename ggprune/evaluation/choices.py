@@ -19,6 +19,7 @@ from ggprune.evaluation import task_files
 from ggprune.evaluation.task_files import Blank, ChoiceTask
 from ggprune.evaluation.trees import Query, answer, ask_branches, tree_of
 from ggprune.files.keys import Key, written
+from ggprune.files.reading import TextErrors, name_of
 from ggprune.metrics.estimates import Estimate, share_estimate
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
@@ -39,11 +40,21 @@ class ChoiceKind(str, Enum):
     MULTIPLE_CHOICE = "multiple-choice"
 
 
-READERS: dict[ChoiceKind, Callable[[Path, int | None], Sequence[ChoiceTask | Blank]]] = {
+Reader = Callable[[Path, int | None, TextErrors], Sequence[ChoiceTask | Blank]]
+READERS: dict[ChoiceKind, Reader] = {
     ChoiceKind.HELLASWAG: task_files.read_hellaswag,
     ChoiceKind.WINOGRANDE: task_files.read_winogrande,
     ChoiceKind.MULTIPLE_CHOICE: task_files.read_multiple_choice,
 }
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a file of tasks asks, in the order in which its tasks were drawn."""
+
+    benchmark: ChoiceKind
+    source: str  # the file
+    tasks: tuple[ChoiceTask | Blank, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +84,30 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return (share + z / 2 - half) / (1 + z), (share + z / 2 + half) / (1 + z)
 
 
-def score_choices(
-    paths: Sequence[Path],
+def read_questions(
     benchmark: ChoiceKind,
     file: Path,
-    *,
     n_task: int | None = None,
+    errors: TextErrors = TextErrors.STRICT,
+) -> Questions:
+    """`n_task` of the tasks in a file, None for llama-perplexity's default.
+
+    Raises DataError if the file is none of the kind.
+    """
+    tasks = READERS[benchmark](file, n_task, errors)
+    return Questions(benchmark, name_of(file), tuple(tasks))
+
+
+def score_choices(
+    paths: Sequence[Path],
+    questions: Questions,
+    *,
     n_ctx: int = 512,
     compute: Compute | None = None,
     progress: Progress = SILENT,
 ) -> tuple[ChoiceScore, ...]:
-    """Every model on the same tasks; `n_task` of them, None for llama-perplexity's default.
-
-    Raises DataError if the file is none of the kind or a task does not fit into 4 n_ctx tokens.
-    """
-    tasks = READERS[benchmark](file, n_task)
-    scores = []
+    """Every model on the same tasks. Raises DataError if one does not fit into 4 n_ctx tokens."""
+    tasks, scores = questions.tasks, []
     for i, path in enumerate(paths):
         with LlamaModel(path, compute) as model:
             queries = [_ask(task, model.tokenize) for task in tasks]
@@ -101,9 +120,10 @@ def score_choices(
         is_right = [a in task.right for a, task in zip(answers, tasks, strict=True)]
         scores.append(
             ChoiceScore(
-                path=str(path), benchmark=benchmark, source=str(file), n_task=len(tasks),
-                accuracy=share_estimate(np.array(is_right)), chance=len(tasks) / sum(n_choice),
-                answers=tuple(answers), is_right=tuple(is_right), versions=versions(),
+                path=str(path), benchmark=questions.benchmark, source=questions.source,
+                n_task=len(tasks), accuracy=share_estimate(np.array(is_right)),
+                chance=len(tasks) / sum(n_choice), answers=tuple(answers),
+                is_right=tuple(is_right), versions=versions(),
             )
         )  # fmt: skip
     return tuple(scores)

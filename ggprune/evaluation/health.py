@@ -18,8 +18,8 @@ from typing import Annotated, cast
 
 from ggprune.errors import DataError
 from ggprune.evaluation.generate import Continuation, Wish, generate
-from ggprune.evaluation.task_files import read_lines
 from ggprune.files.keys import INLINE, Key
+from ggprune.files.reading import TextErrors, name_of, read_lines
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.runtime.sequences import SharedSession
@@ -112,7 +112,7 @@ def count_texts(samples: Sequence[Sample], base: Sequence[Sample] | None = None)
     )
 
 
-def read_prompts(path: Path | None) -> tuple[Prompt, ...]:
+def read_prompts(path: Path | None, errors: TextErrors = TextErrors.STRICT) -> tuple[Prompt, ...]:
     """A prompt per line, `\\n` a line break, `\\t` (or a tabulator) before an expected answer.
 
     Lines that are empty or begin with `#` do not count. None: the prompts that ship with ggprune.
@@ -121,14 +121,14 @@ def read_prompts(path: Path | None) -> tuple[Prompt, ...]:
     if path is None:
         lines = (files("ggprune.evaluation") / PROMPTS).read_text("utf-8").split("\n")
     else:
-        lines = read_lines(path)
+        lines = read_lines(path, errors)
     fields = [
         line.replace("\\n", "\n").replace("\\t", "\t").partition("\t")
         for line in lines
         if line.strip() and not line.startswith("#")
     ]
     if not fields:
-        raise DataError(f"{path}: has no prompts")
+        raise DataError(f"{name_of(path) if path else PROMPTS}: has no prompts")
     return tuple(Prompt(text, expected.strip() or None) for text, _, expected in fields)
 
 

@@ -116,8 +116,6 @@ def _stored_chunks(
     header = stored.header
     for model in models:
         _check_vocabulary(model, stored.path, header.n_vocab)
-    if n_chunk is not None and n_chunk > header.n_chunk:
-        raise DataError(f"{stored.path}: has {header.n_chunk} chunks, {n_chunk} are asked for")
     chunks = stored.chunks[:n_chunk]
     info = TextInfo(
         source=str(stored.path), sha256=None, n_ctx=header.n_ctx, n_chunk=len(chunks),
@@ -268,7 +266,5 @@ def _windows(text: Text, tokens: Tokens, window: int, stride: int, n_chunk: int 
             f"windows of {window}: use a longer text or a smaller -c"
         )
     n_max = -(-(len(tokens) - window) // stride)
-    if n_chunk is not None and n_chunk > n_max:
-        raise DataError(f"{text.source}: gives {n_max} windows, {n_chunk} are asked for")
     views = np.lib.stride_tricks.sliding_window_view(tokens, window)[::stride]
-    return views[: n_max if n_chunk is None else n_chunk]
+    return views[:n_max][:n_chunk]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.errors import DataError
-from ggprune.files.reading import read_bytes, read_utf8
+from ggprune.files.reading import TextErrors, read_bytes, read_lines
 
 HELLASWAG_LINES = 6  # context, number of the right ending, four endings
 HELLASWAG_TASKS = 400  # llama-perplexity's default
@@ -41,14 +41,11 @@ class Blank:
     right: frozenset[int]  # the index of the right one
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines as llama.cpp's -f gives them: a line break at the very end does not count."""
-    return read_utf8(path).removesuffix("\n").split("\n")
-
-
-def read_hellaswag(path: Path, n_task: int | None = None) -> list[ChoiceTask]:
+def read_hellaswag(
+    path: Path, n_task: int | None = None, errors: TextErrors = TextErrors.STRICT
+) -> list[ChoiceTask]:
     """Six lines a task; `n_task` or 400 of them. Raises DataError if a task is not complete."""
-    lines, tasks = read_lines(path), []
+    lines, tasks = read_lines(path, errors), []
     if len(lines) % HELLASWAG_LINES:
         raise DataError(
             f"{path}: has {len(lines)} lines, HellaSwag has {HELLASWAG_LINES} for every task"
@@ -63,14 +60,16 @@ def read_hellaswag(path: Path, n_task: int | None = None) -> list[ChoiceTask]:
     return [tasks[i] for i in order]
 
 
-def read_winogrande(path: Path, n_task: int | None = None) -> list[Blank]:
+def read_winogrande(
+    path: Path, n_task: int | None = None, errors: TextErrors = TextErrors.STRICT
+) -> list[Blank]:
     """CSV lines: index, sentence with `_`, choice 1, choice 2, the right one (1 or 2).
 
     As in llama-perplexity a line without a line break behind it is no task, and -f has taken one
     away from the end: the last task counts only if two line breaks follow it.
     Raises DataError for lines that are none of this, and if there is no task.
     """
-    tasks = [_blank(path, i, line) for i, line in enumerate(read_lines(path)[:-1])]
+    tasks = [_blank(path, i, line) for i, line in enumerate(read_lines(path, errors)[:-1])]
     if not tasks:
         raise DataError(f"{path}: no tasks")
     if n_task is None or n_task >= len(tasks):
@@ -97,7 +96,9 @@ def _blank(path: Path, number: int, line: str) -> Blank:
     return Blank(before, after, (one, two), frozenset({int(right) - 1}))
 
 
-def read_multiple_choice(path: Path, n_task: int | None = None) -> list[ChoiceTask]:
+def read_multiple_choice(
+    path: Path, n_task: int | None = None, errors: TextErrors = TextErrors.STRICT
+) -> list[ChoiceTask]:
     """All tasks, or `n_task` of them as llama-perplexity draws them.
 
     uint32 count, uint32 offset of every task from the start of the file, then the tasks: question,

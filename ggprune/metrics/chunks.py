@@ -99,9 +99,9 @@ class TextInfo:
 def make_chunks(
     text: Text, tokenize: Callable[[str], Tokens], n_ctx: int, n_chunk: int | None = None
 ) -> Chunks:
-    """All whole chunks of the text, or the first `n_chunk` of them.
+    """All whole chunks of the text, or the first `n_chunk` of them if there are so many.
 
-    Raises DataError if the text gives less than two chunks or less than asked for.
+    Raises DataError if the text gives less than two chunks.
     """
     tokens = tokenize(text.content)
     n_max = len(tokens) // n_ctx
@@ -110,11 +110,7 @@ def make_chunks(
             f"{text.source}: gives {len(tokens)} tokens, at least {2 * n_ctx} are needed for "
             f"chunks of {n_ctx}: use a longer text or a smaller -c"
         )
-    if n_chunk is not None and n_chunk > n_max:
-        raise DataError(
-            f"{text.source}: gives {n_max} chunks of {n_ctx} tokens, {n_chunk} are asked for"
-        )
-    n = n_max if n_chunk is None else n_chunk
+    n = n_max if n_chunk is None else min(n_chunk, n_max)
     return Chunks(tokens[: n * n_ctx].reshape(n, n_ctx))
 
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ggprune.errors import DataError
-from ggprune.files.reading import read_utf8
+from ggprune.files.reading import TextErrors, name_of, read_utf8
 
 CALIBRATION, EVALUATION = "calibration.txt", "evaluation.txt"  # shipped in texts/
 
@@ -26,18 +26,18 @@ class Text:
         return hashlib.sha256(self.content.encode("utf-8")).hexdigest()
 
 
-def read_text(path: Path) -> Text:
+def read_text(path: Path, errors: TextErrors = TextErrors.STRICT) -> Text:
     """A UTF-8 text; like llama.cpp's -f, one line break at the very end does not count.
 
     Raises DataError if it cannot be read, is empty, or is not UTF-8.
     """
-    content = read_utf8(path)
+    content = read_utf8(path, errors)
     if not content.strip():
-        raise DataError(f"{path}: the text is empty")
-    return Text(str(path), content.removesuffix("\n"))
+        raise DataError(f"{name_of(path)}: the text is empty")
+    return Text(name_of(path), content.removesuffix("\n"))
 
 
-def read_texts(paths: Sequence[Path]) -> Text:
+def read_texts(paths: Sequence[Path], errors: TextErrors = TextErrors.STRICT) -> Text:
     """Several texts as one, a line break between them; of a folder all its .txt files, by name.
 
     Raises DataError as `read_text`, and for a folder without any.
@@ -48,7 +48,7 @@ def read_texts(paths: Sequence[Path]) -> Text:
         if not inside:
             raise DataError(f"{path}: there is no .txt file in this folder")
         files += inside
-    texts = [read_text(path) for path in files]
+    texts = [read_text(path, errors) for path in files]
     if len(texts) == 1:
         return texts[0]
     source = f"{texts[0].source} and {len(texts) - 1} more"

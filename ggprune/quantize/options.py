@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from ggprune.errors import DataError, UsageError
-from ggprune.files.reading import read_bytes
+from ggprune.files.reading import name_of, read_utf8
 
 COPY = "COPY"
 
@@ -125,12 +125,9 @@ def parse_rule(text: str) -> TensorTypeRule:
 
 def read_rules(path: Path) -> tuple[TensorTypeRule, ...]:
     """The rules of a --tensor-type-file, separated by spaces or line breaks."""
-    try:
-        words = read_bytes(path).decode("utf-8").split()
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path}: not a text in UTF-8") from e
+    words = read_utf8(path).split()
     if not words:
-        raise DataError(f"{path}: has no REGEX=TYPE in it")
+        raise DataError(f"{name_of(path)}: has no REGEX=TYPE in it")
     return tuple(parse_rule(word) for word in words)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from ggprune.arch import n_trunk
 from ggprune.errors import DataError, UsageError
 from ggprune.files.documents import Key, decode, decode_fields, written
-from ggprune.files.reading import read_bytes
+from ggprune.files.reading import TextErrors, read_bytes
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate, Float64
-from ggprune.metrics.text import Text, read_text, shipped_text
+from ggprune.metrics.text import CALIBRATION, Text, read_text, shipped_text
 from ggprune.model import Model
 from ggprune.model.cut import Unit
 from ggprune.scoring.activations import LayerActivations
@@ -226,17 +226,22 @@ def check_ranking(path: Path, ranking: Ranking, model: Model) -> None:
         raise DataError(f"{path}: names layers that {model.path} does not have")
 
 
-def ranked_text(path: Path, ranking: Ranking, moved_to: Path | None = None) -> Text:
+def ranked_text(
+    path: Path, ranking: Ranking, moved_to: Path | None = None,
+    errors: TextErrors = TextErrors.STRICT,
+) -> Text:  # fmt: skip
     """The text that the ranking in this file was made with.
 
     Raises DataError if it cannot be read or is another text by now.
     """
-    calibration = ranking.calibration
-    package, _, name = calibration.source.partition("/")
-    if moved_to is None and package == "ggprune":
-        text = shipped_text(name)
-    else:
-        text = read_text(moved_to or Path(calibration.source))
-    if text.sha256 != calibration.sha256:
+    source, sha256 = ranking.calibration.source, ranking.calibration.sha256
+    shipped = shipped_text(CALIBRATION)
+    if moved_to is None and (source, sha256) == (shipped.source, shipped.sha256):
+        return shipped
+    try:
+        text = read_text(moved_to or Path(source), errors)
+    except DataError as e:
+        raise DataError(f"{e}; {path} was made with this text: -f says where it is now") from e
+    if text.sha256 != sha256:
         raise DataError(f"{text.source}: not the text that {path} was made with (-f)")
     return text

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError
-from ggprune.files.reading import read_utf8
+from ggprune.files.reading import TextErrors, read_lines
 from ggprune.healing.result import is_aside
 from ggprune.metrics.chunks import Tokens, n_scored
 from ggprune.metrics.text import Text, read_texts
@@ -79,7 +79,7 @@ class Corpus:
         return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def read_corpus(paths: Sequence[Path]) -> Corpus:
+def read_corpus(paths: Sequence[Path], errors: TextErrors = TextErrors.STRICT) -> Corpus:
     """Texts, .jsonl files, and folders of both.
 
     A line of .jsonl has `text`, `messages` or `instruction`, `input`, `output`. Raises DataError
@@ -94,14 +94,15 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
             raise DataError(f"{path}: there is no .txt or .jsonl file in this folder")
         files += inside
     plain = [path for path in files if path.suffix != ".jsonl"]
-    lines = tuple(s for path in files if path.suffix == ".jsonl" for s in read_samples(path))
-    return Corpus(read_texts(plain) if plain else None, lines)
+    documents = [path for path in files if path.suffix == ".jsonl"]
+    lines = tuple(s for path in documents for s in read_samples(path, errors))
+    return Corpus(read_texts(plain, errors) if plain else None, lines)
 
 
-def read_samples(path: Path) -> Iterator[Sample]:
+def read_samples(path: Path, errors: TextErrors = TextErrors.STRICT) -> Iterator[Sample]:
     """The documents of a .jsonl file; empty lines are skipped."""
     n_sample = 0
-    for n, line in enumerate(read_utf8(path).split("\n"), 1):
+    for n, line in enumerate(read_lines(path, errors), 1):
         if not line.strip():
             continue
         n_sample += 1

@@ -107,8 +107,11 @@ def test_what_does_not_fit_is_refused(saved: Path, tmp_path: Path) -> None:
         evaluate([other], base_logits=saved)
     with pytest.raises(DataError, match="chunks of 512 tokens, 256 are asked for"):
         evaluate([TINY], base_logits=saved, n_ctx=256)
-    with pytest.raises(DataError, match="has 3 chunks, 4 are asked for"):
-        evaluate([TINY], base_logits=saved, n_chunk=4)
+
+
+def test_all_chunks_of_the_file_where_more_are_asked_for(saved: Path) -> None:
+    (result,) = evaluate([TINY], base_logits=saved, n_chunk=4, compute=ONE)
+    assert result.text.n_chunk == N_CHUNK == 3
 
 
 def test_a_file_that_cannot_be_finished_is_not_there(saved: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError
-from ggprune.evaluation.choices import ChoiceKind, score_choices, wilson
+from ggprune.evaluation.choices import ChoiceKind, read_questions, score_choices, wilson
 from ggprune.evaluation.task_files import (
     draw_scaled,
     draw_uniform,
@@ -17,6 +17,7 @@ from ggprune.evaluation.task_files import (
     read_multiple_choice,
     read_winogrande,
 )
+from ggprune.files.reading import TextErrors
 from ggprune.runtime.session import Compute
 from tests.conftest import FIXTURES, TINY
 
@@ -42,7 +43,8 @@ LLAMA_PERPLEXITY = [
 def test_accuracies_are_llama_perplexitys(
     benchmark: ChoiceKind, n_task: int | None, right: float
 ) -> None:
-    (score,) = score_choices([TINY], benchmark, FILES[benchmark], n_task=n_task, compute=ONE)
+    questions = read_questions(benchmark, FILES[benchmark], n_task)
+    (score,) = score_choices([TINY], questions, compute=ONE)
     one_task = 1 / score.accuracy.n  # another processor may break a tie the other way
     assert score.accuracy.value == pytest.approx(right / 100, abs=1.01 * one_task)
     assert len(score.answers) == score.accuracy.n == sum(1 for _ in score.is_right)
@@ -71,11 +73,10 @@ def test_tasks_are_drawn_as_there() -> None:
 
 def test_the_answers_are_those_of_each_sequence_alone() -> None:
     """Together in a context with shared prefixes, or one task at a time: the same."""
-    file = FILES[ChoiceKind.MULTIPLE_CHOICE]
-    (together,) = score_choices([TINY], ChoiceKind.MULTIPLE_CHOICE, file, n_task=20, compute=ONE)
-    (apart,) = score_choices(
-        [TINY], ChoiceKind.MULTIPLE_CHOICE, file, n_task=20, n_ctx=16, compute=ONE
-    )
+    kind = ChoiceKind.MULTIPLE_CHOICE
+    questions = read_questions(kind, FILES[kind], 20)
+    (together,) = score_choices([TINY], questions, compute=ONE)
+    (apart,) = score_choices([TINY], questions, n_ctx=16, compute=ONE)
     assert np.mean(np.array(together.answers) == np.array(apart.answers)) >= 0.95
 
 
@@ -111,4 +112,21 @@ def test_a_task_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tasks.txt"
     path.write_text("\n".join(["word " * 200, "0", "a", "b", "c", "d"]))
     with pytest.raises(DataError, match="use a larger -c"):
-        score_choices([TINY], ChoiceKind.HELLASWAG, path, n_ctx=32)
+        score_choices([TINY], read_questions(ChoiceKind.HELLASWAG, path), n_ctx=32)
+
+
+def test_lines_that_end_as_on_windows_are_the_same_tasks(tmp_path: Path) -> None:
+    for kind in (ChoiceKind.HELLASWAG, ChoiceKind.WINOGRANDE):
+        path, content = tmp_path / "tasks", FILES[kind].read_bytes()
+        assert b"\r" not in content
+        path.write_bytes(content.replace(b"\n", b"\r\n"))
+        assert read_questions(kind, path).tasks == read_questions(kind, FILES[kind]).tasks
+
+
+def test_bytes_that_are_no_utf_8_can_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "tasks"
+    path.write_bytes(b"caf\xe9\n0\na\nb\nc\nd\n")
+    with pytest.raises(DataError, match=r"byte 3 is 0xe9 \(line 1\); --errors replace"):
+        read_hellaswag(path)
+    (task,) = read_hellaswag(path, errors=TextErrors.REPLACE)
+    assert task.context == "caf\ufffd"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError
+from ggprune.files.reading import TextErrors
 from ggprune.metrics.chunks import Chunks, make_chunks, n_scored
 from ggprune.metrics.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
 
@@ -48,8 +49,11 @@ def test_groups_of_chunks_keep_their_numbers() -> None:
 def test_too_little_text_is_an_error() -> None:
     with pytest.raises(DataError, match="gives 7 tokens, at least 8 are needed"):
         make_chunks(Text("x", "abcdefg"), letters, 4)
-    with pytest.raises(DataError, match="gives 2 chunks of 4 tokens, 3 are asked for"):
-        make_chunks(Text("x", "abcdefgh"), letters, 4, 3)
+
+
+def test_all_chunks_where_more_are_asked_for() -> None:
+    assert len(make_chunks(Text("x", "abcdefgh"), letters, 4, 3)) == 2
+    assert len(make_chunks(Text("x", "abcdefghijklm"), letters, 4, 2)) == 2
 
 
 def test_one_final_line_break_does_not_count(tmp_path: Path) -> None:
@@ -60,12 +64,21 @@ def test_one_final_line_break_does_not_count(tmp_path: Path) -> None:
 
 def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
-    for content, reason in ((b"", "empty"), (b" \n", "empty"), (b"ab\xff", r"UTF-8 text \(byte 2")):
+    cases = ((b"", "empty"), (b" \n", "empty"), (b"ab\xff", "UTF-8 text: byte 2 is 0xff"))
+    for content, reason in cases:
         path.write_bytes(content)
         with pytest.raises(DataError, match=reason):
             read_text(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_text(tmp_path / "missing")
+
+
+def test_a_text_that_was_cut_inside_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes("ab \u20ac".encode()[:-1])
+    with pytest.raises(DataError, match="cut inside the character that begins at byte 3, at its"):
+        read_text(path)
+    assert read_text(path, TextErrors.REPLACE).content == "ab \ufffd"
 
 
 def test_the_shipped_texts_are_two_different_ones() -> None:

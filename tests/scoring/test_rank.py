@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from ggprune.arch import n_trunk
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import encode_fields, to_text
 from ggprune.metrics.chunks import Chunks
-from ggprune.metrics.text import read_text
+from ggprune.metrics.text import read_text, shipped_text
 from ggprune.model import Model, open_model
 from ggprune.model.cut import Unit
 from ggprune.model.imatrix import Imatrix
@@ -118,6 +119,23 @@ def test_a_ranking_can_be_used_again(
         check_ranking(path, read, dead)
     with pytest.raises(DataError, match="not the text"):
         ranked_text(path, read, EVALUATION)
+
+
+def test_a_text_may_lie_in_a_folder_of_our_name(
+    ranking: Ranking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Path("ggprune", "calibration.txt")  # named as the one that ships
+    place.parent.mkdir()
+    place.write_bytes(EVALUATION.read_bytes())
+    texts = [read_text(place), shipped_text("calibration.txt")]
+    assert len({text.source for text in texts}) == 1
+    for text in texts:
+        calibration = replace(ranking.calibration, source=text.source, sha256=text.sha256)
+        assert ranked_text(Path("s"), replace(ranking, calibration=calibration)) == text
+    gone = replace(ranking.calibration, source="stdin")
+    with pytest.raises(DataError, match="s was made with this text: -f says where it is now"):
+        ranked_text(Path("s"), replace(ranking, calibration=gone))
 
 
 def test_a_ranking_that_was_read_is_the_one_that_was_written(
