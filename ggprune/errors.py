@@ -7,7 +7,8 @@ GGPruneError
 ├── OutputError             the output cannot be written: it exists, no space, is the input
 ├── VerificationError       the written file is not what the plan says; it was not kept
 ├── LlamaError              llama.cpp could not load, decode or quantize
-│   └── LlamaAbortError     llama.cpp aborted the process it ran in
+│   ├── LlamaAbortError     llama.cpp aborted the process it ran in
+│   └── NonFiniteError      a model computes what is not finite
 ├── DataError               a text or scores file is too short, unreadable or not for this model
 └── MissingExtraError       an optional package is not installed
 """
@@ -47,6 +48,10 @@ class LlamaError(GGPruneError):
 
 class LlamaAbortError(LlamaError):
     """llama.cpp aborted the process it ran in."""
+
+
+class NonFiniteError(LlamaError):
+    """A model computes what is not finite."""
 
 
 class DataError(GGPruneError):

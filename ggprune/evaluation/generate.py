@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ggprune.errors import DataError, LlamaError
+from ggprune.errors import DataError, NonFiniteError
 from ggprune.evaluation.trees import entries_from, packs
+from ggprune.metrics.logits import NOT_FINITE
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.finite import naming
 from ggprune.runtime.sequences import Entries, SharedSession, join
 from ggprune.runtime.session import Tokens
 from ggprune.runtime.vocabulary import Vocabulary
@@ -99,9 +101,10 @@ class _Writing:
 def _add_tokens(session: SharedSession, texts: Sequence[_Writing]) -> None:
     """To each text the most likely one."""
     chosen: list[int] = []
-    for _, logits in session.decode_entries(join([text.entries() for text in texts])):
-        if not np.isfinite(logits).all():
-            raise LlamaError("the model's logits are not finite (NaN or infinity)")
-        chosen += logits.argmax(axis=1).tolist()
+    with naming(session.model.path):
+        for _, logits in session.decode_entries(join([text.entries() for text in texts])):
+            if not np.isfinite(logits).all():
+                raise NonFiniteError(NOT_FINITE)
+            chosen += logits.argmax(axis=1).tolist()
     for text, token in zip(texts, chosen, strict=True):
         text.add(token)

@@ -23,6 +23,7 @@ from ggprune.metrics.estimates import Divergence, Estimate, Float64, divergence,
 from ggprune.metrics.logits import BaseLogits, Comparison, TokenScores, score_tokens
 from ggprune.metrics.text import EVALUATION, Text, shipped_text
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads, versions
 from ggprune.runtime.sequences import MAX_SEQ
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
@@ -172,10 +173,11 @@ class _Reader:
 
     def bases(self, group: Chunks, piece: _Piece) -> list[BaseLogits]:
         """What others are compared with, for each chunk, while the piece is valid."""
-        return [
-            BaseLogits(logits, score_tokens(logits, chunk.targets[piece.rows], self.n_threads))
-            for chunk, logits in zip(group, piece.logits, strict=True)
-        ]
+        with naming(self.model.path):
+            return [
+                BaseLogits(logits, score_tokens(logits, chunk.targets[piece.rows], self.n_threads))
+                for chunk, logits in zip(group, piece.logits, strict=True)
+            ]
 
 
 class _Subject(_Reader):
@@ -188,15 +190,16 @@ class _Subject(_Reader):
         self.compared: list[Comparison] = []
 
     def read(self, group: Chunks, piece: _Piece, bases: Bases) -> None:
-        for i, (chunk, logits) in enumerate(zip(group, piece.logits, strict=True)):
-            targets = chunk.targets[piece.rows]
-            if self.save is not None:
-                self.save(logits)
-            if bases is None:
-                self.scores.append(score_tokens(logits, targets, self.n_threads))
-            else:
-                self.compared.append(bases[i].compare(logits, targets, self.n_threads))
-                self.scores.append(self.compared[-1].scores)
+        with naming(self.model.path):
+            for i, (chunk, logits) in enumerate(zip(group, piece.logits, strict=True)):
+                targets = chunk.targets[piece.rows]
+                if self.save is not None:
+                    self.save(logits)
+                if bases is None:
+                    self.scores.append(score_tokens(logits, targets, self.n_threads))
+                else:
+                    self.compared.append(bases[i].compare(logits, targets, self.n_threads))
+                    self.scores.append(self.compared[-1].scores)
 
     def evaluation(self, text: TextInfo) -> Evaluation:
         nll = np.concatenate([scores.nll for scores in self.scores])
@@ -236,6 +239,7 @@ def evaluate_strided(
     for path in paths:
         scored: list[Float64] = []
         with (
+            naming(path),
             LlamaModel(path, compute) as model,
             Session(model, n_ctx + stride // 2, compute=compute) as session,
         ):

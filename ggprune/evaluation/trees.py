@@ -18,6 +18,7 @@ from ggprune.errors import DataError
 from ggprune.metrics.estimates import Float64
 from ggprune.metrics.logits import log_sum_exp
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.finite import naming
 from ggprune.runtime.sequences import Entries, SharedSession, join
 from ggprune.runtime.session import LlamaModel, Tokens
 from ggprune.runtime.vocabulary import Vocabulary
@@ -137,7 +138,8 @@ def _answer_pack(session: SharedSession, pack: Sequence[Query]) -> list[Answer]:
     log_p, is_top = np.empty(len(rows)), np.empty(len(rows), np.bool_)
     session.clear()
     for n_before, logits in session.decode_entries(join(parts)):
-        lse, top = log_sum_exp(logits, session.n_threads)
+        with naming(session.model.path):
+            lse, top = log_sum_exp(logits, session.n_threads)
         here = np.flatnonzero((rows >= n_before) & (rows < n_before + len(logits)))
         places = rows[here] - n_before
         log_p[here] = logits[places, targets[here]] - lse[places]

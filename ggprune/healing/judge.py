@@ -12,6 +12,7 @@ from ggprune.healing.result import Judged
 from ggprune.metrics.chunks import Chunk
 from ggprune.metrics.estimates import Float64, mean_estimate, ppl_estimate
 from ggprune.metrics.logits import BaseLogits, base_logits
+from ggprune.runtime.finite import naming
 
 LOGITS = "logits"  # of the original
 
@@ -29,7 +30,8 @@ class Judge:
         """Keep the original's logits; (n_token,) nats of what came."""
         nll = []
         for chunk in self.aside:
-            base = base_logits(original.logits(chunk), chunk.targets, self.n_threads)
+            with naming(original.session.model.path):
+                base = base_logits(original.logits(chunk), chunk.targets, self.n_threads)
             self.kept.put(LOGITS, chunk.number, base.logits)
             nll.append(base.scores.nll)
         return np.concatenate(nll)
@@ -41,7 +43,8 @@ class Judge:
             kept = self.kept.get(LOGITS, chunk.number)
             base: BaseLogits = base_logits(kept, chunk.targets, self.n_threads)
             logits = model.logits(chunk, self.drop)
-            result = base.compare(logits, chunk.targets, self.n_threads)
+            with naming(model.session.model.path, " without the dropped layers"):
+                result = base.compare(logits, chunk.targets, self.n_threads)
             kld.append(result.kld)
             nll.append(result.scores.nll)
         return Judged(kld=mean_estimate(np.concatenate(kld)), ppl=ppl_estimate(np.concatenate(nll)))

@@ -18,15 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.arch import architecture_of, check_scored
-from ggprune.errors import DataError, LlamaError
+from ggprune.errors import DataError, NonFiniteError
 from ggprune.files.documents import read_document, to_text
 from ggprune.files.outputs import disk_errors, write_text
 from ggprune.healing.result import ASIDE, GOOD_ROWS_PER_INPUT
 from ggprune.metrics.estimates import Float64
+from ggprune.metrics.logits import NOT_FINITE
 from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.devices import computing_on
+from ggprune.runtime.finite import naming
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
 from ggprune.runtime.vocabulary import Vocabulary
@@ -71,7 +73,7 @@ def write_self_text(model: Model, options: SelfTextOptions, progress: Progress =
     if place is not None and (known := _known(place, source)) is not None:
         return known
     compute = options.compute or Compute()
-    with LlamaModel(model.path, compute) as loaded:
+    with naming(model.path), LlamaModel(model.path, compute) as loaded:
         text = Text(source, _written(loaded, options, compute, progress))
     if place is not None:
         with disk_errors(place):
@@ -104,10 +106,10 @@ def draw(logits: Logits, uniform: Float64) -> Tokens:
     """A token for each row, (n, n_vocab) -> (n,), from its softmax at temperature 1.
 
     `uniform` has a number in [0, 1) for each, (n,): the token is where the distribution function,
-    summed in float64, first exceeds it. Raises LlamaError for logits that are not finite.
+    summed in float64, first exceeds it. Raises NonFiniteError for logits that are not finite.
     """
     if not np.isfinite(logits).all():
-        raise LlamaError("the model's logits are not finite (NaN or infinity)")
+        raise NonFiniteError(NOT_FINITE)
     tokens = np.empty(len(logits), np.int32)
     for i, row in enumerate(logits):  # one at a time: a row of doubles stays in the CPU's cache
         sums = np.cumsum(np.exp(row.astype(np.float64) - row.max()))

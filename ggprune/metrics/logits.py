@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.errors import LlamaError
+from ggprune.errors import NonFiniteError
 from ggprune.metrics.chunks import Tokens
 from ggprune.metrics.estimates import Float32, Float64
 
+NOT_FINITE = "its logits are not finite (NaN or infinity)"
 Fill = Callable[[slice, Float32], None]  # which rows, and memory to compute in
 BLOCK_VALUES = 1 << 19  # logits handled at once by one thread: 2 MiB stay in the cache
 
@@ -76,7 +77,7 @@ class BaseLogits:
 
         for_blocks(fill, logits.shape, n_threads, n_scratch=2)
         if not np.isfinite(kld).all():
-            raise LlamaError("the KL divergence is not finite: a logit is minus infinity")
+            raise NonFiniteError("the KL divergence is not finite: a logit is minus infinity")
         return Comparison(scores, self.scores, kld)
 
 
@@ -89,7 +90,7 @@ def base_logits(logits: Float32, targets: Tokens, n_threads: int = 1) -> BaseLog
 def score_tokens(logits: Float32, targets: Tokens, n_threads: int = 1) -> TokenScores:
     """logits: (n_token, n_vocab), targets: (n_token,) the tokens that came.
 
-    Raises LlamaError if a logit is not finite.
+    Raises NonFiniteError if a logit is not finite.
     """
     lse, top = log_sum_exp(logits, n_threads)
     chosen = logits[np.arange(len(logits)), targets].astype(np.float64)
@@ -111,7 +112,7 @@ def log_sum_exp(logits: Float32, n_threads: int) -> tuple[Float64, NDArray[np.in
 
     for_blocks(fill, logits.shape, n_threads)
     if not np.isfinite(lse).all():
-        raise LlamaError("the model's logits are not finite (NaN or infinity)")
+        raise NonFiniteError(NOT_FINITE)
     return lse, top
 
 

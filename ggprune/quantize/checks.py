@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
 
 from ggprune.arch import mtp_blocks
 from ggprune.errors import DataError, LlamaError
-from ggprune.model import Model, Tensor
+from ggprune.model import Model, Value, ValueType
 from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT
 from ggprune.model.imatrix import Imatrix
-from ggprune.model.names import HEAD
-from ggprune.model.types import tensor_type
+from ggprune.quantize.missing import check_entries, needs_imatrix
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.quantize.quantizer import EMBEDDINGS
 
-# src/llama-quant.cpp, tensor_requires_imatrix
-NEEDY_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
-MEASURED = "blk."  # tools/imatrix/imatrix.cpp, collect_imatrix: what llama-imatrix measures
+ARRAY_HEADER_BYTES = 12  # element type and count
 
 
 def select_entries(
@@ -60,10 +55,12 @@ def check_types(
 ) -> None:  # fmt: skip
     """What the real run would refuse in the middle of its work, or the user should not accept.
 
-    Raises LlamaError for a tensor that is quantized already or needs an importance matrix, and
+    Raises LlamaError for a tensor that is quantized already or needs an importance matrix, or for
+    metadata that would be changed, and
     DataError for an entry of that matrix that is missing or does not fit, each with the name;
     `known_as` has the names by which the user knows the tensors where these differ.
     """
+    check_metadata(model, options)
     names = {t.name: (known_as or {}).get(t.name, t.name) for t in model.tensors}
     for tensor in model.tensors if imatrix is None else ():
         name, made = names[tensor.name], types[tensor.name]
@@ -79,52 +76,31 @@ def check_types(
                 f"{model.path}: {name} is quantized already ({tensor.type.name}, it would become "
                 f"{made}); --allow-requantize quantizes it again, at a loss of quality"
             )
-        if imatrix is not None:
-            _check_entry(tensor, name, made, options, imatrix)
+    if imatrix is not None:
+        check_entries(model, types, options, imatrix, names)
 
 
-def _check_entry(
-    tensor: Tensor, name: str, made: str, options: QuantizeOptions, imatrix: Imatrix
-) -> None:
-    if tensor.name in imatrix.entries:
-        # A value for every column of every expert. The quantizer too ignores what does not fit for
-        # embeddings: llama-imatrix cannot see them.
-        size, expected = (
-            imatrix.entries[tensor.name].size,
-            tensor.shape[0] * prod(tensor.shape[2:3]),
-        )
-        if size != expected and tensor.name not in EMBEDDINGS:
-            told = f"{name} has {size} values, expected {expected}"
-            raise DataError(f"{imatrix.path}: {told}: made for another model?")
-        return
-    missing = f"{imatrix.path}: has no entry for {name}, which"
-    if needs_imatrix(tensor.name, made, options.type):
-        raise DataError(f"{missing} {made} cannot do without")
-    is_measured = tensor.name.startswith(MEASURED) and tensor.name not in imatrix.left_out
-    if is_measured and tensor_type(made).block_size > 1:
-        raise DataError(
-            f"{missing} is to become {made}: made for another model? --exclude-weights {name} "
-            "quantizes it without one"
-        )
+def check_metadata(model: Model, options: QuantizeOptions) -> None:
+    """Raises LlamaError for a value that would be changed on its way: the quantizer passes texts as
+    C strings, and bools as C++ has them.
+    """
+    anew = {override.key for override in options.overrides}
+    for key, value in model.metadata.items():
+        flaw = _flaw(value) if key not in anew else None
+        if flaw is not None or "\0" in key:
+            raise LlamaError(
+                f"{model.path}: metadata value {key} {flaw or 'has a NUL byte in its name'}, which "
+                "llama.cpp's quantizer would change: repair the metadata first"
+            )
 
 
-def needs_imatrix(name: str, made: str, file_type: str) -> bool:
-    """Does the quantizer refuse to make this tensor so without an entry of an imatrix?"""
-    if name == HEAD or name in EMBEDDINGS:
-        return False
-    return made in NEEDY_TYPES or (made == "Q2_K" and file_type == "Q2_K_S")
-
-
-def missing_entries(
-    model: Model, types: Mapping[str, str], imatrix: Imatrix | None
-) -> tuple[str, ...]:
-    """What to say of tensors that are quantized without an entry."""
-    if imatrix is None:
-        return ()
-    quantized = [t.name for t in model.tensors if tensor_type(types[t.name]).block_size > 1]
-    without = [name for name in quantized if name not in imatrix.entries]
-    if not without:
-        return ()
-    shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
-    counts = f"{len(without)} of {len(quantized)} tensors are quantized without an entry of"
-    return (f"{counts} {imatrix.path.name}, as by llama-quantize: {shown}",)
+def _flaw(value: Value) -> str | None:
+    kind, is_array = value.element_type or value.type, value.type == ValueType.ARRAY
+    if kind == ValueType.STRING:
+        texts = value.decode()
+        has_nul = any("\0" in text for text in (texts if is_array else [texts]))
+        return "has a NUL byte in it" if has_nul else None
+    if kind == ValueType.BOOL:
+        numbers = bytes(value.raw)[ARRAY_HEADER_BYTES if is_array else 0 :]
+        return "is a bool that is neither 0 nor 1" if set(numbers) - {0, 1} else None
+    return None

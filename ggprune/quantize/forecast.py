@@ -18,7 +18,8 @@ from ggprune.model.imatrix import Imatrix
 from ggprune.model.layers import runs_of
 from ggprune.model.metadata import scalar, string
 from ggprune.model.types import tensor_type
-from ggprune.quantize.checks import check_quantizable, check_types, missing_entries
+from ggprune.quantize.checks import check_quantizable, check_types
+from ggprune.quantize.missing import missing_entries
 from ggprune.quantize.options import FILE_TYPES, QuantizeOptions, TensorTypeRule
 from ggprune.quantize.patterns import exact_rules, match_rules
 from ggprune.quantize.quantizer import added_metadata, dry_run
@@ -84,8 +85,9 @@ def forecast(
         note = f"the model is {options.type} already: its tensors are copied{what}"
         return Forecast(options, None, {}, (note,))
     old_names = {new: old for old, new in unpruned.names.items()} if unpruned else {}
-    check_types(model, types, options, imatrix, old_names)
-    notes = missing_entries(model, types, imatrix) + bumped
+    known_as = {t.name: old_names.get(t.name, t.name) for t in model.tensors}
+    check_types(model, types, options, imatrix, known_as)
+    notes = missing_entries(types, imatrix, known_as) + bumped
     return Forecast(options, types, _added(options, imatrix), notes)
 
 

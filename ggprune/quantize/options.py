@@ -100,11 +100,18 @@ class QuantizeOptions:
 def parse_type(text: str) -> str:
     """The official name of a type or of its number, case ignored. Raises UsageError."""
     name = text.upper()
-    if name.isdecimal():
-        name = next((n for n, number in FILE_TYPES.items() if number == int(name)), name)
+    by_number = {str(number): n for n, number in reversed(FILE_TYPES.items())}
+    name = by_number.get(name, name)
     if name not in FILE_TYPES:
         raise UsageError(f"'{text}' is not a quantization type: {', '.join(FILE_TYPES)}")
     return name
+
+
+def is_type(text: str) -> bool:
+    try:
+        return bool(parse_type(text))
+    except UsageError:
+        return False
 
 
 def parse_tensor_type(text: str) -> str:
@@ -128,7 +135,10 @@ def read_rules(path: Path) -> tuple[TensorTypeRule, ...]:
     words = read_utf8(path).split()
     if not words:
         raise DataError(f"{name_of(path)}: has no REGEX=TYPE in it")
-    return tuple(parse_rule(word) for word in words)
+    try:
+        return tuple(parse_rule(word) for word in words)
+    except UsageError as e:
+        raise DataError(f"{name_of(path)}: {str(e).removeprefix('--tensor-type ')}") from e
 
 
 def parse_overrides(texts: Iterable[str]) -> tuple[KvOverride, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
+from ggprune.files.passing import passing_folder
 from ggprune.model.model import SHARD, shard_name, shard_paths
 from ggprune.runtime.library import Llama
 
@@ -24,8 +24,8 @@ def findable(path: Path) -> Iterator[Path]:
         yield path
         return
     n_shard = int(match["count"])
-    with tempfile.TemporaryDirectory(prefix="ggprune-") as folder:
-        links = [Path(folder) / shard_name("model", i, n_shard) for i in range(n_shard)]
+    with passing_folder() as folder:
+        links = [folder / shard_name("model", i, n_shard) for i in range(n_shard)]
         for link, shard in zip(links, shard_paths(path, n_shard), strict=True):
             link.symlink_to(shard.resolve())
         yield links[0]

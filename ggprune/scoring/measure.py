@@ -22,6 +22,7 @@ from ggprune.metrics.similarity import angular_distances, influences, relative_m
 from ggprune.metrics.text import Text
 from ggprune.model import Model
 from ggprune.model.cut import Cut, Unit
+from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.session import Compute, LlamaModel, Session
 from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows
@@ -96,7 +97,8 @@ class Measurer:
         start, chunk = time.perf_counter(), self.chunks[number]
         logits, stream = self._ablator.record(chunk.tokens, chunk.n_output)
         middle = time.perf_counter()
-        base = base_logits(chunk.scored(logits), chunk.targets, self._n_threads)
+        with naming(self._loaded.path):
+            base = base_logits(chunk.scored(logits), chunk.targets, self._n_threads)
         known = [None if x is None else chunk.scored(x) for x in stream.tokens]
         shape = next(x.shape for x in reversed(known) if x is not None)
         # Not-a-number where the graph has no name for a place.
@@ -123,7 +125,8 @@ class Measurer:
             logits, _ = self._ablator.record(chunk.tokens, chunk.n_output, parts)
             self.effort.work += 1
         middle = time.perf_counter()
-        result = base.compare(chunk.scored(logits), chunk.targets, self._n_threads)
+        with naming(self._loaded.path, f" without layers {cut}"):
+            result = base.compare(chunk.scored(logits), chunk.targets, self._n_threads)
         self._count(start, middle)
         return Rows(result.kld, result.scores.nll, result.delta_p, result.same_top)
 

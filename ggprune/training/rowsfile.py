@@ -12,6 +12,7 @@ from ggprune.metrics.estimates import Float32, mean_estimate, ppl_estimate
 from ggprune.metrics.logits import base_logits
 from ggprune.metrics.text import Text
 from ggprune.runtime.chat import ChatVocabulary
+from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
 from ggprune.training.options import MAX_JUDGED, Judgement, TrainOptions
@@ -77,9 +78,11 @@ def judge(
                     chunk = Chunk(n, aside.tokens[n])
                     targets = chunk.tokens[1:][wanted]
                     known = original.chunk_logits(chunk.tokens[None], n_ctx)[0][:-1][wanted]
-                    against = base_logits(known, targets, n_threads)
+                    with naming(base):
+                        against = base_logits(known, targets, n_threads)
                     logits = own.chunk_logits(chunk.tokens[None], n_ctx)[0][:-1][wanted]
-                    result = against.compare(logits, targets, n_threads)
+                    with naming(path):
+                        result = against.compare(logits, targets, n_threads)
                     nll[i].append(result.scores.nll)
                     kld[i].append(result.kld)
     return tuple(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -13,15 +15,18 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from ggprune.arch import mtp_blocks
 from ggprune.errors import DataError, LlamaError, UsageError
 from ggprune.model import Model, open_model
+from ggprune.model.gguf import read_gguf
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline import AS_INPUT, Job, planned, write
 from ggprune.quantize.options import FILE_TYPES, KvOverride, QuantizeOptions, TensorTypeRule
 from ggprune.runtime.library import llama
 from ggprune.surgery import PrunePlan, make_plan
-from tests.arch.families import METADATA
+from tests.arch.families import FAMILIES, METADATA
 from tests.conftest import TINY
+from tests.gguf_files import FakeTensor, build, kv, kv_array, kv_str, text
 from tests.helpers import pruned_copy
 from tests.random_models import make_random_model
 from tests.split import split
@@ -151,6 +156,81 @@ def test_an_entry_that_is_missing_or_odd_is_named_before_any_work(
     imatrix = replace(imatrix, entries={**odd, "blk.0.ffn_up.weight": np.ones(256, np.float32),
                                         "token_embd.weight": np.ones(7, np.float32)})  # fmt: skip
     planned(job(tiny, out, QuantizeOptions("Q8_0"), imatrix=imatrix))
+
+
+def test_all_that_is_missing_is_named_at_once(tmp_path: Path, tiny: Model) -> None:
+    plan, out = make_plan(tiny, DROP), tmp_path / "out.gguf"
+    gone = [f"blk.{n}.{kind}.weight" for kind in ("ffn_up", "ffn_down") for n in (1, 6, 7)]
+    imatrix = ones(tiny, leave_out=tuple(gone))
+    with pytest.raises(DataError) as error:
+        planned(job(tiny, out, QuantizeOptions("Q4_K_M"), plan, imatrix=imatrix))
+    assert str(error.value) == (
+        "some.imatrix: has no entry for blk.1,6-7.ffn_up.weight, blk.1,6-7.ffn_down.weight, to be "
+        "quantized as well: made for another model? --exclude-weights ffn_up --exclude-weights "
+        "ffn_down quantizes without"
+    )
+    helped = QuantizeOptions("Q4_K_M", exclude_weights=("ffn_down", "ffn_up"))
+    assert "blk.0-2,5-8.ffn_down" in planned(job(tiny, out, helped, plan, imatrix=imatrix)).notes[0]
+    with pytest.raises(DataError) as error:
+        planned(job(tiny, out, QuantizeOptions("IQ2_XXS"), plan, imatrix=imatrix))
+    said = str(error.value)
+    assert "blk.1,6-7.ffn_down.weight, which IQ2_XXS" in said
+    ways = re.findall(r"--tensor-type '(.*?)=(.*?)'", said)
+    rules = tuple(TensorTypeRule(*way) for way in ways)
+    helped = QuantizeOptions("IQ2_XXS", tensor_types=rules)
+    planned(job(tiny, out, helped, plan, imatrix=imatrix))
+
+
+def test_mtp_blocks_have_no_entries_and_the_way_out_is_named(tmp_path: Path) -> None:
+    (family,) = (each for each in FAMILIES if each.name == "glm4moe with MTP")
+    model = family.make(tmp_path)
+    (mtp,) = mtp_blocks(model)
+    entries = {
+        t.name: np.ones(t.shape[0] * math.prod(t.shape[2:]), np.float32)
+        for layer in model.layers[:mtp] for t in layer if len(t.shape) > 1
+    }  # fmt: skip
+    imatrix = Imatrix(path=Path("some.imatrix"), entries=entries, dataset="", n_chunk=1)
+    plan, out = make_plan(model, (3, 4)), tmp_path / "out.gguf"
+    with pytest.raises(DataError) as error:
+        planned(job(model, out, QuantizeOptions("IQ2_XXS"), plan, imatrix=imatrix))
+    said = str(error.value)
+    assert f"blk.{mtp}.attn_q.weight" in said
+    assert rf"--tensor-type 'blk\.{mtp}\.=q4_k', or prune --drop-mtp" in said
+    helped = QuantizeOptions("IQ2_XXS", tensor_types=(TensorTypeRule(rf"blk\.{mtp}\.", "Q4_K"),))
+    planned(job(model, out, helped, plan, imatrix=imatrix))
+    planned(job(model, out, QuantizeOptions("IQ2_XXS"), make_plan(model, (3, 4, mtp)),
+                imatrix=imatrix))  # fmt: skip
+    (note,) = planned(job(model, out, QuantizeOptions("Q4_K_M"), plan, imatrix=imatrix)).notes
+    assert f"blk.{mtp}.attn_q.weight" in note
+
+
+@pytest.mark.parametrize(
+    ("value", "flaw"),
+    [
+        (kv_str("general.about", "a\0b"), "general.about has a NUL byte in it"),
+        (kv_array("general.tags", 8, 2, text("a") + text("b\0")), "general.tags has a NUL byte"),
+        (kv("general.flag", 7, b"\2"), "general.flag is a bool that is neither 0 nor 1"),
+        (kv_array("general.flags", 7, 2, b"\1\2"), "general.flags is a bool that is neither"),
+    ],
+)
+def test_metadata_that_the_quantizer_would_change_is_refused_before_any_work(
+    tmp_path: Path, value: bytes, flaw: str
+) -> None:
+    path, out = tmp_path / "in.gguf", tmp_path / "out.gguf"
+    source, data = read_gguf(TINY), TINY.read_bytes()
+    kvs = [kv(key, known.type, bytes(known.raw)) for key, known in source.metadata.items()]
+    tensors = [
+        FakeTensor(t.name, data[t.offset : t.offset + t.size_bytes], t.shape, t.type.id)
+        for t in source.tensors
+    ]
+    path.write_bytes(build([*kvs, value], tensors))
+    model = open_model(path)
+    with pytest.raises(LlamaError, match=flaw):
+        planned(job(model, out, QuantizeOptions("Q4_K_M"), make_plan(model, DROP)))
+    planned(job(model, out, QuantizeOptions("COPY"), make_plan(model, DROP)))
+    key = flaw.split(" ", 1)[0]
+    anew = QuantizeOptions("Q4_K_M", overrides=(KvOverride(key, "sound"),))
+    planned(job(model, out, anew))
 
 
 def test_weights_are_included_and_excluded(tmp_path: Path, tiny: Model) -> None:

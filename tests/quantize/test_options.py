@@ -48,6 +48,9 @@ def test_rules_are_read_as_llama_quantize_reads_them(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(DataError, match="has no REGEX=TYPE"):
         read_rules(path)
+    path.write_bytes(b"attn_v=q6_k\r\nnonsense\r\n")
+    with pytest.raises(DataError, match=r"rules\.txt: nonsense: write REGEX=TYPE"):
+        read_rules(path)
 
 
 def test_overrides_that_would_be_changed_are_refused() -> None:

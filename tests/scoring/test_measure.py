@@ -228,7 +228,7 @@ def test_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)
-    assert default_folder() is None
+    assert user_cache() is None
 
 
 def test_similarities_of_known_streams() -> None:
