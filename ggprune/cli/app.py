@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ggprune.cli.flatten import flattened, literal
+from ggprune.cli.foreign import Command
 from ggprune.cli.messages import say_error
 from ggprune.cli.streams import prepare_streams
 from ggprune.errors import GGPruneError
@@ -72,7 +73,7 @@ class Group(TyperGroup):
         except Exception as e:
             if not hasattr(e, "format_message"):  # typer's own errors, whose class is private
                 raise
-            code = _fail(f"{e.format_message()} (ggprune --help explains)", 2)
+            code = _explained(e.format_message())
         if code == INTERRUPTED:
             _fail("interrupted; no partial file is left", code)
         sys.exit(code if isinstance(code, int) else 0)
@@ -81,8 +82,14 @@ class Group(TyperGroup):
 def load(name: str) -> Any:
     """A command as typer makes it, from its module."""
     alone = typer.Typer(add_completion=False)
-    alone.command(name)(flattened(import_module(f"ggprune.cli.{name}").command))
+    alone.command(name, cls=Command)(flattened(import_module(f"ggprune.cli.{name}").command))
     return get_command(alone)
+
+
+def _explained(message: str) -> int:
+    """What typer says about a command line; nothing where it has shown the help."""
+    said = message.replace("Value error, ", "")
+    return _fail(f"{said} (ggprune --help explains)", 2) if said else 2
 
 
 def _fail(message: str, code: int) -> int:

@@ -127,6 +127,9 @@ class Options:
     """What is measured, how often, and how it is told."""
 
     # fmt: off
+    model: Annotated[Values, Option(
+        "-m", "--model", metavar="FILE,...", rich_help_panel=SPEED,
+        help="A model, as llama-bench has it.")] = None
     grid: GridOptions
     n_repeat: Annotated[int, Option(
         "-r", "--repetitions", min=1, rich_help_panel=SPEED, help="Repetitions.")] = 5
@@ -145,10 +148,16 @@ class Options:
     as_json: AsJson = False
     # fmt: on
 
+    def named(self) -> list[Path]:
+        """The models of -m; a comma stands between two of them."""
+        return [Path(name) for names in self.model or () for name in names.split(",")]
+
 
 def command(
-    sources: Annotated[list[Path], Argument(metavar="A.gguf [B.gguf ...]", help="Models to time.")],
     options: Options,
+    sources: Annotated[
+        list[Path] | None, Argument(metavar="A.gguf [B.gguf ...]", help="Models to time.")
+    ] = None,
 ) -> None:
     """Prompt (pp) and generation (tg) speed as llama-bench measures it, models taking turns.
 
@@ -161,7 +170,9 @@ def command(
     memory, roofline, as_json = options.memory, options.roofline, options.as_json
     if output is not None and (as_json or memory or roofline or requests.latency):
         raise UsageError("-o prints llama-bench's rows alone; leave it out, or use --json")
-    models = [open_model(path) for path in sources]
+    models = [open_model(path) for path in [*(sources or ()), *options.named()]]
+    if not models:
+        raise UsageError("say which models: ggprune bench A.gguf B.gguf")
     if requests.latency:
         if memory or roofline or options.grid.has_tests():
             raise UsageError("--latency goes with -npl, -npp, -ntg, --warmups and --runs")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
-from ggprune.cli.options import KeepSplit, ModelPath, OutPath, Threads, Writing
+from ggprune.cli.options import KeepSplit, ModelPath, Threads, Writing
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
+from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
 from ggprune.model import open_model
 from ggprune.pipeline import AS_INPUT, Job, planned, write
+from ggprune.quantize.options import is_type, parse_type
 from ggprune.report.written import blocks, quantized_model
+
+MAX_DIGITS = 3  # of a number of threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,14 @@ class WholeQuantizing(Quantizing):
 
 def command(
     source: ModelPath,
-    out: OutPath,
-    type_name: Annotated[str, Argument(metavar="TYPE", help="Q4_K_M, Q8_0, F16, COPY, ...")],
+    words: Annotated[
+        list[str],
+        Argument(
+            metavar="[OUT.gguf] TYPE [N_THREADS]",
+            help="TYPE: Q4_K_M, Q8_0, F16, COPY, ... Without a name the file to write is "
+            "ggml-model-TYPE.gguf beside the input.",
+        ),
+    ],
     quantizing: WholeQuantizing,
     writing: Writing,
 ) -> None:
@@ -51,7 +62,8 @@ def command(
 
     Example: ggprune quantize model-f16.gguf model-q4.gguf Q4_K_M
     """
-    options = quantizing.to_type(type_name, quantizing.threads, quantizing.max_buffer_size)
+    out, type_name, threads = _read(source, words, quantizing.threads)
+    options = quantizing.to_type(type_name, threads, quantizing.max_buffer_size)
     model = open_model(source)
     inputs = [*(file.path for file in model.files), *quantizing.files]
     check_outputs([out], inputs, force=writing.force)
@@ -63,3 +75,24 @@ def command(
     files = planned(job) if writing.dry_run else write(job, TerminalProgress())
     quantized = quantized_model(model, options.type, files, written=not writing.dry_run)
     show(quantized, blocks, as_json=writing.as_json)
+
+
+def _read(source: Path, words: list[str], threads: int | None) -> tuple[Path, str, int | None]:
+    """Output, type and threads, as llama-quantize reads them: a first word that is a type is none
+    to write to. Raises UsageError.
+    """
+    first, *rest = words
+    if is_type(first):
+        out, type_name = source.with_name(f"ggml-model-{parse_type(first)}.gguf"), first
+    elif rest:
+        out, (type_name, *rest) = Path(first), rest
+    else:
+        raise UsageError(f"say the type behind {first}: Q4_K_M, Q8_0, F16, COPY, ...")
+    if not rest:
+        return out, type_name, threads
+    if len(rest) > 1 or not rest[0].isdecimal() or len(rest[0]) > MAX_DIGITS:
+        raise UsageError(f"{' '.join(rest)}: behind the type comes the number of threads, if any")
+    n_thread = int(rest[0])
+    if threads not in (None, n_thread):
+        raise UsageError(f"-t {threads} or {n_thread} behind the type, not both")
+    return out, type_name, n_thread or None  # 0: the default, as there

@@ -10,6 +10,7 @@ from typer import Argument
 from ggprune.cli.options import AsJson, Force
 from ggprune.cli.output import show
 from ggprune.files.outputs import check_outputs, disk_errors
+from ggprune.files.reading import seekable
 from ggprune.report.written import Companion, blocks
 from ggprune.surgery.plan import read_plan
 from ggprune.surgery.remap import remap
@@ -31,6 +32,6 @@ def command(
     Example: ggprune remap plan.json imatrix.gguf imatrix-pruned.gguf
     """
     check_outputs([out], [plan_file, source], force=force)
-    with disk_errors(out):
-        remapped = remap(read_plan(plan_file), source, out, force=force)
+    with disk_errors(out), seekable(source) as file:
+        remapped = remap(read_plan(plan_file), file, out, force=force)
     show(Companion(remapped, out), blocks, as_json=as_json)

@@ -45,6 +45,50 @@ def test_llama_benchs_rows_alone() -> None:
     assert [(row["n_prompt"], row["n_gen"]) for row in rows] == [(8, 0), (0, 2)] * 2
 
 
+def test_llama_benchs_command_lines() -> None:
+    """Models by -m, and options that ask for what happens anyway."""
+    usual = ("-mmp", "1", "-nkvo", "0", "-ncmoe", "0", "-sm", "layer", "--progress", "--poll=50")
+    text = succeed("bench", "-m", f"{TINY},{TINY}", *FAST, "-m", TINY, *usual, "-o", "jsonl")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["model_filename"] for row in rows] == [str(TINY)] * 6
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("-mmp", "0"), "there is no -mmp 0: weights are mapped always"),
+        (("--mmap=0",), "there is no --mmap 0: weights are mapped"),
+        (("-ncmoe", "2"), "there is no -ncmoe 2: experts"), (("-nkvo", "0,1"), "no -nkvo 0,1: the"),
+        (("-sm", "row"), "CUDA_VISIBLE_DEVICES"), (("-ts", "1/1"), "CUDA_VISIBLE_DEVICES"),
+        (("-ot", "exps=CPU"), "no -ot exps=CPU"), (("-v",), "no -v: llama.cpp's log"),
+        (("-C", "0xff"), "taskset"), (("--poll", "0"), "no --poll 0"), (("--delay", "3"), "pauses"),
+        (("--prio", "2"), "nice"), (("--numa", "isolate"), "numactl"), (("-oe", "md"), "-o prints"),
+        (("-hf", "a/b"), "nothing is downloaded"), (("-ot",), "no -ot: tensors"),
+    ],
+)  # fmt: skip
+def test_what_llama_bench_has_and_we_have_not(args: tuple[str, ...], said: str) -> None:
+    done = ggprune("bench", TINY, "-p", "8", *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_option_that_is_given_twice_is_not_ignored() -> None:
+    done = ggprune("rank", TINY, "-f", "a", "-c", "64", "-f=b")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "-f is given twice: it has one value" in done.stderr
+    assert "--chunks is given twice" in ggprune("eval", TINY, "--chunks=2", "--chunks", "3").stderr
+
+
+def test_no_model_at_all() -> None:
+    assert "say which models" in ggprune("bench").stderr
+
+
+def test_a_value_that_looks_like_an_option_is_a_value() -> None:
+    assert "-v: cannot be read" in ggprune("rank", TINY, "-f", "-v").stderr
+    assert "No such option" not in ggprune("bench", "--", "-v").stderr
+
+
 def test_latency() -> None:
     args = ("-t", "1", "-npl", "1,2", "-ntg", "3", "-npp", "4", "--warmups", "0", "--runs", "2")
     document = json.loads(succeed("bench", TINY, "--latency", *args, "--json"))

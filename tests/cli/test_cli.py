@@ -126,6 +126,14 @@ def test_every_command_teaches(command: str) -> None:
     assert "Example: ggprune" in " ".join(text.split())
 
 
+def test_without_a_command_there_is_help_and_no_error() -> None:
+    done = ggprune()
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "Make GGUF models shallower" in done.stdout
+    said = ggprune("bench", TINY, "-o", "xml").stderr
+    assert "'-o' / '--output': 'xml' is not one of" in said
+
+
 def test_rank(tmp_path: Path) -> None:
     scores, plot = tmp_path / "scores.json", tmp_path / "scores.svg"
     args = ("-f", CALIBRATION, "-c", "128", "--chunks", "4", "-o", scores, "--plot", plot)

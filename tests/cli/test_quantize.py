@@ -62,6 +62,34 @@ def test_auto_takes_them_too(tmp_path: Path) -> None:
     assert made(out)["blk.7.attn_k.weight"] == "Q8_0"
 
 
+def test_llama_quantizes_command_lines(tmp_path: Path) -> None:
+    """Without a name, by a type's number, and with threads behind the type."""
+    source = tmp_path / "in.gguf"
+    source.write_bytes(TINY.read_bytes())
+    succeed("quantize", source, "7", "2", "--no-verify")
+    named = tmp_path / "named.gguf"
+    succeed("quantize", TINY, named, "q8_0", "1", "--no-verify")
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["ggml-model-Q8_0.gguf", "in.gguf", "named.gguf"]
+    assert (tmp_path / "ggml-model-Q8_0.gguf").read_bytes() == named.read_bytes()
+
+
+def test_words_that_make_no_sense_to_quantize(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    for words, said in (
+        ((out,), "say the type behind"), ((out, "Q9_9"), "not a quantization type"),
+        ((out, "Q8_0", "many"), "behind the type comes the number of threads"),
+        ((out, "Q8_0", "8", "9"), "behind the type comes the number of threads"),
+        ((out, "Q8_0", "8", "-t", "2"), "-t 2 or 8 behind the type, not both"),
+        ((out, "Q8_0", "--prune-layers", "3"), "ggprune prune --prune-layers ... --type TYPE"),
+    ):  # fmt: skip
+        done = ggprune("quantize", TINY, *words)
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -71,6 +99,7 @@ def test_auto_takes_them_too(tmp_path: Path) -> None:
         (("quantize", "Q8_0", "--override-kv", "a=int:-1"), "stored as u32"),
         (("quantize", "Q8_0", "--include-weights", "a"), "add --imatrix"),
         (("quantize", "F16", "--tensor-type", "a=q8_0"), "no effect on F16"),
+        (("prune", "--override-kv", "a=int:1"), "ggprune quantize OUT.gguf NEW.gguf COPY"),
         (("prune", "--pure"), "--pure says how to quantize: add --type"),
         (("auto", "--drop", "1", "--bump-interface", "q6_k"), "add --type"),
         (("prune", "--type", "Q8_0", "--new-numbers"), "add --tensor-type"),

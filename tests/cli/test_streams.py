@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from ggprune.files.documents import to_text
 from ggprune.files.outputs import write_text
+from ggprune.model import Model
 from tests.cli.test_cli import ggprune
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.gguf_files import build, kv_str, kv_u32, layer_tensors
+from tests.quantize.test_quantizer import legacy_imatrix
 
 FAST = ("-c", "64", "--chunks", "2", "-t", "1")
 
@@ -74,7 +77,7 @@ def test_nothing_in_a_file_steers_the_terminal_or_forges_a_line(tmp_path: Path) 
     evil.write_bytes(build([*kvs, kv_u32("llama.block_count", 2)], layer_tensors(2)))
     shown = ggprune("inspect", evil).stdout
     assert len(shown) < 5000
-    assert [line.split()[0] for line in shown.splitlines()].count("fingerprint") == 1
+    assert sum(line.startswith("fingerprint ") for line in shown.splitlines()) == 1
     evil.write_bytes(build([kv_str("general.architecture", name)], layer_tensors(2)))
     failed = ggprune("inspect", evil).stderr
     assert failed.startswith("ggprune: error: ")
@@ -138,7 +141,22 @@ def test_texts_come_out_of_pipes(tmp_path: Path, given: str) -> None:
 
 
 def test_a_document_is_written_whatever_is_in_it(tmp_path: Path) -> None:
-    from ggprune.files.documents import to_text
-
     write_text(tmp_path / "d.json", to_text({"name": "\udce9\u00e9"}), force=False)
     assert (tmp_path / "d.json").read_bytes() == '{\n  "name": "\\udce9\u00e9"\n}\n'.encode()
+
+
+def test_companions_come_out_of_pipes_too(tmp_path: Path, tiny: Model) -> None:
+    matrix, plan, out = tmp_path / "i.dat", tmp_path / "plan.json", tmp_path / "out.dat"
+    legacy_imatrix(matrix, tiny)
+    args = ("quantize", TINY, tmp_path / "q.gguf", "IQ4_XS", "--dry-run", "--json")
+    piped = shell(f'"$@" --imatrix <(cat {matrix})', *args)
+    assert piped.returncode == 0, piped.stderr
+    assert json.loads(piped.stdout)["out"] == json.loads(
+        ggprune(*args, "--imatrix", matrix).stdout
+    )["out"]  # fmt: skip
+    saved = ("--prune-layers", "1", TINY, tmp_path / "p.gguf", "--dry-run", "--save-plan", plan)
+    assert ggprune(*saved).returncode == 0
+    done = shell(f'"$@" <(cat {matrix}) {out}', "remap", plan)
+    assert done.returncode == 0, done.stderr
+    assert ggprune("remap", plan, matrix, tmp_path / "same.dat").returncode == 0
+    assert out.read_bytes() == (tmp_path / "same.dat").read_bytes()
