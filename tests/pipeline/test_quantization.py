@@ -21,7 +21,13 @@ from ggprune.model import Model, open_model
 from ggprune.model.gguf import read_gguf
 from ggprune.model.imatrix import Imatrix
 from ggprune.pipeline import AS_INPUT, Job, planned, write
-from ggprune.quantize.options import FILE_TYPES, KvOverride, QuantizeOptions, TensorTypeRule
+from ggprune.quantize.options import (
+    FILE_TYPES,
+    KvOverride,
+    QuantizeOptions,
+    TensorTypeRule,
+    parse_rule,
+)
 from ggprune.runtime.library import llama
 from ggprune.surgery import PrunePlan, make_plan
 from tests.arch.families import FAMILIES, METADATA
@@ -175,8 +181,7 @@ def test_all_that_is_missing_is_named_at_once(tmp_path: Path, tiny: Model) -> No
         planned(job(tiny, out, QuantizeOptions("IQ2_XXS"), plan, imatrix=imatrix))
     said = str(error.value)
     assert "blk.1,6-7.ffn_down.weight, which IQ2_XXS" in said
-    ways = re.findall(r"--tensor-type '(.*?)=(.*?)'", said)
-    rules = tuple(TensorTypeRule(*way) for way in ways)
+    rules = tuple(parse_rule(way) for way in re.findall(r"--tensor-type '(.*?)'", said))
     helped = QuantizeOptions("IQ2_XXS", tensor_types=rules)
     planned(job(tiny, out, helped, plan, imatrix=imatrix))
 
