@@ -1,13 +1,12 @@
 """Options of llama.cpp's tools that stand in people's scripts, and that ggprune does not have.
 
 One that asks for what happens anyway is taken and does nothing; for any other one line says what
-there is instead. None is ignored, nor is one of ours that is given twice. Two letters behind a dash
-would else be read as two options.
+there is instead. None is ignored. Two letters behind one dash would else be read as two options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -98,29 +97,23 @@ class Command(TyperCommand):
             for name in option.names.split()
         }  # fmt: skip
         own = {
-            name: param for param in self.params if not getattr(param, "is_flag", False)
+            name for param in self.params if not getattr(param, "is_flag", False)
             for name in param.opts if name.startswith("-")
         }  # fmt: skip
         return list(super().parse_args(ctx, list(_without(args, known, own))))
 
 
-def _without(
-    args: list[str], known: Mapping[str, Foreign], own: Mapping[str, Any]
-) -> Iterator[str]:
+def _without(args: list[str], known: Mapping[str, Foreign], own: Set[str]) -> Iterator[str]:
     """The arguments but for those that ask for what happens anyway; `own` are the options that have
     a value. Raises UsageError.
     """
-    left, seen = iter(args), set[str]()
+    left = iter(args)
     for arg in left:
         name, equals, value = arg.partition("=")
         if arg == "--":
             yield arg
             yield from left
         elif name in own:
-            option = own[name]
-            if option.name in seen and not option.multiple:
-                raise UsageError(f"{name} is given twice: it has one value")
-            seen.add(option.name)
             yield arg
             yield from [] if equals else islice(left, 1)
         elif name not in known:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from ggprune.files.outputs import PendingFile, disk_errors
 
 STDIN = Path("-")
 BLOCK_BYTES = 1 << 20
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class TextErrors(str, Enum):
@@ -47,11 +49,18 @@ def read_utf8(path: Path, errors: TextErrors | None = None) -> str:
     try:
         return data.decode("utf-8", (errors or TextErrors.STRICT).value)
     except UnicodeDecodeError as e:
-        way_out = "; --errors replace reads it all the same" if errors is not None else ""
-        raise DataError(f"{name_of(path)}: not a UTF-8 text: {_described(e)}{way_out}") from e
+        raise DataError(f"{name_of(path)}: not a UTF-8 text: {_described(e, errors)}") from e
 
 
-def _described(error: UnicodeDecodeError) -> str:
+def _described(error: UnicodeDecodeError, errors: TextErrors | None) -> str:
+    """What is wrong, and the way out."""
+    if error.object.startswith(UTF_16):
+        return "it begins as UTF-16 does: iconv -f UTF-16 -t UTF-8 converts it"
+    way_out = "; --errors replace reads it all the same" if errors is not None else ""
+    return _place(error) + way_out
+
+
+def _place(error: UnicodeDecodeError) -> str:
     if error.reason == "unexpected end of data":
         return f"cut inside the character that begins at byte {error.start}, at its end"
     line = error.object.count(b"\n", 0, error.start) + 1

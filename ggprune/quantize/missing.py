@@ -23,7 +23,7 @@ from ggprune.quantize.quantizer import EMBEDDINGS
 NEEDY_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 MEASURED = "blk."  # tools/imatrix/imatrix.cpp, collect_imatrix: what llama-imatrix measures
 SUBSTITUTE = "q4_k"  # needs no entry, and the same lengths of rows
-MAX_RULES = 2  # more patterns than these are put as one for whole blocks
+DOT = r"\."
 MAX_NAMES = 4  # more names than these are put as what they have in common
 
 
@@ -59,34 +59,42 @@ def check_entries(
 
 def _without(needy: Mapping[str, str], aside: set[str]) -> str:
     """Of tensors that must have one: give them another type, or drop them."""
-    rules = [rule.pattern for rule in exact_rules(dict.fromkeys(needy, SUBSTITUTE))]
-    blocks = {n for _, n in filter(None, map(block_of, needy))}
-    if len(rules) > MAX_RULES:
-        numbers = "|".join(map(str, sorted(blocks)))
-        rules = [rf"blk\.({numbers})\." if len(blocks) > 1 else rf"blk\.{numbers}\."]
-    ways = " ".join(f"--tensor-type '{pattern}={SUBSTITUTE}'" for pattern in rules)
     if aside.issuperset(needy):
-        ways += ", or prune --drop-mtp: llama-imatrix never runs MTP blocks"
-    kinds = ", ".join(dict.fromkeys(needy.values()))
-    return f"{join_names(needy)}, which {kinds} cannot do without: {ways}"
+        numbers = "|".join(
+            str(n) for n in sorted({n for _, n in filter(None, map(block_of, needy))})
+        )
+        pattern = rf"blk\.({numbers})\." if "|" in numbers else rf"blk\.{numbers}\."
+        ways = f"{_typed([pattern])}, or prune --drop-mtp: llama-imatrix never runs MTP blocks"
+    elif len(needy) <= MAX_NAMES:
+        patterns = [rule.pattern for rule in exact_rules(dict.fromkeys(needy, SUBSTITUTE))]
+        ways = f"{_typed(patterns)} {_excluded(needy)}"
+    else:
+        kinds = _kinds(needy)
+        ways = f"{_typed(kind.replace('.', DOT) for kind in kinds)} {_excluded(kinds)}"
+    made = ", ".join(dict.fromkeys(needy.values()))
+    return f"{join_names(needy)}, which {made} cannot do without: {ways}"
 
 
 def _other(measured: Collection[str]) -> str:
     """Of tensors that llama-imatrix would have measured."""
-    parts = list(measured)
-    if len(parts) > MAX_NAMES:
-        parts = list(dict.fromkeys(_kind(name) for name in measured))
-    ways = " ".join(f"--exclude-weights {part}" for part in parts)
+    parts = measured if len(measured) <= MAX_NAMES else _kinds(measured)
     return (
-        f"{join_names(measured)}, to be quantized as well: made for another model? {ways} "
-        "quantizes without"
+        f"{join_names(measured)}, to be quantized as well: made for another model? "
+        f"{_excluded(parts)} quantizes without"
     )
 
 
-def _kind(name: str) -> str:
-    """`ffn_down_exps` of `blk.3.ffn_down_exps.weight`."""
-    block = block_of(name)
-    return name.split(".")[-2] if block is not None else name
+def _typed(patterns: Iterable[str]) -> str:
+    return " ".join(f"--tensor-type '{pattern}={SUBSTITUTE}'" for pattern in patterns)
+
+
+def _excluded(parts: Iterable[str]) -> str:
+    return " ".join(f"--exclude-weights {part}" for part in parts)
+
+
+def _kinds(names: Iterable[str]) -> list[str]:
+    """What tensors of a kind have in common: `.ffn_down_exps.` of all blocks."""
+    return list(dict.fromkeys(f".{n.split('.')[-2]}." if block_of(n) else n for n in names))
 
 
 def join_names(names: Iterable[str]) -> str:

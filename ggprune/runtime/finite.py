@@ -33,7 +33,7 @@ def _reason(path: Path) -> str:
             if value.type in FLOATS and not math.isfinite(value.decode()):
                 return f"{key} is {value.decode()}"
         return _told(model, next(filter(_has_flaw, model.tensors), None))
-    except GGPruneError as e:
+    except (GGPruneError, OSError) as e:
         return f"its weights cannot be looked at: {e}"
 
 

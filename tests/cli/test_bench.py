@@ -73,13 +73,6 @@ def test_what_llama_bench_has_and_we_have_not(args: tuple[str, ...], said: str) 
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_option_that_is_given_twice_is_not_ignored() -> None:
-    done = ggprune("rank", TINY, "-f", "a", "-c", "64", "-f=b")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "-f is given twice: it has one value" in done.stderr
-    assert "--chunks is given twice" in ggprune("eval", TINY, "--chunks=2", "--chunks", "3").stderr
-
-
 def test_no_model_at_all() -> None:
     assert "say which models" in ggprune("bench").stderr
 

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import DataError
-from ggprune.files.reading import STDIN, name_of, read_bytes, read_lines, read_utf8, seekable
+from ggprune.files.reading import (
+    STDIN,
+    TextErrors,
+    name_of,
+    read_bytes,
+    read_lines,
+    read_utf8,
+    seekable,
+)
 
 
 @pytest.fixture
@@ -38,6 +46,13 @@ def test_documents_know_no_way_out_of_bad_bytes(tmp_path: Path) -> None:
     path.write_bytes(b"a\n\xff")
     with pytest.raises(DataError, match=r"byte 2 is 0xff \(line 2\)$"):
         read_utf8(path)
+
+
+def test_utf_16_is_called_that(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes("text".encode("utf-16"))
+    with pytest.raises(DataError, match=r"iconv -f UTF-16 -t UTF-8 converts it$"):
+        read_utf8(path, TextErrors.STRICT)
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,8 +172,8 @@ def test_all_that_is_missing_is_named_at_once(tmp_path: Path, tiny: Model) -> No
         planned(job(tiny, out, QuantizeOptions("Q4_K_M"), plan, imatrix=imatrix))
     assert str(error.value) == (
         "some.imatrix: has no entry for blk.1,6-7.ffn_up.weight, blk.1,6-7.ffn_down.weight, to be "
-        "quantized as well: made for another model? --exclude-weights ffn_up --exclude-weights "
-        "ffn_down quantizes without"
+        "quantized as well: made for another model? --exclude-weights .ffn_up. --exclude-weights "
+        ".ffn_down. quantizes without"
     )
     helped = QuantizeOptions("Q4_K_M", exclude_weights=("ffn_down", "ffn_up"))
     assert "blk.0-2,5-8.ffn_down" in planned(job(tiny, out, helped, plan, imatrix=imatrix)).notes[0]
@@ -181,9 +181,20 @@ def test_all_that_is_missing_is_named_at_once(tmp_path: Path, tiny: Model) -> No
         planned(job(tiny, out, QuantizeOptions("IQ2_XXS"), plan, imatrix=imatrix))
     said = str(error.value)
     assert "blk.1,6-7.ffn_down.weight, which IQ2_XXS" in said
-    rules = tuple(parse_rule(way) for way in re.findall(r"--tensor-type '(.*?)'", said))
-    helped = QuantizeOptions("IQ2_XXS", tensor_types=rules)
+    planned(job(tiny, out, asked_for(said), plan, imatrix=imatrix))
+    imatrix = ones(tiny, leave_out=tuple(gone[:2]))
+    with pytest.raises(DataError) as error:
+        planned(job(tiny, out, QuantizeOptions("IQ2_XXS"), plan, imatrix=imatrix))
+    helped = asked_for(str(error.value))
+    assert helped.exclude_weights == tuple(gone[:2])
     planned(job(tiny, out, helped, plan, imatrix=imatrix))
+
+
+def asked_for(said: str) -> QuantizeOptions:
+    """The options that an error names."""
+    rules = tuple(parse_rule(way) for way in re.findall(r"--tensor-type '(.*?)'", said))
+    excluded = tuple(re.findall(r"--exclude-weights (\S+)", said))
+    return QuantizeOptions("IQ2_XXS", tensor_types=rules, exclude_weights=excluded)
 
 
 def test_mtp_blocks_have_no_entries_and_the_way_out_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ def test_plots(tiny: Model, tmp_path: Path) -> None:
         path = tmp_path / f"plot.{suffix}"
         write_figure(figure, path)
         assert path.read_bytes().startswith(magic)
+    odd = replace(ranking.model, path="caf\udce9 $_$ \x1b\n.gguf")
+    odd_figure = ranking_figure(replace(ranking, model=odd))
+    assert b"caf\\xe9 $_$ \\x1b\\n.gguf on " in draw(odd_figure, "svg")
     *texts, picture = blocks(ranking)
     assert isinstance(picture, Figure)
     assert terminal(blocks(ranking)) == terminal(texts)
