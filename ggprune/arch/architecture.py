@@ -14,6 +14,7 @@ from ggprune.arch.hparams import Hparams
 from ggprune.arch.table import ArchitectureRow, RefusedRow, architecture_table
 from ggprune.errors import ArchitectureError
 from ggprune.model import Model
+from ggprune.model.model import MAX_LAYERS
 
 TRUST = "ggprune prune --trust-uniform-layers"
 
@@ -78,6 +79,11 @@ def architecture_of(model: Model, *, trust: bool = False) -> Architecture:
     """
     hparams = Hparams(model)
     row = architecture_table().architectures.get(model.arch, UNKNOWN)
+    deepest = max(n_block for _, n_block in model.stacks)
+    if deepest > MAX_LAYERS:
+        raise ArchitectureError(
+            f"{model.path}: has {deepest} layers, llama.cpp computes at most {MAX_LAYERS}"
+        )
     if isinstance(row, RefusedRow):
         raise ArchitectureError(
             f"{model.path}: layers of {model.arch} cannot be removed yet: {row.reason} "
@@ -94,7 +100,9 @@ def architecture_of(model: Model, *, trust: bool = False) -> Architecture:
             f"{model.path}: {unknown[0]} has one entry per layer ({model.n_layer}) and is not "
             f"known; removing layers could be silently wrong ({TRUST} slices it like the others)"
         )
-    n_loop = 1 if row.loops is None else max(hparams.integer(row.loops, 1), 1)
+    n_loop = 1
+    if row.loops is not None:
+        n_loop = hparams.integer(row.loops, 1, least=1, most=max(MAX_LAYERS // model.n_layer, 1))
     return Architecture(model.arch, row, hparams.n_trunk, n_loop)
 
 

@@ -79,13 +79,12 @@ class Footprints:
 
     @cached_property
     def _share_of_experts(self) -> float:
-        stated, key = self.model.metadata, f"{self.model.arch}.expert_"
-        if f"{key}used_count" not in stated or f"{key}count" not in stated:
-            return 1.0
-        n_used, n_all = stated[f"{key}used_count"].decode(), stated[f"{key}count"].decode()
-        if not isinstance(n_used, int) or not isinstance(n_all, int) or n_all < 1:
-            return 1.0
-        return min(n_used / n_all, 1.0)
+        fields, used = self.model.fields, f"{self.model.arch}.expert_used_count"
+        n_all = fields.integer(f"{self.model.arch}.expert_count", 0)
+        n_used = max(fields.integers(used), default=0) if fields.is_array(used) else (
+            fields.integer(used, n_all)
+        )  # fmt: skip
+        return min(n_used / n_all, 1.0) if n_all else 1.0
 
 
 def footprints_of(model: Model) -> Footprints:

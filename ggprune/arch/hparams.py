@@ -14,7 +14,8 @@ from functools import cached_property
 
 from ggprune.errors import ArchitectureError, FormatError
 from ggprune.model import Model, Value, ValueType
-from ggprune.model.metadata import SCALAR_FORMATS, SCALAR_SIZES, array, scalar
+from ggprune.model.fields import MAX_U32, Fields
+from ggprune.model.metadata import SCALAR_SIZES, array, scalar
 
 
 class Key:
@@ -62,6 +63,8 @@ PREFIX_COUNTS = ("{arch}.leading_dense_block_count", "{arch}.hash_layer_count")
 OTHER_ARRAYS = ("{arch}.rope.dimension_sections", "{arch}.classifier.output_labels")
 
 
+MAX_HEADS = 1 << 14  # more than any model has; tensors are made by this number
+
 Flags = tuple[bool, ...]  # one per layer
 
 
@@ -84,58 +87,60 @@ def removed_below(keep: Sequence[int]) -> tuple[int, ...]:
     return tuple(old - new for new, old in enumerate(keep))
 
 
-_WHOLE = frozenset(SCALAR_SIZES) - {ValueType.FLOAT32, ValueType.FLOAT64}
-
-
 @dataclass(frozen=True)
 class Hparams:
     """A model's hyperparameters by the templates of `keys`."""
 
     model: Model
 
+    @property
+    def fields(self) -> Fields:
+        return self.model.fields
+
     def key(self, template: str) -> str:
-        return template.format(arch=self.model.arch)
+        return template.replace("{arch}", self.model.arch)
 
     def value(self, template: str) -> Value | None:
         return self.model.metadata.get(self.key(template))
 
     def number(self, template: str, default: float = 0) -> float:
-        """A scalar; `default` where it is missing or an array. Raises FormatError for text."""
-        value = self.value(template)
-        if value is None or value.array_len is not None:
-            return default
-        number = value.decode()
-        if not isinstance(number, (int, float)):
-            raise FormatError(f"{self.model.path}: {self.key(template)} is not a number")
-        return number
+        return self.fields.number(self.key(template), default)
 
-    def integer(self, template: str, default: int = 0) -> int:
-        """A whole number; `default` where it is missing or an array."""
-        number = self.number(template, default)
-        if number != number // 1:  # not a number is different from itself
-            where = f"{self.model.path}: {self.key(template)}"
-            raise FormatError(f"{where} is {number}, expected a whole number")
-        return int(number)
+    def integer(
+        self, template: str, default: int = 0, *, least: int = 0, most: int = MAX_U32
+    ) -> int:
+        """A whole number that holds for all layers; `default` where it is missing."""
+        return self.fields.integer(self.key(template), default, least=least, most=most)
 
-    def items(self, template: str) -> list[int] | None:
-        """An array of whole numbers or flags, None where it is missing or a scalar."""
-        value = self.value(template)
-        if value is None or value.array_len is None:
+    def per_layer(self, template: str) -> tuple[int, ...] | None:
+        """Whole numbers or flags, one for each layer of the trunk or more of them.
+
+        None where it is missing or holds for all layers.
+        """
+        if not self.is_array(template):
             return None
-        if value.element_type not in _WHOLE:
-            raise FormatError(
-                f"{self.model.path}: {self.key(template)} is not an array of whole numbers"
-            )
-        return list(value.decode())
+        items = self.fields.integers(self.key(template))
+        if len(items) < min(self.n_trunk, self.model.stacks[0][1]):  # of an encoder alone
+            raise self.wrong_length(template, len(items))
+        return items
+
+    def wrong_length(self, template: str, n_entry: int) -> FormatError:
+        where, n_layer = f"{self.model.path}: {self.key(template)}", self.model.n_layer
+        return FormatError(f"{where} has {n_entry} entries, expected block_count = {n_layer}")
 
     def is_array(self, template: str) -> bool:
-        value = self.value(template)
-        return value is not None and value.array_len is not None
+        return self.fields.is_array(self.key(template))
 
     @cached_property
     def n_trunk(self) -> int:
         """Layers without the multi-token-prediction (MTP) blocks behind them."""
-        return self.model.n_layer - self.integer(Key.NEXTN)
+        return self.model.n_layer - self.integer(Key.NEXTN, most=self.model.n_layer)
+
+    @property
+    def n_head(self) -> int:
+        """Attention heads of every layer, 0 where layers differ or nothing is stated."""
+        stated = not self.is_array(Key.HEAD_COUNT)
+        return self.integer(Key.HEAD_COUNT, most=MAX_HEADS) if stated else 0
 
     @property
     def has_windows(self) -> bool:
@@ -145,7 +150,7 @@ class Hparams:
     @cached_property
     def swa(self) -> Flags | None:
         """The flags of an explicit sliding-window array."""
-        pattern = self.items(Key.SWA_PATTERN)
+        pattern = self.per_layer(Key.SWA_PATTERN)
         return None if pattern is None else tuple(bool(flag) for flag in pattern)
 
     def recurrent(self, interval: int | None = None) -> Flags | None:
@@ -154,11 +159,11 @@ class Hparams:
         By `recurrent_layers` or `full_attention_interval` if the architecture has a default
         `interval`, else by layers without key/value heads.
         """
-        explicit, heads = self.items(Key.RECURRENT), self.items(Key.HEAD_COUNT_KV)
+        explicit, heads = self.per_layer(Key.RECURRENT), self.per_layer(Key.HEAD_COUNT_KV)
         if interval and explicit is not None:
             return tuple(bool(flag) for flag in explicit)
         if interval:
-            return recurrent_flags(self.integer(Key.INTERVAL, interval), self.n_trunk)
+            return recurrent_flags(self.integer(Key.INTERVAL, interval, least=1), self.n_trunk)
         return None if heads is None else tuple(n == 0 for n in heads)
 
     @cached_property
@@ -202,12 +207,9 @@ class Removal(Hparams):
         """The trunk's layers that remain."""
         return tuple(n for n in self.keep if n < self.n_trunk)
 
-    def with_type_of(self, template: str, number: float) -> Value:
-        """A number in the type that the key has in the file."""
-        old = self.model.metadata[self.key(template)]
-        if old.type not in SCALAR_FORMATS:
-            raise FormatError(f"{self.model.path}: {self.key(template)} is not a number")
-        return scalar(old.type, number)
+    def with_type_of(self, template: str, number: int) -> Value:
+        """A whole number in the type that the key, which has been read, has in the file."""
+        return scalar(self.model.metadata[self.key(template)].type, number)
 
     def flag_array(self, template: str, trunk: Flags) -> dict[str, Value]:
         """An array with the flags of the layers that remain, False for MTP blocks, by its key."""
@@ -224,7 +226,4 @@ class Removal(Hparams):
             return value.select(self.trunk)
         if n_entry == self.model.stacks[0][1]:  # of an encoder, whose decoder has none
             return value.select([n for n in self.keep if n < n_entry])
-        raise FormatError(
-            f"{self.model.path}: {self.key(template)} has {value.array_len} entries, "
-            f"expected block_count = {n_layer}"
-        )
+        raise self.wrong_length(template, n_entry)

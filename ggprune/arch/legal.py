@@ -32,6 +32,8 @@ def removal_change(model: Model, keep: Sequence[int], *, trust: bool = False) ->
 
 def _change_by(rules: Iterable[Rule], removal: Removal) -> Change:
     """What all rules change together. Raises Illegal with the reasons of all that object."""
+    if not removal.trunk:
+        raise Illegal("at least one layer that is not an MTP block must stay")
     change, reasons = Change(), []
     for rule in (Generic(), *rules):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ from ggprune.pipeline.job import Division
 from ggprune.scoring import check_ranking, read_ranking
 from ggprune.surgery import PrunePlan, Split, load_plan, make_plan
 
+_SIZE = re.compile(r"[1-9][0-9]{0,8}")
 SPLIT_UNITS = {"M": 1000**2, "G": 1000**3}  # llama-gguf-split's
 
 
@@ -115,6 +117,6 @@ def _scored_layers(path: Path, model: Model, n_drop: int | None) -> tuple[int, .
 def _size_bytes(text: str) -> int:
     """`512M` or `2G`."""
     number, unit = text[:-1], text[-1:].upper()
-    if unit not in SPLIT_UNITS or not number.isdecimal() or int(number) == 0:
+    if unit not in SPLIT_UNITS or not _SIZE.fullmatch(number):
         raise UsageError(f"--split-max-size {text}: write a size like 512M or 2G")
     return int(number) * SPLIT_UNITS[unit]

@@ -31,6 +31,7 @@ HEADER = struct.Struct("<8s3i")
 SCALE_VALUES = 4  # scale and lowest, in units of 16 bits
 RANGE = 16.0  # nats below the largest logit, and the log-probability that no longer counts
 STEPS = np.float32(65535.0)
+ROUNDING = 0.01  # nats, and more than float32 loses
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ class StoredLogits:
     values: NDArray[np.uint16]  # (n_token, n_vocab)
     ends: Float32  # (n_token, 2): scale, lowest
     scores: TokenScores
+
+    @property
+    def is_plausible(self) -> bool:
+        """Are the log-probabilities in the range that the format has for them?"""
+        scale, lowest = self.ends.T.astype(np.float64)
+        least = -RANGE - np.log(self.values.shape[1]) - ROUNDING
+        # NaN is in no range.
+        ends = (scale >= 0) & (lowest >= least) & (scale * STEPS + lowest <= ROUNDING)
+        return bool(ends.all())
 
     def log_p(self, part: slice, out: Float32) -> Float32:
         """Of these tokens, (n_row, n_vocab), put into `out`: twice the size of what is stored."""
@@ -107,8 +117,15 @@ class BaseFile:
             start = header.chunk_values * chunk.number + header.row_values * rows.start
             offset = header.tokens_end + 2 * start
             values = np.fromfile(self.path, np.uint16, n_value, offset=offset)
-            stored = values.reshape(-1, header.row_values)
-            bases.append(decode_rows(stored, header.n_vocab, chunk.targets[rows]))
+            if len(values) != n_value:
+                raise DataError(f"{self.path}: became shorter while it was read")
+            stored = decode_rows(
+                values.reshape(-1, header.row_values), header.n_vocab, chunk.targets[rows]
+            )
+            if not stored.is_plausible:
+                where = f"{self.path}: damaged: chunk {chunk.number}"
+                raise DataError(f"{where} has log-probabilities that are none")
+            bases.append(stored)
         return bases
 
 

@@ -27,7 +27,7 @@ from ggprune.files.reading import read_utf8
 
 __all__ = [
     "INLINE", "LEFT_OUT", "DocumentError", "Json", "Key", "decode", "decode_fields", "encode",
-    "encode_fields", "json_text", "read_document", "to_text", "written",
+    "encode_fields", "json_text", "parse_json", "read_document", "to_text", "written",
 ]  # fmt: skip
 
 Json: TypeAlias = Union[bool, int, float, str, list["Json"], dict[str, "Json"], None]  # noqa: UP007
@@ -63,15 +63,40 @@ def json_text(document: object, encoding: str = UTF_8, *, indent: int | None = N
     return text.encode(UTF_8, "backslashreplace").decode(UTF_8)
 
 
+def parse_json(text: str) -> Json:
+    """JSON without what cannot be used: numbers that are not finite, texts that are no Unicode.
+
+    Raises ValueError with the reason. Bytes of names that are not UTF-8 may stand in a text.
+    """
+    try:
+        value = cast(Json, json.loads(text, parse_constant=_no_number, parse_float=_finite))
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return value
+    except UnicodeEncodeError as e:
+        raise ValueError("half of a surrogate pair stands alone") from e
+    except RecursionError as e:
+        raise ValueError("is nested too deep") from e
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is too large for a number")
+    return number
+
+
 def read_document(path: Path, cls: type[T], what: str) -> T:
     """`what` names what the file should be. Raises DataError if it cannot be read as that."""
     text = read_utf8(path)
     try:
-        return decode(cls, json.loads(text))
-    except DocumentError as e:
+        return decode(cls, parse_json(text))
+    except ValueError as e:
         raise DataError(f"{path}: not {what}: {e}") from e
-    except (ValueError, RecursionError) as e:
-        raise DataError(f"{path}: not {what}") from e
 
 
 def encode(value: object) -> Json:
@@ -178,7 +203,7 @@ def _convert(make: Callable[..., object], document: object) -> object:
         return make(document)
     except DocumentError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, GGPruneError) as e:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, GGPruneError) as e:
         raise DocumentError(str(e) or f"cannot be made of {_shown(document)}") from e
 
 
@@ -213,7 +238,10 @@ def _decode_plain(kind: type, document: object) -> object:
         return math.nan
     if type(document) not in kinds:
         raise DocumentError(f"expected {what}, found {_shown(document)}")
-    return kind(document)
+    try:
+        return kind(document)
+    except OverflowError as e:  # a whole number of 400 digits as a float
+        raise DocumentError(f"{_shown(document)} is too large for a number") from e
 
 
 def _decode_enum(kind: type[Enum], document: object) -> Enum:

@@ -106,3 +106,5 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             yield file
     except OSError as e:
         raise DataError(f"{name_of(path)}: cannot be read: {e.strerror}") from e
+    except ValueError as e:  # a NUL in the name
+        raise DataError(f"{name_of(path)}: cannot be read: {e}") from e

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggprune.errors import FormatError
+from ggprune.model.fields import Fields
 from ggprune.model.metadata import U32, U64, Value, ValueType, decode_text, skip_value
 from ggprune.model.types import TENSOR_TYPES, TensorType, describe_unknown
 
@@ -54,6 +55,10 @@ class GGUFFile:
     tensors: tuple[Tensor, ...]
     data_offset: int
     size_bytes: int
+
+    @property
+    def fields(self) -> Fields:
+        return Fields(self.path, self.metadata)
 
 
 def read_gguf(path: Path) -> GGUFFile:

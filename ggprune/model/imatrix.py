@@ -59,19 +59,35 @@ def _read_gguf(path: Path) -> Imatrix:
     for name in (n.removesuffix(SUMS) for n in tensors if n.endswith(SUMS)):
         if name + COUNTS not in tensors:
             raise FormatError(f"{name} has sums but no counts")
-        counts = _values(tensors[name + COUNTS])  # (n_expert,)
-        sums = _values(tensors[name + SUMS]).reshape(len(counts), -1)
-        seen = counts[:, None] > 0
-        mean = np.divide(sums, counts[:, None], out=np.ones_like(sums), where=seen)
-        entries[name], all_counts[name] = mean.ravel(), counts
+        counts, sums = _values(tensors[name + COUNTS]), _values(tensors[name + SUMS])
+        if len(sums) % len(counts):
+            raise FormatError(f"{name} has {len(sums)} sums, not as many for each of its counts")
+        all_counts[name] = _checked(name + COUNTS, counts)  # (n_expert,)
+        entries[name] = _checked(name + SUMS, _means(sums.reshape(len(counts), -1), counts))
     if not entries:
         raise FormatError("it has no .in_sum2 tensors")
-    keys = ("imatrix.datasets", "imatrix.chunk_count")
-    names, n_chunk = (model.metadata[k].decode() if k in model.metadata else None for k in keys)
+    names = model.fields.texts("imatrix.datasets", ())
     return Imatrix(
-        path=path, entries=entries, dataset=str(names[0]) if names else "",
-        n_chunk=int(n_chunk or 0), counts=all_counts,
+        path=path, entries=entries, dataset=names[0] if names else "",
+        n_chunk=model.fields.integer("imatrix.chunk_count", 0), counts=all_counts,
     )  # fmt: skip
+
+
+def _means(sums: NDArray[np.float32], counts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n_expert, n_column) -> (n_expert * n_column,); ones for an expert that was never chosen."""
+    with np.errstate(over="ignore"):  # what is not finite is an error later
+        means: NDArray[np.float32] = np.divide(
+            sums, counts[:, None], out=np.ones_like(sums), where=counts[:, None] > 0
+        ).ravel()
+    return means
+
+
+def _checked(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means and sums of squares. Raises FormatError for what none can be: the quantizer aborts."""
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        raise FormatError(f"{name} has {values[wrong][0]} among its values, expected 0 or more")
+    return values
 
 
 def _values(tensor: Tensor) -> NDArray[np.float32]:
@@ -82,11 +98,13 @@ def _values(tensor: Tensor) -> NDArray[np.float32]:
 
 def _read_legacy(path: Path) -> Imatrix:
     entries, tail = read_legacy_entries(path)
-    means = {e.name: e.values / np.float32(e.n_call) if e.n_call > 0 else e.values for e in entries}
+    means = {e.name: e.values / np.float32(max(e.n_call, 1)) for e in entries}
     counts = {e.name: np.array([max(e.n_call, 0)], np.float32) for e in entries}
     n_chunk, dataset = 0, ""  # optional at the end of the file
     if len(tail) >= 8:
         n_chunk, length = struct.unpack_from("<ii", tail)
+        if n_chunk < 0 or not 0 <= length <= len(tail) - 8:
+            raise FormatError(f"it ends with {n_chunk} chunks of a text named in {length} bytes")
         dataset = tail[8 : 8 + length].decode("utf-8", "replace")
     return Imatrix(path=path, entries=means, dataset=dataset, n_chunk=n_chunk, counts=counts)
 
@@ -111,18 +129,24 @@ def read_legacy_entries(path: Path) -> tuple[list[LegacyEntry], bytes]:
     Raises FormatError, struct.error or ValueError if it is not one.
     """
     raw, pos = read_bytes(path), 4
-    (n_entry,) = struct.unpack_from("<i", raw)
+    n_entry = _count(raw, 0, 17, "entries")
     entries = []
     for _ in range(n_entry):
-        (length,) = struct.unpack_from("<i", raw, pos)
+        length = _count(raw, pos, 1, "bytes of a name")
         name = raw[pos + 4 : pos + 4 + length].decode()
         pos += 4 + length
-        n_call, n_value = struct.unpack_from("<ii", raw, pos)
-        if n_value < 1:
-            raise FormatError(f"entry {name!r} has {n_value} values")
+        (n_call,) = struct.unpack_from("<i", raw, pos)
+        n_value = _count(raw, pos + 4, 4, f"values of {name}")
         values = np.frombuffer(raw, "<f4", n_value, pos + 8).copy()
-        entries.append(LegacyEntry(name, n_call, values))
+        entries.append(LegacyEntry(name, n_call, _checked(name, values)))
         pos += 8 + 4 * n_value
-    if not entries:
-        raise FormatError("it has no entries")
     return entries, raw[pos:]
+
+
+def _count(raw: bytes, pos: int, item_bytes: int, what: str) -> int:
+    """A count that is stated at `pos`, of items of at least that size behind it."""
+    (n,) = struct.unpack_from("<i", raw, pos)
+    left = len(raw) - pos - 4
+    if not 0 < n <= left // item_bytes:
+        raise FormatError(f"says it has {n} {what}, {left} bytes are left")
+    return int(n)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ggprune.errors import FormatError
+from ggprune.model.fields import Fields
 from ggprune.model.fingerprint import fingerprint, known_fingerprint
 from ggprune.model.gguf import GGUFFile, Tensor, read_gguf
 from ggprune.model.metadata import Value
@@ -25,6 +25,7 @@ SPLIT_COUNT = "split.count"
 SPLIT_TENSORS = "split.tensors.count"
 SPLIT_SET = "ggprune.split.set"  # in every shard that ggprune writes: the whole's fingerprint
 SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS, SPLIT_SET)
+MAX_LAYERS = 512  # of a stack, to llama.cpp: LLAMA_MAX_LAYERS in src/llama-hparams.h
 
 # llama.cpp knows shards by names in lower case only: runtime finds the others for it.
 SHARD = re.compile(
@@ -57,19 +58,32 @@ class Model:
         return self.files[0].alignment
 
     @cached_property
+    def fields(self) -> Fields:
+        return Fields(self.path, self.metadata)
+
+    @cached_property
     def arch(self) -> str:
-        return str(self.value("general.architecture", str))
+        return self.fields.text("general.architecture")
 
     @cached_property
     def stacks(self) -> tuple[tuple[str, int], ...]:
-        """Name prefix and number of blocks of each stack: one, or an encoder and a decoder."""
-        n_block = int(self.value(f"{self.arch}.block_count", int))
+        """Name prefix and number of blocks of each stack: one, or an encoder and a decoder.
+
+        Raises FormatError for a number that the tensors cannot make true.
+        """
+        n_block = self._n_block(f"{self.arch}.block_count")
         prefixes = {block[0] for block in (block_of(t.name) for t in self.tensors) if block}
         if "dec." in prefixes:
             key = f"{self.arch}.decoder_block_count"
-            n_decoder = int(self.value(key, int)) if key in self.metadata else n_block
+            n_decoder = self._n_block(key) if key in self.metadata else n_block
             return (("enc.", n_block), ("dec.", n_decoder))
         return (("enc." if "enc." in prefixes else "", n_block),)
+
+    def _n_block(self, key: str) -> int:
+        n_block, n_tensor = self.fields.integer(key), len(self.tensors)
+        if not 0 < n_block <= max(n_tensor, MAX_LAYERS):
+            raise FormatError(f"{self.path}: {key} = {n_block}, but there are {n_tensor} tensors")
+        return n_block
 
     @cached_property
     def n_layer(self) -> int:
@@ -129,24 +143,12 @@ class Model:
     def _is_hollow(self, layer: int) -> bool:
         """Is the layer stated to have neither attention heads nor a feed-forward part?"""
         keys = (f"{self.arch}.attention.head_count", f"{self.arch}.feed_forward_length")
-        stated = [self.metadata[key].decode() for key in keys if key in self.metadata]
-        return len(stated) == 2 and all(
-            isinstance(x, list) and layer < len(x) and x[layer] == 0 for x in stated
-        )
-
-    def value(self, key: str, kind: type) -> Any:
-        """A decoded metadata value. Raises FormatError if it is missing or of another kind."""
-        if key not in self.metadata:
-            raise FormatError(f"{self.path}: metadata has no {key}")
-        value = self.metadata[key].decode()
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise FormatError(f"{self.path}: {key} is {value!r}, expected {kind.__name__}")
-        return value
+        stated = [self.fields.integers(key) for key in keys if self.fields.is_array(key)]
+        return len(stated) == 2 and all(layer < len(x) and x[layer] == 0 for x in stated)
 
     def text(self, key: str, default: str = "") -> str:
-        """A string for display, `default` where the key is missing or not a string."""
-        value = self.metadata[key].decode() if key in self.metadata else default
-        return value if isinstance(value, str) else default
+        """A text, `default` where the key is missing. Raises FormatError if it is none."""
+        return self.fields.text(key, default)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -172,13 +174,15 @@ def open_model(path: Path | str) -> Model:
     """
     path = Path(path)
     first = read_gguf(path)
-    n_shard = _split_int(first, SPLIT_COUNT)
+    n_shard = first.fields.integer(SPLIT_COUNT, 0)
     if n_shard <= 1:
         return _join((first,))
     paths = shard_paths(path, n_shard)
     missing = [p.name for p in paths if not p.exists()]
     if missing:
-        raise FormatError(f"{path}: shards are missing beside it: {', '.join(missing)}")
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        names = ", ".join(missing[:3])
+        raise FormatError(f"{path}: shards are missing beside it: {names}{more}")
     return open_shards(paths)
 
 
@@ -191,7 +195,7 @@ def open_shards(paths: Sequence[Path]) -> Model:
     if len(files) == 1:
         return _join(files)
     for i, file in enumerate(files):
-        no, count = _split_int(file, SPLIT_NO), _split_int(file, SPLIT_COUNT)
+        no, count = file.fields.integer(SPLIT_NO, 0), file.fields.integer(SPLIT_COUNT, 0)
         if (no, count) != (i, len(files)):
             raise FormatError(
                 f"{file.path}: says it is shard {no} of {count}, its place is {i} of {len(files)}"
@@ -239,14 +243,6 @@ def shard_name(stem: str, i: int, n_shard: int, suffix: str = ".gguf") -> str:
     return f"{stem}-{i + 1:05}-of-{n_shard:05}{suffix}"
 
 
-def _split_int(file: GGUFFile, key: str) -> int:
-    value = file.metadata.get(key)
-    number = value.decode() if value is not None else 0
-    if not isinstance(number, int):
-        raise FormatError(f"{file.path}: {key} is not a number")
-    return number
-
-
 def _join(files: tuple[GGUFFile, ...]) -> Model:
     tensors: dict[str, Tensor] = {}
     for file in files:
@@ -254,7 +250,7 @@ def _join(files: tuple[GGUFFile, ...]) -> Model:
             if tensor.name in tensors:
                 raise FormatError(f"{file.path}: tensor {tensor.name} is in another shard as well")
             tensors[tensor.name] = tensor
-    expected = _split_int(files[0], SPLIT_TENSORS)
+    expected = files[0].fields.integer(SPLIT_TENSORS, 0)
     if len(files) > 1 and expected != len(tensors):
         count = f"{len(tensors)} tensors in all shards"
         raise FormatError(f"{files[0].path}: {count}, expected {expected}")

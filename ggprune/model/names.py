@@ -14,6 +14,7 @@ TOKEN_EMBEDDING = "token_embd.weight"
 LAYER_EMBEDDING = "per_layer_token_embd.weight"  # of gemma3n and its like
 HEAD = "output.weight"
 
+MAX_DIGITS = 18  # of a block's number; more of them only say that there is no such layer
 _BLOCK = re.compile(r"(enc\.|dec\.|)blk\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 
 
@@ -63,7 +64,7 @@ def block_of(name: str) -> tuple[str, int] | None:
     None if the tensor belongs to no block.
     """
     match = _BLOCK.fullmatch(name)
-    return (match[1], int(match[2])) if match else None
+    return (match[1], int(match[2][:MAX_DIGITS])) if match else None
 
 
 def rename_block(name: str, number: int) -> str:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ggprune.errors import DataError, UsageError, VerificationError
 from ggprune.files.outputs import PendingFile, check_output, check_outputs, disk_errors
@@ -37,10 +36,10 @@ from ggprune.runtime.session import Compute
 from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import (
     DROPPED_LAYERS,
-    HISTORY,
     SOURCE_FINGERPRINT,
     VERSION,
     Replacement,
+    prunings_of,
 )
 from ggprune.version import __version__
 
@@ -96,13 +95,10 @@ def kept_layers(base: Model, pruned: Model | None) -> tuple[int, ...]:
     another model.
     """
     assert pruned is not None
-    if DROPPED_LAYERS not in pruned.metadata:
+    steps = prunings_of(pruned)
+    if not steps:
         raise DataError(f"{pruned.path}: was not pruned by ggprune: say which layers to drop")
-    before = pruned.value(HISTORY, list) if HISTORY in pruned.metadata else []
-    steps: list[dict[str, Any]] = [json.loads(record) for record in before]
-    dropped, source = pruned.value(DROPPED_LAYERS, list), pruned.text(SOURCE_FINGERPRINT)
-    steps.append({DROPPED_LAYERS: dropped, SOURCE_FINGERPRINT: source})
-    fingerprints = [str(step.get(SOURCE_FINGERPRINT, "")) for step in steps]
+    fingerprints = [step.fingerprint for step in steps]
     if base.fingerprint not in fingerprints:
         raise DataError(
             f"{pruned.path}: was pruned from another model than {base.path}: its source's "
@@ -110,7 +106,7 @@ def kept_layers(base: Model, pruned: Model | None) -> tuple[int, ...]:
         )
     kept = tuple(range(base.n_layer))
     for step in steps[fingerprints.index(base.fingerprint) :]:
-        kept = tuple(n for i, n in enumerate(kept) if i not in step[DROPPED_LAYERS])
+        kept = tuple(n for i, n in enumerate(kept) if i not in step.drop)
     return kept
 
 

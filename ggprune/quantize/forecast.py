@@ -182,8 +182,8 @@ def _is_there(model: Model, options: QuantizeOptions, n_changed: int) -> bool:
     A pruned file is, though its depth would give it another mixture now: requantizing what is
     quantized costs quality and must be asked for.
     """
-    stated = model.metadata.get(FILE_TYPE)
-    if options.overrides or stated is None or stated.decode() != FILE_TYPES[options.type]:
+    stated = model.fields.integer(FILE_TYPE, -1)  # that is none
+    if options.overrides or stated != FILE_TYPES[options.type]:
         return False
     plain = QuantizeOptions(
         options.type, n_threads=options.n_threads, max_buffer_mib=options.max_buffer_mib

@@ -42,6 +42,7 @@ MADE_TYPES = (
 
 MAX_TEXT_BYTES = 127  # llama_model_kv_override: char[128], for keys and for strings
 _OVERRIDE = re.compile(r"(?P<key>[^=]+)=(?P<type>int|float|bool|str):(?P<value>.*)", re.DOTALL)
+_DIGITS = re.compile(r"[0-9]{1,10}")
 # The layout of the file, which the quantizer decides alone.
 _FIXED_KEYS = ("general.alignment", "general.architecture", "split.")
 
@@ -167,7 +168,7 @@ def _parse_override(text: str) -> KvOverride:
             raise UsageError(f"--override-kv {text}: a bool is true or false")
         return KvOverride(key, value == "true")
     if kind == "int":
-        if not (value.isascii() and value.isdecimal() and int(value) < 1 << 32):
+        if not (_DIGITS.fullmatch(value) and int(value) < 1 << 32):
             raise UsageError(f"--override-kv {text}: an int is stored as u32: 0 to {(1 << 32) - 1}")
         return KvOverride(key, int(value))
     with contextlib.suppress(ValueError):

@@ -77,8 +77,6 @@ def _entry(imatrix: Imatrix, tensor: Tensor) -> _Entry | None:
             f"{imatrix.path}: {tensor.name} has {len(means)} values and {len(counts)} counts, "
             f"expected {n_matrix} x {n_column} and 1 or {n_matrix}"
         )
-    if not (np.isfinite(means).all() and np.isfinite(counts).all()):
-        raise DataError(f"{imatrix.path}: {tensor.name} has values that are not finite")
     by_count = means.reshape(len(counts), -1).astype(np.float64)  # (n_count, n_column or all)
     seen = by_count[counts > 0]
     if seen.size == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -13,11 +12,11 @@ import numpy as np
 
 from ggprune.arch import n_trunk
 from ggprune.errors import DataError, UsageError
-from ggprune.files.documents import Key, decode, decode_fields, written
+from ggprune.files.documents import Key, decode, decode_fields, parse_json, written
 from ggprune.files.reading import TextErrors, read_bytes
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate, Float64
-from ggprune.metrics.text import CALIBRATION, Text, read_text, shipped_text
+from ggprune.metrics.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
 from ggprune.model import Model
 from ggprune.model.cut import Unit
 from ggprune.scoring.activations import LayerActivations
@@ -202,8 +201,8 @@ def read_ranking(path: Path) -> Ranking:
     """
     data = read_bytes(path)
     try:
-        ranking = decode(Ranking, json.loads(data.decode("utf-8")))
-    except (ValueError, RecursionError) as e:
+        ranking = decode(Ranking, parse_json(data.decode("utf-8")))
+    except ValueError as e:
         cause: BaseException | None = e
         while cause is not None:
             if isinstance(cause, UsageError):  # it says what is known in place of a metric
@@ -224,6 +223,11 @@ def check_ranking(path: Path, ranking: Ranking, model: Model) -> None:
     chosen = ranking.chosen.drop.layers if ranking.chosen is not None else ()
     if not {*ranking.order, *chosen} <= set(range(n_trunk(model))):
         raise DataError(f"{path}: names layers that {model.path} does not have")
+    distances, n_place = ranking.run_distances, n_trunk(model) + 1
+    if distances is not None and not (
+        distances.shape == (n_place, n_place) and np.isfinite(distances).all()
+    ):
+        raise DataError(f"{path}: windows are not the angular distances of {n_place - 1} layers")
 
 
 def ranked_text(
@@ -235,9 +239,10 @@ def ranked_text(
     Raises DataError if it cannot be read or is another text by now.
     """
     source, sha256 = ranking.calibration.source, ranking.calibration.sha256
-    shipped = shipped_text(CALIBRATION)
-    if moved_to is None and (source, sha256) == (shipped.source, shipped.sha256):
-        return shipped
+    for name in (CALIBRATION, EVALUATION) if moved_to is None else ():
+        shipped = shipped_text(name)  # a file may be called as one of them is
+        if (source, sha256) == (shipped.source, shipped.sha256):
+            return shipped
     try:
         text = read_text(moved_to or Path(source), errors)
     except DataError as e:

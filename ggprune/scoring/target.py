@@ -15,6 +15,7 @@ from ggprune.model import Model
 from ggprune.scoring.choice import Strategy
 
 _NUMBER = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>|[KMGTB]|[KMGT]B|[KMGT]iB)", re.IGNORECASE)
+MAX_AMOUNT = 1e18  # bytes or parameters: a million times what models have
 _POWERS = {"k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
 
 
@@ -143,4 +144,7 @@ def parse_number(text: str, option: str, *, of_bytes: bool = False) -> int:
     base = 1024 if unit.endswith("ib") else 1000
     is_bytes = unit == "b" and of_bytes
     power = _POWERS[unit[0]] if unit and not is_bytes else 0
-    return round(float(match["value"]) * float(base) ** power)
+    amount = float(match["value"]) * float(base) ** power
+    if amount > MAX_AMOUNT:
+        raise UsageError(f"{option} {text}: is more than {MAX_AMOUNT:.0e}")
+    return round(amount)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
 from gguf.utility import size_label
 
 from ggprune.arch import Change, removal_change
 from ggprune.arch.change import Edit, Slice
-from ggprune.errors import DataError
+from ggprune.errors import DataError, FormatError
+from ggprune.files.documents import decode, parse_json
 from ggprune.model import Model, Tensor, Value, ValueType
+from ggprune.model.fields import MAX_U64, Fields
 from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT
 from ggprune.model.metadata import SCALAR_FORMATS, array, scalar, string
 from ggprune.model.names import Role, roles_of
@@ -36,7 +38,6 @@ SOURCE_BLOCK_COUNT = "ggprune.source.block_count"
 SOURCE_ARCHITECTURE = "ggprune.source.architecture"
 VERSION = "ggprune.version"
 HISTORY = "ggprune.history"
-PROVENANCE = (DROPPED_LAYERS, SOURCE_FINGERPRINT, SOURCE_BLOCK_COUNT, SOURCE_ARCHITECTURE, VERSION)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _size_values(model: Model, kept: Sequence[OutTensor]) -> dict[str, Value]:
     """Parameter counts, where the source states them."""
     n_param = sum(tensor.n_element for tensor in kept)
     values: dict[str, Value] = {}
-    if PARAMETER_COUNT in model.metadata and model.metadata[PARAMETER_COUNT].type in SCALAR_FORMATS:
+    if model.fields.integer(PARAMETER_COUNT, 0, most=MAX_U64):
         values[PARAMETER_COUNT] = scalar(model.metadata[PARAMETER_COUNT].type, n_param)
     if SIZE_LABEL in model.metadata:
         values[SIZE_LABEL] = string(_label(model, kept, n_param))
@@ -176,9 +177,8 @@ def _size_values(model: Model, kept: Sequence[OutTensor]) -> dict[str, Value]:
 
 def _label(model: Model, kept: Sequence[OutTensor], n_param: int) -> str:
     """`7B` or `8x7B`, by the formula of gguf-py that made the original label."""
-    value = model.metadata.get(EXPERT_COUNT.format(arch=model.arch))
-    n_expert = value.decode() if value is not None else 0
-    if not isinstance(n_expert, int) or n_expert <= 0:
+    n_expert = model.fields.integer(EXPERT_COUNT.replace("{arch}", model.arch), 0)
+    if not n_expert:
         return str(size_label(n_param, 0, 0, 0))
     n_in_experts = sum(t.n_element for t in kept if Role.EXPERTS in roles_of(t.name))
     return str(size_label(n_param, n_param - n_in_experts, n_in_experts // n_expert, n_expert))
@@ -186,19 +186,55 @@ def _label(model: Model, kept: Sequence[OutTensor], n_param: int) -> str:
 
 def _tensor_extra(model: Model, names: Mapping[str, str]) -> dict[str, Value]:
     """`general.tensor_extra.*`: parallel arrays about tensors, one of which names them."""
-    if TENSOR_EXTRA + "name" not in model.metadata:
+    listed = model.fields.texts(TENSOR_EXTRA + "name", ())
+    if not listed:
         return {}
-    listed = model.value(TENSOR_EXTRA + "name", list)
     kept = [i for i, name in enumerate(listed) if name in names]
     values = {
         key: value.select(kept)
         for key, value in model.metadata.items()
         if key.startswith(TENSOR_EXTRA)
         and value.array_len == len(listed)
-        and value.element_type != ValueType.STRING
+        and value.element_type in SCALAR_FORMATS
     }
     renamed = array(ValueType.STRING, [names[listed[i]] for i in kept])
     return {**values, TENSOR_EXTRA + "name": renamed}
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """One of the prunings that a file has behind it."""
+
+    drop: tuple[int, ...]
+    fingerprint: str  # of what it was pruned from
+
+
+def prunings_of(model: Model) -> tuple[Pruning, ...]:
+    """The first one first. Raises FormatError if the file does not say it as this program does."""
+    fields = model.fields
+    if DROPPED_LAYERS not in fields.values:
+        return ()
+    earlier = tuple(_pruning(fields, record) for record in fields.texts(HISTORY, ()))
+    last = Pruning(fields.integers(DROPPED_LAYERS), fields.text(SOURCE_FINGERPRINT, ""))
+    return (*earlier, last)
+
+
+def _pruning(fields: Fields, record: str) -> Pruning:
+    try:
+        said = decode(dict[str, object], parse_json(record))
+        drop = decode(tuple[int, ...], said[DROPPED_LAYERS])
+        return Pruning(drop, decode(str, said.get(SOURCE_FINGERPRINT, "")))
+    except (ValueError, KeyError) as e:
+        raise FormatError(f"{fields.path}: {HISTORY} is not what ggprune writes") from e
+
+
+def _record(fields: Fields) -> dict[str, object]:
+    """What an earlier pruning has said of itself."""
+    readers: dict[str, Callable[[str], object]] = {
+        DROPPED_LAYERS: fields.integers, SOURCE_FINGERPRINT: fields.text,
+        SOURCE_BLOCK_COUNT: fields.integer, SOURCE_ARCHITECTURE: fields.text, VERSION: fields.text,
+    }  # fmt: skip
+    return {key: read(key) for key, read in readers.items() if key in fields.values}
 
 
 def _provenance(model: Model, plan: PrunePlan, change: Change) -> dict[str, Value]:
@@ -212,7 +248,6 @@ def _provenance(model: Model, plan: PrunePlan, change: Change) -> dict[str, Valu
     if change.arch is not None:
         values[SOURCE_ARCHITECTURE] = string(model.arch)
     if DROPPED_LAYERS in model.metadata:
-        before = model.metadata[HISTORY].decode() if HISTORY in model.metadata else []
-        record = {k: model.metadata[k].decode() for k in PROVENANCE if k in model.metadata}
-        values[HISTORY] = array(ValueType.STRING, [*before, json.dumps(record)])
+        before = model.fields.texts(HISTORY, ())
+        values[HISTORY] = array(ValueType.STRING, [*before, json.dumps(_record(model.fields))])
     return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 from ggprune.arch import Change, nearest_legal, removal_change
 from ggprune.arch.hparams import Illegal
 from ggprune.errors import ArchitectureError, DataError, UsageError
-from ggprune.files.documents import DocumentError, Key, decode, written
+from ggprune.files.documents import DocumentError, Key, decode, parse_json, written
 from ggprune.files.reading import read_bytes
 from ggprune.model import Model
 from ggprune.model.cut import Cut, Piece, parse_cut
@@ -132,15 +131,19 @@ def load_plan(path: Path, model: Model, progress: Progress = SILENT) -> PrunePla
 def read_plan(path: Path) -> PrunePlan:
     """Read a plan without its model. Raises DataError if it is not one."""
     try:
-        data = json.loads(read_bytes(path).decode("utf-8"))
+        data = decode(dict[str, object], parse_json(read_bytes(path).decode("utf-8")))
         form = data["ggprune_plan"]
-    except (ValueError, TypeError, KeyError, RecursionError) as e:
+    except (ValueError, KeyError) as e:
         raise DataError(f"{path}: not a ggprune plan") from e
     if form != PLAN_FORMAT:
         raise DataError(f"{path}: plan format {form} is not known to this version")
     try:
-        return decode(PrunePlan, data)
+        plan = decode(PrunePlan, data)
     except DocumentError as e:
         if e.place == "drop":
             raise DataError(f"{path}: 'drop' is not a list of layer numbers") from e
         raise DataError(f"{path}: not a complete ggprune plan: {e}") from e
+    depths = [n for _, n in plan.stacks]
+    if min(depths, default=0) < 1 or sum(depths) != plan.n_layer:
+        raise DataError(f"{path}: stacks of {depths} layers do not make n_layer = {plan.n_layer}")
+    return plan

@@ -18,7 +18,7 @@ from ggprune.files.reading import read_bytes
 from ggprune.model import Model, Value, open_model
 from ggprune.model.gguf import MAGIC
 from ggprune.model.imatrix import read_legacy_entries
-from ggprune.model.metadata import SCALAR_FORMATS, scalar, string
+from ggprune.model.metadata import scalar, string
 from ggprune.model.names import block_of
 from ggprune.surgery.contents import ARCHITECTURE, Contents, OutTensor
 from ggprune.surgery.layout import lay_out
@@ -27,8 +27,7 @@ from ggprune.surgery.rewrite import write_proved
 
 ADAPTER_TYPE = "adapter.type"
 CONTROL_VECTOR = "controlvector"
-MAX_DIGITS = 9
-DIRECTION = re.compile(r"direction\.([0-9]+)")
+DIRECTION = re.compile(r"direction\.(0|[1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str,
     notes: list[str] = []
     for tensor in model.tensors:
         match = DIRECTION.fullmatch(tensor.name)
-        if match is None or len(match[1]) > MAX_DIGITS or int(match[1]) > plan.n_layer:
+        if match is None or int(match[1]) > plan.n_layer:
             raise DataError(f"{model.path}: {tensor.name} is not a direction of one of its layers")
         old = int(match[1])
         number = plan.new_number(first, old) if old < plan.n_layer else n_left
@@ -125,7 +124,7 @@ def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str,
     hint, count = f"{CONTROL_VECTOR}.model_hint", f"{CONTROL_VECTOR}.layer_count"
     if hint in metadata:
         metadata[hint] = string(plan.out_arch)
-    if count in metadata and metadata[count].type in SCALAR_FORMATS:
+    if model.fields.integer(count, 0):
         metadata[count] = scalar(metadata[count].type, len(names))
     return _contents(model, names, metadata), tuple(notes)
 

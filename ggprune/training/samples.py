@@ -7,7 +7,6 @@ template, packed behind each other, and every eighth one is set aside.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError
+from ggprune.files.documents import parse_json
 from ggprune.files.reading import TextErrors, read_lines
 from ggprune.healing.result import is_aside
 from ggprune.metrics.chunks import Tokens, n_scored
@@ -107,7 +107,7 @@ def read_samples(path: Path, errors: TextErrors = TextErrors.STRICT) -> Iterator
             continue
         n_sample += 1
         try:
-            document = json.loads(line)
+            document = parse_json(line)
         except ValueError as e:
             raise DataError(f"{path}:{n}: is not JSON: {e}") from e
         yield _sample(document, f"{path}:{n}")

@@ -39,7 +39,7 @@ class Outcome:
 
 
 def n_vocab_of(model: Model) -> int:
-    return len(model.value("tokenizer.ggml.tokens", list))
+    return len(model.fields.texts("tokenizer.ggml.tokens"))
 
 
 class Checker:
@@ -47,7 +47,7 @@ class Checker:
 
     def __init__(self, model: Model, folder: Path, n_token: int = N_TOKEN) -> None:
         self.model, self.folder, self.arch = model, folder, architecture_of(model)
-        n_vocab = len(model.value("tokenizer.ggml.tokens", list))
+        n_vocab = len(model.fields.texts("tokenizer.ggml.tokens"))
         self.tokens = random_tokens(n_vocab, n_token)
         self.loaded = Loaded(model.path, self.tokens)
         self.base = self.loaded.logits({}, {})

@@ -62,7 +62,7 @@ def test_a_type_is_fitted_through_or_made_last(tmp_path: Path) -> None:
     succeed("heal", *DROP, *FEW, TINY, last, "--type", "Q4_K_M", "--quantize-last")
     a, b = open_model(through), open_model(last)
     assert {t.name: t.type for t in a.tensors} == {t.name: t.type for t in b.tensors}
-    assert a.value("ggprune.heal.kld.after", float) != b.value("ggprune.heal.kld.after", float)
+    assert a.fields.number("ggprune.heal.kld.after") != b.fields.number("ggprune.heal.kld.after")
 
 
 def test_auto_shows_the_result_before_and_after_healing(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_set_is_chosen_by_what_it_costs_healed(tmp_path: Path) -> None:
     assert f"chosen by healed: {chosen['drop'][0]}" in text
     out = tmp_path / "out.gguf"
     succeed("--scores", scores, TINY, out)
-    assert open_model(out).value("ggprune.dropped_layers", list) == chosen["drop"]
+    assert open_model(out).fields.integers("ggprune.dropped_layers") == tuple(chosen["drop"])
 
 
 MISTAKES = {

@@ -217,7 +217,10 @@ def test_files(tmp_path: Path) -> None:
     assert read_document(path, Size, "a size") == Size(1, 2)
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_document(tmp_path / "none.json", Size, "a size")
-    for text, message in (("{", "not a size$"), ("{}", "not a size: n_byte: is missing$")):
+    for text, message in (
+        ("{", "not a size: Expecting property name"),
+        ("{}", "not a size: n_byte: is missing$"),
+    ):
         path.write_text(text, "utf-8")
         with pytest.raises(DataError, match=message):
             read_document(path, Size, "a size")

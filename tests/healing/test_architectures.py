@@ -50,7 +50,7 @@ class Outcome:
 
 def heal_randomly(model: Model, drop: tuple[int, ...], folder: Path) -> Outcome:
     """Heal on random tokens. Raises ArchitectureError as healing does."""
-    n_vocab = len(model.value("tokenizer.ggml.tokens", list))
+    n_vocab = len(model.fields.texts("tokenizer.ggml.tokens"))
     tokens = random_tokens(n_vocab, N_CTX * N_CHUNK).reshape(N_CHUNK, N_CTX)
     keep = tuple(n for n in range(model.n_layer) if n not in drop)
     patch = folder / "patch"
@@ -119,7 +119,7 @@ def test_healed_or_refused(case: Family, tmp_path: Path) -> None:
     assert {"fits": outcome.fits, "leaves": outcome.leaves} == known
     assert all(item.error < item.error_before for item in outcome.refitted)
     path = write_healed(model, drop, outcome.refitted, tmp_path)
-    tokens = random_tokens(len(model.value("tokenizer.ggml.tokens", list)), N_CTX * N_CHUNK)
+    tokens = random_tokens(len(model.fields.texts("tokenizer.ggml.tokens")), N_CTX * N_CHUNK)
     written = logits_of(path, tokens[:, :N_CTX], N_CTX // 2)[:-1]
     kept = [n for n in range(model.n_layer) if n not in drop]
     if "rounding" in " ".join(removal_change(model, kept).notes):

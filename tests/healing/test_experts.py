@@ -84,7 +84,7 @@ def test_experts_of_a_model_come_nearer(
     best = min(item.error / item.error_before for item in outcome.refitted)
     assert best < 0.2
     path = architectures.write_healed(model, drop, outcome.refitted, tmp_path)
-    n_vocab = len(model.value("tokenizer.ggml.tokens", list))
+    n_vocab = len(model.fields.texts("tokenizer.ggml.tokens"))
     tokens = random_tokens(n_vocab, architectures.N_CTX * 40)[:, :64]
     written = logits_of(path, tokens, 32)[:-1]
     assert np.array_equal(written, outcome.logits)

@@ -73,11 +73,11 @@ def test_only_what_is_listed_changes(
     done, model = healed
     pruned = tensors_of(pruned_copy(tiny, DROP, tmp_path / "pruned.gguf"))
     changed = {name for name, raw in tensors_of(model).items() if raw != pruned[name]}
-    assert changed == set(model.value("ggprune.heal.tensors", list))
+    assert changed == set(model.fields.texts("ggprune.heal.tensors"))
     assert len(changed) == len(done.healing.refitted) == 9
-    assert model.value("ggprune.heal.tokens", int) == done.healing.n_fitted
-    assert model.value("ggprune.heal.text.sha256", str) == done.healing.text.sha256
-    assert model.value("ggprune.heal.kld.after", float) == pytest.approx(
+    assert model.fields.integer("ggprune.heal.tokens") == done.healing.n_fitted
+    assert model.fields.text("ggprune.heal.text.sha256") == done.healing.text.sha256
+    assert model.fields.number("ggprune.heal.kld.after") == pytest.approx(
         done.healing.after.kld.value, rel=1e-6
     )
 
@@ -210,7 +210,7 @@ def test_quantized_matrices_stay_of_their_type(tiny_q4: Model, text: Text, tmp_p
     plain = pruned_copy(tiny_q4, DROP, tmp_path / "plain.gguf")
     assert [t.type for t in model.tensors] == [t.type for t in plain.tensors]
     changed = [n for n, raw in tensors_of(model).items() if raw != tensors_of(plain)[n]]
-    assert set(changed) == set(model.value("ggprune.heal.tensors", list))
+    assert set(changed) == set(model.fields.texts("ggprune.heal.tensors"))
     assert {model.by_name[n].type.name for n in changed} <= {"Q4_K", "Q6_K", "Q5_0", "Q8_0"}
 
 
@@ -218,7 +218,7 @@ def test_fitted_matrices_can_be_stored_better(tiny_q4: Model, text: Text, tmp_pa
     out = tmp_path / "healed.gguf"
     done = heal(job_of(tiny_q4, out, text, options=replace(OPTIONS, tensor_type="F16"))).healing
     model = open_model(out)
-    for name in model.value("ggprune.heal.tensors", list):
+    for name in model.fields.texts("ggprune.heal.tensors"):
         assert model.by_name[name].type.name == "F16"
     tokens = random_tokens(1024, 64)
     assert np.isfinite(logits_of(out, tokens, 64)).all()

@@ -62,12 +62,12 @@ def test_shards_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
         (
             [kv_str("general.architecture", "llama"), kv_str("llama.block_count", "1")],
             1,
-            "expected int",
+            "expected a whole number",
         ),
         (llama_kvs(1), 2, "behind llama.block_count"),
         (llama_kvs(3), 2, r"layers \[2\] have no tensors"),
         (llama_kvs(1 << 30), 2, "but there are 6 tensors"),
-        ([kv_u32("general.architecture", 1), *llama_kvs(1)[1:]], 1, "expected str"),
+        ([kv_u32("general.architecture", 1), *llama_kvs(1)[1:]], 1, "expected a text"),
     ],
 )
 def test_layers_that_do_not_fit_the_metadata(

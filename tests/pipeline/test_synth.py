@@ -186,7 +186,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     for t in other.tensors:
         place = slice(t.offset, t.offset + t.size_bytes)
         assert (data[place] != before[place]) == (t.name in drawn), t.name
-    assert other.value("ggprune.synth.seed", int) == 8
+    assert other.fields.integer("ggprune.synth.seed") == 8
 
 
 def test_numbers_are_normal_and_rows_differ() -> None:
@@ -241,7 +241,7 @@ def test_layers_matter_most_at_both_ends(tmp_path: Path) -> None:
 
 def test_any_text_is_tokenized(tmp_path: Path) -> None:
     model = write(small("qwen2", 1), "Q8_0", tmp_path / "out.gguf")
-    names = model.value("tokenizer.ggml.tokens", list)
+    names = model.fields.texts("tokenizer.ggml.tokens")
     assert len(names) == len(set(names)) == 512
     with LlamaModel(model.path, ONE_GRAPH) as llama:
         tokens = [names[token] for token in llama.tokenize("A b\nä")]

@@ -35,7 +35,7 @@ def make_task(
 ) -> Task:  # fmt: skip
     """Random rows; what llama.cpp says of one is computed."""
     folder.mkdir(parents=True, exist_ok=True)
-    n_vocab = len(base.value("tokenizer.ggml.tokens", list))
+    n_vocab = len(base.fields.texts("tokenizer.ggml.tokens"))
     with LlamaModel(base.path, vocab_only=True) as model:
         bos = model.bos
     tokens = random_tokens(n_vocab, (n_train + n_aside) * options.n_ctx)

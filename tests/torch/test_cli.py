@@ -37,9 +37,9 @@ def test_trained_and_written(tmp_path: Path) -> None:
     assert [line["step"] for line in steps if "grad_norm" in line] == [1, 2, 3, 4]
     model = open_model(out)
     assert model.text("ggprune.heal.train.method") == "kd, lora 16"
-    after = model.value("ggprune.heal.train.kld.after", float)
-    assert after < model.value("ggprune.heal.train.kld.before", float)
-    assert model.value("ggprune.dropped_layers", list) == [2, 3, 5]
+    after = model.fields.number("ggprune.heal.train.kld.after")
+    assert after < model.fields.number("ggprune.heal.train.kld.before")
+    assert model.fields.integers("ggprune.dropped_layers") == (2, 3, 5)
     untouched = {t.name for t in model.tensors if "norm" in t.name or "embd" in t.name}
     base = open_model(TINY)
     for name in untouched - {n for n in untouched if n.startswith("blk.")}:
@@ -199,7 +199,7 @@ def test_a_launcher_of_several_processes(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written  ") == 1  # the first one speaks for both
-    klds = [open_model(out).value("ggprune.heal.train.kld.after", float) for out in outs]
+    klds = [open_model(out).fields.number("ggprune.heal.train.kld.after") for out in outs]
     assert klds[0] == pytest.approx(klds[1], rel=1e-3)
 
 

@@ -131,9 +131,10 @@ class RopeByArray(Rule, binds=False):
         kept = [self._has_rope(n) for n in removal.trunk]
         if kept == [self._has_rope(n) for n in range(len(kept))]:
             return Change()
-        n, n_head = len(kept), removal.integer(Key.HEAD_COUNT)
+        n, n_head = len(kept), removal.n_head
         if not n_head or removal.number(LOGIT_SCALE):
             raise Illegal("the position encoding of the remaining layers cannot be stored")
+        sinks = [f"blk.{i}.attn_sinks.weight" for i in range(n)]
         stored = {
             Key.SWA_PATTERN: array(ValueType.BOOL, [True] * n),
             Key.SLIDING_WINDOW: scalar(ValueType.UINT32, ENDLESS_WINDOW),
@@ -144,7 +145,7 @@ class RopeByArray(Rule, binds=False):
             values={removal.key(template): value for template, value in stored.items()},
             gone=frozenset({removal.key("{arch}.expert_count")}),
             arch="granite_swa",
-            added={f"blk.{i}.attn_sinks.weight": (NO_SINK,) * n_head for i in range(n)},
+            added=dict.fromkeys(sinks, (NO_SINK,) * n_head),
             notes=(HOST_NOTE,),
         )
 

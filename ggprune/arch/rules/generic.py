@@ -19,12 +19,10 @@ class Generic(Rule, binds=False):
     """
 
     def change(self, removal: Removal) -> Change:
-        if not removal.trunk:
-            raise Illegal("at least one layer that is not an MTP block must stay")
         counts = {Key.BLOCK_COUNT: len(removal.keep), **_mtp_count(removal)}
         for template in PREFIX_COUNTS:
             if removal.value(template) is not None:
-                prefix = removal.number(template)
+                prefix = removal.integer(template)
                 counts[template] = sum(1 for layer in removal.keep if layer < prefix)
         values = {removal.key(t): removal.with_type_of(t, n) for t, n in counts.items()}
         for template in (*PER_LAYER_ARRAYS, *(removal.unknown_arrays if removal.trust else ())):
@@ -48,8 +46,8 @@ def _mtp_count(removal: Removal) -> dict[str, int]:
 
 def _head_sizes(removal: Removal) -> dict[str, Value]:
     """Where head sizes are not stated, llama.cpp derives them from layer 0's number of heads."""
-    heads, first = removal.items(Key.HEAD_COUNT), removal.keep[0]
-    if heads is None or first == 0:
+    heads, first = removal.per_layer(Key.HEAD_COUNT), removal.keep[0]
+    if heads is None or not 0 < first < len(heads):
         return {}
     if heads[0] and not heads[first]:
         raise Illegal(f"layer {first} would come first and has no attention heads")
@@ -93,7 +91,6 @@ class NotSet(Rule, binds=True):
     why: str
 
     def change(self, removal: Removal) -> Change:
-        value = removal.value(self.key)
-        if value is not None and (value.array_len is not None or value.decode()):
+        if removal.is_array(self.key) or removal.number(self.key):
             raise Illegal(f"{removal.key(self.key)} is set: {self.why}")
         return Change()

@@ -77,7 +77,7 @@ class LastHasFfn(Rule, binds=True):
     """The rows that yield logits are picked in the feed-forward part of the last layer."""
 
     def change(self, removal: Removal) -> Change:
-        lengths, last = removal.items(Key.FEED_FORWARD_LENGTH), removal.keep[-1]
+        lengths, last = removal.per_layer(Key.FEED_FORWARD_LENGTH), removal.trunk[-1]
         if lengths is not None and not lengths[last]:
             raise Illegal(f"layer {last} would come last and has no feed-forward part")
         return Change()
@@ -92,7 +92,7 @@ class RecurrentInterval(Rule, binds=False):
     def change(self, removal: Removal) -> Change:
         if removal.is_array(Key.RECURRENT):
             return Change()
-        interval = removal.integer(Key.INTERVAL, self.default)
+        interval = removal.integer(Key.INTERVAL, self.default, least=1)
         before = recurrent_flags(interval, removal.n_trunk)
         kept = tuple(before[n] for n in removal.trunk)
         if kept == recurrent_flags(interval, len(kept)):

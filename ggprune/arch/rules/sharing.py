@@ -31,7 +31,7 @@ class SharedKv(Rule, binds=True):
     own_kv: int | None = field(default=None, metadata=UNSAID)  # layers with their own, by number
 
     def change(self, removal: Removal) -> Change:
-        first = removal.model.n_layer - removal.integer(Key.SHARED_KV)
+        first = _first_shared(removal)
         n_kept = sum(1 for n in removal.keep if n >= first)
         if len(removal.keep) < 2:
             raise Illegal("at least 2 layers must stay: llama.cpp needs them for shared keys")
@@ -51,11 +51,17 @@ class SharedKv(Rule, binds=True):
             return {}
         first = self.own_kv
         if first is None:
-            first = hparams.model.n_layer - hparams.integer(Key.SHARED_KV)
+            first = _first_shared(hparams)
         return {
             n: f"keys of layer {first - (2 if windows[n] else 1)}"
             for n in range(first, hparams.n_trunk)
         }
+
+
+def _first_shared(hparams: Hparams) -> int:
+    """The first layer without keys and values of its own; two must have some."""
+    n_layer = hparams.model.n_layer
+    return n_layer - hparams.integer(Key.SHARED_KV, most=max(n_layer - 2, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +77,9 @@ class SharedIndex(Rule, binds=True):
     def change(self, removal: Removal) -> Change:
         if not removal.integer(Key.INDEXER_TOP_K):
             return Change()
-        types = removal.items(Key.INDEXER_TYPES)
+        types = removal.per_layer(Key.INDEXER_TYPES)
         if types is None and removal.value(Key.INDEXER_TYPES) is not None:
-            types = [removal.integer(Key.INDEXER_TYPES)] * removal.n_trunk
+            types = (removal.integer(Key.INDEXER_TYPES),) * removal.n_trunk
         has_own = self._by_default(removal) if types is None else [bool(t) for t in types]
         recurrent = removal.recurrent() if self.hybrid else None
         provider = None
@@ -93,7 +99,7 @@ class SharedIndex(Rule, binds=True):
 
     def traits(self, hparams: Hparams, windows: Flags | None) -> Mapping[int, str]:
         words, provider = {}, 0
-        for n, has_own in enumerate(hparams.items(Key.INDEXER_TYPES) or ()):
+        for n, has_own in enumerate(hparams.per_layer(Key.INDEXER_TYPES) or ()):
             if has_own:
                 provider = n
             else:
@@ -113,11 +119,11 @@ class Deepstack(Rule, binds=False):
     """Which input stream each layer takes in (-1: none): every stream must still be taken in."""
 
     def change(self, removal: Removal) -> Change:
-        streams = removal.items(Key.DEEPSTACK)
+        streams = removal.per_layer(Key.DEEPSTACK)
         if streams is None:
             return Change()
         lost = {streams[n] for n in range(len(streams)) if n not in removal.keep} - {-1}
-        if lost - {streams[n] for n in removal.keep}:
+        if lost - {streams[n] for n in removal.trunk}:
             where = "enter at a layer that would be gone"
             raise Illegal(f"image embeddings of stream {min(lost)} {where}")
         return Change(values={removal.key(Key.DEEPSTACK): removal.sliced(Key.DEEPSTACK)})

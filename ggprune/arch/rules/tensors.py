@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ggprune.arch.change import Change, Edit, Scale, Slice
 from ggprune.arch.hparams import Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
+from ggprune.errors import FormatError
 from ggprune.model import ValueType
 from ggprune.model.metadata import array
 from ggprune.model.names import LAYER_EMBEDDING, rename_block
@@ -34,6 +35,8 @@ class Slices(Rule, binds=False):
             if tensor is None:
                 continue
             n_group = removal.n_trunk
+            if len(tensor.shape) <= axis:
+                raise Illegal(f"{name} has {len(tensor.shape)} dimension, expected 2")
             block = tensor.type.block_size if axis == 0 else 1
             if tensor.shape[axis] % (n_group * block):
                 raise Illegal(
@@ -49,12 +52,14 @@ class OneEmbeddingLayer(Rule, binds=False):
     """One layer takes in n-gram embeddings (qwen4exp.cpp:71-86): its number follows or all goes."""
 
     def change(self, removal: Removal) -> Change:
-        layers = removal.items(EMBEDDING_LAYERS)
-        if layers is None:
+        key = removal.key(EMBEDDING_LAYERS)
+        layers = removal.fields.integers(key, ())
+        if not layers:
             return Change()
-        (layer,) = layers
+        layer, *others = layers
+        if others or not 0 <= layer < removal.model.n_layer:
+            raise FormatError(f"{removal.model.path}: {key} is {layers}, expected one layer")
         if layer in removal.keep:
-            key = removal.key(EMBEDDING_LAYERS)
             element = removal.model.metadata[key].element_type or ValueType.UINT32
             return Change(values={key: array(element, [removal.keep.index(layer)])})
         prefix = removal.key("{arch}.ple.")
@@ -78,11 +83,12 @@ class AttentionScale(Rule, binds=False):
             if len(removal.trunk) == self.depth:
                 raise Illegal(f"with {self.depth} layers llama.cpp takes another attention scale")
             return Change()
-        n_head, head_size = removal.integer(Key.HEAD_COUNT), removal.integer(Key.KEY_LENGTH)
-        if not n_head or not head_size:
+        n_head, head_size = removal.n_head, removal.integer(Key.KEY_LENGTH)
+        n_embd = removal.integer(Key.EMBEDDING_LENGTH)
+        if not n_head or not head_size or n_embd < n_head:
             raise Illegal("the attention's scale cannot be told from the metadata")
         # The scale at the one depth by the scale at the others.
-        factor = math.sqrt(head_size / (removal.integer(Key.EMBEDDING_LENGTH) // n_head))
+        factor = math.sqrt(head_size / (n_embd // n_head))
         edits: dict[str, Edit] = {}
         added: dict[str, tuple[float, ...]] = {}
         tensors = removal.model.by_name
