@@ -6,7 +6,9 @@ Knows no rule by name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
 from itertools import combinations, islice
+from operator import or_
 
 from ggprune.arch.architecture import architecture_of
 from ggprune.arch.change import Change
@@ -32,20 +34,27 @@ def removal_change(model: Model, keep: Sequence[int], *, trust: bool = False) ->
 
 def _change_by(rules: Iterable[Rule], removal: Removal) -> Change:
     """What all rules change together. Raises Illegal with the reasons of all that object."""
-    if not removal.trunk:
-        raise Illegal("at least one layer that is not an MTP block must stay")
-    change, reasons = Change(), []
-    for rule in (Generic(), *rules):
-        try:
-            change |= rule.change(removal)
-        except Illegal as e:
-            reasons.append(str(e))
+    answers = list(_answers(rules, removal))
+    reasons = [str(answer) for answer in answers if isinstance(answer, Illegal)]
     if reasons:
         raise Illegal("; ".join(reasons))
-    return change
+    return reduce(or_, (answer for answer in answers if isinstance(answer, Change)))
+
+
+def _answers(rules: Iterable[Rule], removal: Removal) -> Iterator[Change | Illegal]:
+    """What each rule changes, or why it objects."""
+    if not removal.trunk:
+        yield Illegal("at least one layer that is not an MTP block must stay")
+        return
+    for rule in (Generic(), *rules):
+        try:
+            yield rule.change(removal)
+        except Illegal as e:
+            yield e
 
 
 MAX_TRIES = 20_000
+MAX_NEAR = 5000  # of the sets around one that is not possible: seconds at the largest depth
 MAX_RUN = 16  # longer than any period so far
 
 
@@ -56,11 +65,8 @@ def legal_drop(model: Model, drop: Sequence[int], *, trust: bool = False) -> boo
     if not keep:
         return False
     rules = architecture_of(model, trust=trust).row.rules
-    try:
-        _change_by(rules, Removal(model, keep, trust))
-    except Illegal:
-        return False
-    return True
+    answers = _answers(rules, Removal(model, keep, trust))
+    return not any(isinstance(answer, Illegal) for answer in answers)
 
 
 def shortest_runs(model: Model, *, trust: bool = False) -> tuple[tuple[int, ...] | None, ...]:
@@ -91,22 +97,22 @@ def nearest_legal(
         differ = set(target) ^ set(candidate)
         return len(differ), abs(sum(candidate) - sum(target))
 
-    near = sorted(set(_neighbours(model, target)), key=distance)
-    legal = (c for c in near if c != target and legal_drop(model, c, trust=trust))
+    near = sorted(set(islice(_neighbours(model, target), MAX_TRIES)), key=distance)
+    legal = (c for c in near[:MAX_NEAR] if c != target and legal_drop(model, c, trust=trust))
     return tuple(islice(legal, n))
 
 
 def _neighbours(model: Model, drop: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Sets that differ in one layer, and runs of every length up to a few more layers."""
+    """Runs of about that length, and sets that differ in one layer."""
+    for length in range(max(len(drop) - MAX_RUN, 1), min(len(drop) + 8, model.n_layer)):
+        for start in range(model.n_layer - length + 1):
+            yield tuple(range(start, start + length))
     others = [n for n in range(model.n_layer) if n not in drop]
     for i in range(len(drop)):
         rest = drop[:i] + drop[i + 1 :]
         if rest:
             yield rest
         yield from (tuple(sorted((*rest, other))) for other in others)
-    for length in range(1, min(len(drop) + 8, model.n_layer)):
-        for start in range(model.n_layer - length + 1):
-            yield tuple(range(start, start + length))
 
 
 def first_legal(model: Model, order: Sequence[int], k: int) -> tuple[int, ...] | None:

@@ -63,15 +63,16 @@ def json_text(document: object, encoding: str = UTF_8, *, indent: int | None = N
     return text.encode(UTF_8, "backslashreplace").decode(UTF_8)
 
 
-def parse_json(text: str) -> Json:
+def parse_json(text: str, errors: str = "strict") -> Json:
     """JSON without what cannot be used: numbers that are not finite, texts that are no Unicode.
 
-    Raises ValueError with the reason. Bytes of names that are not UTF-8 may stand in a text.
+    With the `errors` of "surrogateescape" a text may hold a name that is not UTF-8. Raises
+    ValueError with the reason.
     """
     try:
         value = cast(Json, json.loads(text, parse_constant=_no_number, parse_float=_finite))
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+            json.dumps(value, ensure_ascii=False).encode("utf-8", errors)
         return value
     except UnicodeEncodeError as e:
         raise ValueError("half of a surrogate pair stands alone") from e
@@ -94,7 +95,7 @@ def read_document(path: Path, cls: type[T], what: str) -> T:
     """`what` names what the file should be. Raises DataError if it cannot be read as that."""
     text = read_utf8(path)
     try:
-        return decode(cls, parse_json(text))
+        return decode(cls, parse_json(text, "surrogateescape"))
     except ValueError as e:
         raise DataError(f"{path}: not {what}: {e}") from e
 
@@ -267,7 +268,7 @@ def _decode_generic(origin: object, inner: tuple[object, ...], document: object)
             with contextlib.suppress(DocumentError):
                 return _decode(hint, document)
         return _decode(last, document)
-    if origin is np.ndarray:
+    if origin is np.ndarray and isinstance(document, list):
         return _convert(lambda rows: np.array(rows, get_args(inner[1])[0]), document)
     if origin in (tuple, list):
         items = _decode_items(inner, document, same=origin is list or inner[1:] == (Ellipsis,))

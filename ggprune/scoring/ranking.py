@@ -143,6 +143,11 @@ class LayerScore:
         return -measured.value if metric is Metric.SAME_TOP_P else measured.value
 
 
+def _read_windows(rows: object) -> Float64:
+    grid = np.array(decode(tuple[tuple[float, ...], ...], rows), np.float64)
+    return grid if grid.size else np.zeros((0, 0))
+
+
 def _rounded(windows: Float64) -> list[list[float]]:
     return [[round(float(x), WINDOW_DIGITS) for x in row] for row in windows]
 
@@ -166,7 +171,9 @@ class Ranking:
         "pairs of layers that the text does not tell apart at the border of --decide",
     ] = ()  # fmt: skip
     windows: Annotated[
-        Float64, Key(write=_rounded), "row l, column m: angular distance over layers l to m-1"
+        Float64,
+        Key(write=_rounded, read=_read_windows),
+        "row l, column m: angular distance over layers l to m-1",
     ] = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
     effort: Effort = field(default_factory=Effort, compare=False)
     chosen: Annotated[Choice | None, "a set of layers, where one was asked for"] = None
@@ -201,7 +208,7 @@ def read_ranking(path: Path) -> Ranking:
     """
     data = read_bytes(path)
     try:
-        ranking = decode(Ranking, parse_json(data.decode("utf-8")))
+        ranking = decode(Ranking, parse_json(data.decode("utf-8"), "surrogateescape"))
     except ValueError as e:
         cause: BaseException | None = e
         while cause is not None:

@@ -52,10 +52,10 @@ class MoeStep(Rule, binds=True):
         if step <= 0:
             return Change()
         kept = [(n + 1) % step == 0 for n in removal.trunk]
-        for candidate in range(1, len(kept) + 2):
-            if kept == [(n + 1) % candidate == 0 for n in range(len(kept))]:
-                new_step = removal.with_type_of(Key.MOE_STEP, candidate)
-                return Change(values={removal.key(Key.MOE_STEP): new_step})
+        candidate = kept.index(True) + 1 if any(kept) else len(kept) + 1
+        if kept == [(n + 1) % candidate == 0 for n in range(len(kept))]:
+            new_step = removal.with_type_of(Key.MOE_STEP, candidate)
+            return Change(values={removal.key(Key.MOE_STEP): new_step})
         raise Illegal("the layers with experts would no longer be every k-th layer")
 
 
