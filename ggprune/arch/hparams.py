@@ -218,7 +218,7 @@ class Removal(Hparams):
 
     def sliced(self, template: str) -> Value:
         """A per-layer array without the entries of the layers that go, element type kept."""
-        value, n_layer = self.model.metadata[self.key(template)], self.model.n_layer
+        value, n_layer = self.fields.numbers(self.key(template)), self.model.n_layer
         n_entry = value.array_len or 0
         if n_entry == n_layer or (n_entry > n_layer and template in UNCHECKED_ARRAYS):
             return value.select([*self.keep, *range(n_layer, n_entry)])

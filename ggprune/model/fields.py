@@ -59,6 +59,13 @@ class Fields:
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         return self._array(key, default, TEXT, "texts")
 
+    def numbers(self, key: str) -> Value:
+        """An array of numbers or flags of any size, as it is stored."""
+        value = self.values[key]
+        if value.element_type not in SCALAR_SIZES:
+            raise self._wrong(key, _shown(value), "an array of numbers")
+        return value
+
     def is_array(self, key: str) -> bool:
         return key in self.values and self.values[key].type == ValueType.ARRAY
 

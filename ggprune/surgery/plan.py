@@ -93,11 +93,8 @@ def make_plan(
     Raises UsageError for impossible layers, ArchitectureError when the result would not be exact.
     """
     cut = drop if isinstance(drop, Cut) else Cut(tuple(Piece(n) for n in sorted(drop)))
-    layers, n_layer = [piece.layer for piece in cut], len(model.layers)
-    if len(set(layers)) != len(layers) or any(not 0 <= n < n_layer for n in layers):
-        raise UsageError(f"{layers} are not distinct layers of 0 to {n_layer - 1}")
-    if len(layers) == n_layer:
-        raise UsageError(f"all {n_layer} layers would be dropped: at least one must stay")
+    n_layer = len(model.layers)
+    _check_layers(cut, n_layer)
     plan = PrunePlan(
         fingerprint="", arch=model.arch, n_layer=n_layer, cut=cut,
         stacks=model.stacks, out_arch=model.arch, trust=trust,
@@ -106,6 +103,15 @@ def make_plan(
         change = _change(model, plan)
         plan = replace(plan, out_arch=change.arch or model.arch, notes=change.notes)
     return replace(plan, fingerprint=model.read_fingerprint(progress))
+
+
+def _check_layers(cut: Cut, n_layer: int) -> None:
+    """Raises UsageError for layers that cannot leave together whatever the model is."""
+    layers = [piece.layer for piece in cut]
+    if len(set(layers)) != len(layers) or any(not 0 <= n < n_layer for n in layers):
+        raise UsageError(f"{layers} are not distinct layers of 0 to {n_layer - 1}")
+    if len(layers) == n_layer:
+        raise UsageError(f"all {n_layer} layers would be dropped: at least one must stay")
 
 
 def _change(model: Model, plan: PrunePlan) -> Change:
@@ -129,7 +135,10 @@ def load_plan(path: Path, model: Model, progress: Progress = SILENT) -> PrunePla
 
 
 def read_plan(path: Path) -> PrunePlan:
-    """Read a plan without its model. Raises DataError if it is not one."""
+    """Read a plan without its model.
+
+    Raises DataError if it is not one, UsageError for layers that its model cannot have.
+    """
     try:
         data = decode(dict[str, object], parse_json(read_bytes(path).decode("utf-8")))
         form = data["ggprune_plan"]
@@ -146,4 +155,5 @@ def read_plan(path: Path) -> PrunePlan:
     depths = [n for _, n in plan.stacks]
     if min(depths, default=0) < 1 or sum(depths) != plan.n_layer:
         raise DataError(f"{path}: stacks of {depths} layers do not make n_layer = {plan.n_layer}")
+    _check_layers(plan.cut, plan.n_layer)
     return plan

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from ggprune.arch import (
 )
 from ggprune.arch.hparams import recurrent_flags, removed_below, swa_flags
 from ggprune.arch.rules import RULES, Generic
-from ggprune.errors import ArchitectureError
+from ggprune.errors import ArchitectureError, FormatError
 from ggprune.model import Model, open_model
 from tests.gguf_files import (
+    ARR,
     BOOL,
+    F32,
     I32,
     build,
+    kv,
     kv_array,
     kv_str,
     kv_u32,
@@ -233,3 +237,91 @@ def test_choosing_prefers_the_least_important_legal_set(tmp_path: Path) -> None:
     assert first_legal(model, order, 1) == (11,)
     uniform = model_of(tmp_path, "llama", 12)
     assert first_legal(uniform, order, 3) == (4, 5, 6)
+
+
+ROW = (5).to_bytes(4, "little") + (1).to_bytes(8, "little") + bytes(4)  # an array of one I32
+
+
+@pytest.mark.parametrize(
+    ("arch", "kvs", "message"),
+    [
+        ("qwen3next", [kv_u32("{}.full_attention_interval", 0)], "interval is 0, expected 1 to"),
+        ("qwen3next", [kv_str("{}.full_attention_interval", "4")], "expected a whole number"),
+        (
+            "gpt-oss",
+            [kv_array("{}.attention.sliding_window_pattern", BOOL, 2, b"\1\0")],
+            "sliding_window_pattern has 2 entries, expected block_count = 8",
+        ),
+        (
+            "gpt-oss",
+            [kv_array("{}.attention.sliding_window_pattern", F32, 8, bytes(32))],
+            "an array of 8 x FLOAT32, expected an array of whole numbers",
+        ),
+        (
+            "gpt-oss",
+            [kv_array("{}.attention.sliding_window_pattern", ARR, 8, ROW * 8)],
+            "an array of 8 x ARRAY, expected an array of numbers",
+        ),
+        (
+            "jamba",
+            [kv_array("{}.attention.head_count_kv", I32, 3, bytes(12))],
+            "head_count_kv has 3 entries, expected block_count = 8",
+        ),
+        (
+            "deci",
+            [kv_array("{}.feed_forward_length", I32, 2, bytes(8))],
+            "feed_forward_length has 2 entries",
+        ),
+        ("glm4moe", [kv_u32("{}.nextn_predict_layers", 9)], "is 9, expected 0 to 8"),
+        ("gemma4", [kv_u32("{}.attention.shared_kv_layers", 8)], "is 8, expected 0 to 6"),
+        ("nanbeige", [kv_u32("{}.num_loops", 0)], "num_loops is 0, expected 1 to 64"),
+        ("nanbeige", [kv_u32("{}.num_loops", 65)], "num_loops is 65, expected 1 to 64"),
+        ("smollm3", [kv_u32("{}.attention.head_count", 1 << 31)], "expected 0 to 16384"),
+        ("llama", [kv("{}.leading_dense_block_count", F32, b"\0\0\x80\x7f")], "is inf, expected"),
+        (
+            "qwen4exp",
+            [kv_array("{}.ple.layers", I32, 2, bytes(8))],
+            r"ple.layers is \(0, 0\), expected one layer",
+        ),
+    ],
+)
+def test_values_that_rules_cannot_use_are_named(
+    tmp_path: Path, arch: str, kvs: list[bytes], message: str
+) -> None:
+    """They were divided by, indexed and multiplied: ZeroDivisionError, IndexError, MemoryError."""
+    named = [_of_arch(value, arch) for value in kvs]
+    with pytest.raises(FormatError, match=message):
+        removal_change(model_of(tmp_path, arch, 8, *named), (0, 1, 2, 4, 5, 6, 7))
+
+
+def _of_arch(value: bytes, arch: str) -> bytes:
+    """The architecture's name in a key."""
+    n = int.from_bytes(value[:8], "little")
+    key = value[8 : 8 + n].replace(b"{}", arch.encode())
+    return len(key).to_bytes(8, "little") + key + value[8 + n :]
+
+
+def test_without_any_layer_of_the_trunk_no_rule_is_asked(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "minicpm", 4, kv_u32("minicpm.nextn_predict_layers", 4))
+    assert not legal_drop(model, (1,))  # and nothing is divided by 0 layers
+
+
+def test_llama_cpp_computes_no_more_than_512_layers(tmp_path: Path) -> None:
+    assert legal_drop(model_of(tmp_path, "llama", 512), (1,))
+    with pytest.raises(ArchitectureError, match=r"has 513 layers, llama\.cpp computes at most 512"):
+        legal_drop(model_of(tmp_path, "llama", 513), (1,))
+
+
+def test_the_deepest_models_are_looked_through_in_seconds(tmp_path: Path) -> None:
+    """Every layer, alone and in runs; the step of experts was looked for layer by layer."""
+    step = kv_u32("llama4.interleave_moe_layer_step", 7)
+    model = model_of(tmp_path, "llama4", 512, step)
+    start = time.process_time()
+    runs = shortest_runs(model)
+    assert runs[511] == (511,)
+    assert runs[0] is None
+    drop = (1, *range(3, 200))
+    near = nearest_legal(model, drop)
+    assert near
+    assert all(legal_drop(model, other) for other in near)
+    assert time.process_time() - start < 20

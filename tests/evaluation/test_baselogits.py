@@ -101,6 +101,31 @@ def test_damaged_and_foreign_files_are_one_line(saved: Path, tmp_path: Path) -> 
         open_base(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(0, np.nan), (0, 1e30), (0, -1e-6), (0, np.inf), (4, np.nan), (4, 0.5), (4, -1e30)],
+)
+def test_probabilities_that_are_none_name_file_and_chunk(
+    saved: Path, tmp_path: Path, place: int, value: float
+) -> None:
+    """`place` 0: the scale of a row, 4: its lowest log-probability. The KLD was NaN, or 1e30."""
+    data, path = bytearray(saved.read_bytes()), tmp_path / "bad.kld"
+    at = HEADER.size + 4 * 512 * N_CHUNK + (255 + 7) * 2 * (1024 + 4) + place  # of chunk 1
+    data[at : at + 4] = struct.pack("<f", value)
+    path.write_bytes(data)
+    base = open_base(path)
+    assert len(base.bases(base.chunks[:1])) == 1
+    with pytest.raises(DataError, match=r"bad\.kld: damaged: chunk 1 has log-probabilities that"):
+        base.bases(base.chunks[1:])
+
+
+def test_the_range_of_what_is_stored_is_that_of_the_format() -> None:
+    """Logits as far apart as can be, and all the same ones."""
+    for logits in (np.array([[80.0, -80.0, 0.0]]), np.zeros((1, 3)), np.array([[0.0, 0.0, -50.0]])):
+        rows = encode_rows(logits.astype(np.float32))
+        assert decode_rows(rows, 3, np.array([0], np.int32)).is_plausible
+
+
 def test_what_does_not_fit_is_refused(saved: Path, tmp_path: Path) -> None:
     other = make_random_model(FIXTURES / "arch" / "llama.gguf", tmp_path / "other.gguf")
     with pytest.raises(DataError, match="cannot be compared"):

@@ -23,6 +23,7 @@ from ggprune.files.documents import (
     decode_fields,
     encode,
     encode_fields,
+    parse_json,
     read_document,
     to_text,
     written,
@@ -231,3 +232,50 @@ def test_entries_describe_the_keys() -> None:
     assert about["model.path"] == "where it is"
     assert about["n_name"] == "how many names"
     assert "secret" not in about
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[1e999]", "1e999 is too large for a number"),
+        ("[-1e999]", "-1e999 is too large for a number"),
+        ("[NaN]", "NaN is not a number"),
+        ("[Infinity]", "Infinity is not a number"),
+        ("[" * 200_000, "nested too deep"),
+        ('["\\ud800"]', "half of a surrogate pair"),
+        ('["\\udcff"]', "half of a surrogate pair"),
+        ("[" + "9" * 5000 + "]", "limit"),
+    ],
+)
+def test_json_without_what_cannot_be_used(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_json(text)
+
+
+def test_json_as_it_should_be() -> None:
+    assert parse_json('{"a": [1, 2.5, -1e300, null, true, "\\ud83d\\ude00"]}') == {
+        "a": [1, 2.5, -1e300, None, True, "\U0001f600"]
+    }
+
+
+@dataclass(frozen=True)
+class Named:
+    path: Path
+    share: float = 0.0
+    grid: NDArray[np.float64] | None = None
+
+
+def test_a_name_that_is_not_utf_8_survives(tmp_path: Path) -> None:
+    named = Named(Path("caf\udce9.gguf"))  # as the system gives such a name
+    text, path = to_text(named), tmp_path / "named.json"
+    assert "caf\\udce9.gguf" in text
+    path.write_bytes(text.encode("utf-8"))
+    assert read_document(path, Named, "named").path == named.path
+
+
+@pytest.mark.parametrize(
+    "change", [{"share": 10**400}, {"grid": 3.0}, {"grid": [[1], [1, 2]]}, {"grid": [10**400]}]
+)
+def test_numbers_that_do_not_fit_are_errors(change: dict[str, object]) -> None:
+    with pytest.raises(DocumentError):
+        decode(Named, {"path": "a", "share": 1.5, **change})

@@ -85,3 +85,40 @@ def test_sizes_of_quantized_tensors(tmp_path: Path) -> None:
     path.write_bytes(build([], [q4_k]))
     (tensor,) = open_model(path).tensors
     assert (tensor.size_bytes, tensor.n_element) == (288, 512)
+
+
+def test_a_tensor_of_a_layer_with_5000_digits_is_behind_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    odd = FakeTensor(f"blk.{'9' * 5000}.attn_q.weight", bytes(32))
+    path.write_bytes(build(llama_kvs(2), [*layer_tensors(2), odd]))
+    with pytest.raises(FormatError, match=r"is behind llama\.block_count = 2"):
+        _ = open_model(path).layers
+
+
+@pytest.mark.parametrize("n_layer", [0, 513, 2**31 - 1, 2**32 - 1])
+def test_a_depth_that_lies_is_seen_before_anything_is_built_of_it(
+    tmp_path: Path, n_layer: int
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(build(llama_kvs(n_layer)))
+    with pytest.raises(FormatError, match=f"block_count = {n_layer}, but there are 0 tensors"):
+        _ = open_model(path).n_layer
+
+
+@pytest.mark.parametrize("key", ["split.count", "split.no", "split.tensors.count"])
+def test_what_shards_say_is_a_number(tmp_path: Path, key: str) -> None:
+    paths = [tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+    for i, path in enumerate(paths):
+        said = {"split.count": kv_u32("split.count", 2), "split.no": kv_u32("split.no", i),
+                "split.tensors.count": kv_u32("split.tensors.count", 2)}  # fmt: skip
+        said[key] = kv_str(key, "2")
+        path.write_bytes(build([*llama_kvs(1), *said.values()], [FakeTensor(f"t{i}", bytes(32))]))
+    with pytest.raises(FormatError, match=f"{key} is '2', expected a whole number"):
+        open_model(paths[0])
+
+
+def test_many_missing_shards_are_named_in_a_few_words(tmp_path: Path) -> None:
+    path = tmp_path / "m-00001-of-65535.gguf"
+    path.write_bytes(build([*llama_kvs(1), kv_u32("split.count", 65535)], layer_tensors(1)))
+    with pytest.raises(FormatError, match=r"m-00002-of-65535\.gguf, .* and 65531 more$"):
+        open_model(path)

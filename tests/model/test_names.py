@@ -59,3 +59,10 @@ def test_blocks() -> None:
     assert rename_block("enc.blk.7.attn_q.weight", 5) == "enc.blk.5.attn_q.weight"
     with pytest.raises(ValueError, match="belongs to no block"):
         rename_block("output.weight", 1)
+
+
+def test_a_number_of_5000_digits_is_that_of_no_layer() -> None:
+    block = block_of(f"blk.{'9' * 5000}.attn_q.weight")
+    assert block is not None
+    assert block[1] >= 10**17
+    assert block_of("blk.123456.x") == ("", 123456)

@@ -31,6 +31,8 @@ def test_types_have_names_and_numbers() -> None:
     assert all(FILE_TYPES[parse_type(str(n))] == n for n in FILE_TYPES.values())
     with pytest.raises(UsageError, match="'99' is not a quantization type"):
         parse_type("99")
+    with pytest.raises(UsageError, match="is not a quantization type"):
+        parse_type("9" * 5000)
     assert parse_tensor_type("q6_k") == "Q6_K"
     for name in ("q8_1", "q8_k", "i32", "f64", "q4_k_m"):
         with pytest.raises(UsageError, match="is not a type of tensors"):
@@ -59,8 +61,9 @@ def test_overrides_that_would_be_changed_are_refused() -> None:
         KvOverride("a", 7), KvOverride("b", -0.5), KvOverride("c", True), KvOverride("d", "x=y:z"),
         KvOverride("e", ""),
     )  # fmt: skip
-    bad = ["a", "a=7", "a=int:-1", "a=int:4294967296", "a=int:7x", "a=float:1x", "a=float:nan",
-           "a=float:1e39", "a=bool:yes", f"a=str:{'x' * 128}", f"{'k' * 128}=int:1",
+    bad = ["a", "a=7", "a=int:-1", "a=int:4294967296", "a=int:7x", f"a=int:{'9' * 5000}",
+           "a=float:1x", "a=float:nan", "a=float:1e39", "a=bool:yes",
+           f"a=str:{'x' * 128}", f"{'k' * 128}=int:1",
            "general.alignment=int:64", "split.count=int:1"]  # fmt: skip
     for text in bad:
         with pytest.raises(UsageError, match="--override-kv"):

@@ -126,7 +126,7 @@ def test_blocks_behind_the_trunk_are_left_out(tmp_path: Path) -> None:
             {"0.ffn_up": ((1, 2, 3), (1,))},
             "blk.0.ffn_up.weight has 3 values and 1 counts",
         ),
-        ({"0.ffn_up": ((1, np.nan), (1,))}, "blk.0.ffn_up.weight has values that are not finite"),
+        ({"0.ffn_up": ((1, np.nan), (1,))}, "blk.0.ffn_up.weight.in_sum2 has nan among its values"),
         ({"0.ffn_x": ((1, 2), (1,))}, "no entry is of a matrix in the layers of"),
         ({"0.ffn_up": ((1, 2), (0,))}, "no entry is of a matrix in the layers of"),
         ({"0.ffn_up": ((1, 2), (1,))}, "layer 1 has matrices, but no entry for any of them"),

@@ -24,7 +24,9 @@ def test_a_b_is_a_byte_or_a_billion() -> None:
     assert parse_amount("500B", Goal.SIZE) == 500
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "4X", "0", "1e9", "4 G B"])
+@pytest.mark.parametrize(
+    "text", ["", "G", "-1G", "4X", "0", "1e9", "4 G B", "9" * 400, f"{'9' * 400}G", "2000000T"]
+)
 def test_wrong_amounts(text: str) -> None:
     with pytest.raises(UsageError, match="--target-size"):
         parse_amount(text, Goal.SIZE)

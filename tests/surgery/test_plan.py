@@ -119,3 +119,34 @@ def test_nothing_to_drop_needs_no_knowledge(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(build(llama_kvs(2), layer_tensors(2)))
     assert make_plan(open_model(path), ()).keep == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ('"n_layer": 9', '"n_layer": 1e999'),
+        ('"n_layer": 9', '"n_layer": NaN'),
+        ('"n_layer": 9', '"n_layer": ' + "9" * 5000),
+        ('"n_layer": 9', '"n_layer": 8'),
+        ('"n_layer": 9', '"n_layer": ' + str(2**31)),
+        ('"arch": "llama"', '"arch": "\\ud800"'),
+        ('"arch": "llama"', '"arch": ' + "[" * 200_000),
+        ('"ggprune_plan": 2', '"ggprune_plan": Infinity'),
+    ],
+)
+def test_values_that_no_plan_has_are_one_error(
+    tmp_path: Path, tiny: Model, place: str, text: str
+) -> None:
+    path, right = tmp_path / "plan.json", to_text(make_plan(tiny, (1,)))
+    assert place in right
+    path.write_text(right.replace(place, text))
+    with pytest.raises(DataError, match=r"plan\.json: "):
+        read_plan(path)
+
+
+def test_a_plan_without_its_model_has_layers_that_are_there(tmp_path: Path, tiny: Model) -> None:
+    """`remap` has no model to find it out."""
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(json.loads(to_text(make_plan(tiny, (1,)))) | {"drop": [9]}))
+    with pytest.raises(UsageError, match=r"\[9\] are not distinct layers of 0 to 8"):
+        read_plan(path)

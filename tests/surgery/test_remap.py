@@ -138,3 +138,13 @@ def test_what_is_no_companion_is_refused(plan: PrunePlan, tiny: Model, tmp_path:
     with pytest.raises(OutputError, match="is the input itself"):
         remap(plan, text, text, force=True)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["direction." + "7" * 5000, "direction.9", "direction.01"])
+def test_a_direction_of_no_layer_is_named(plan: PrunePlan, tmp_path: Path, name: str) -> None:
+    source = tmp_path / "in.gguf"
+    kvs = [kv_str("general.architecture", "controlvector")]
+    source.write_bytes(build(kvs, numbered(["direction.2", name])))
+    with pytest.raises(DataError, match="is not a direction of one of its layers"):
+        remap(plan, source, tmp_path / "out.gguf")
+    assert list(tmp_path.glob("out*")) == []

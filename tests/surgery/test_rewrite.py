@@ -19,6 +19,9 @@ from ggprune.surgery.contents import (
     SOURCE_BLOCK_COUNT,
     SOURCE_FINGERPRINT,
     OutTensor,
+    Pruning,
+    contents_of,
+    prunings_of,
 )
 from ggprune.surgery.rewrite import write_header, write_tensors
 from tests.conftest import TINY
@@ -263,3 +266,53 @@ def test_a_writer_that_goes_wrong_publishes_nothing(
     with pytest.raises(VerificationError, match=reason):
         write_pruned(tiny, (4,), tmp_path / "out.gguf")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        kv_u32("ggprune.history", 1),
+        kv_str("ggprune.history", "[]"),
+        kv_array("ggprune.history", I32, 1, bytes(4)),
+        kv_str("ggprune.dropped_layers", "1"),
+        kv_u32("ggprune.source.fingerprint", 1),
+        kv_str("ggprune.source.block_count", "9"),
+        kv_str("general.tensor_extra.name", "blk.0.attn_q.weight"),
+        kv_array("general.tensor_extra.name", I32, 2, bytes(8)),
+        kv_str("general.parameter_count", "80"),
+        kv_str("llama.expert_count", "8"),
+    ],
+)
+def test_records_of_another_kind_are_named(tmp_path: Path, odd: bytes) -> None:
+    key = odd[8 : 8 + odd[0]].decode()
+    said = {
+        "ggprune.dropped_layers": kv_array("ggprune.dropped_layers", I32, 1, bytes(4)),
+        "general.size_label": kv_str("general.size_label", "1K"),
+        key: odd,
+    }
+    source = tmp_path / "in.gguf"
+    source.write_bytes(build([*llama_kvs(3), *said.values()], layer_tensors(3)))
+    model = open_model(source)
+    with pytest.raises(FormatError, match=rf"in\.gguf: {key} is .*, expected "):
+        contents_of(model, make_plan(model, (1,)))
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{}", '{"ggprune.dropped_layers": 1}', "[" * 99_999])
+def test_a_history_that_says_nothing_is_an_error(tmp_path: Path, record: str) -> None:
+    source = tmp_path / "in.gguf"
+    kvs = [
+        kv_array("ggprune.dropped_layers", I32, 1, bytes(4)),
+        kv_array("ggprune.history", STR, 1, text(record)),
+    ]
+    source.write_bytes(build([*llama_kvs(3), *kvs], layer_tensors(3)))
+    with pytest.raises(FormatError, match=r"ggprune\.history is not what ggprune writes"):
+        prunings_of(open_model(source))
+
+
+def test_prunings_are_told_in_their_order(tmp_path: Path, tiny: Model) -> None:
+    once = write_pruned(tiny, (2, 7), tmp_path / "once.gguf")
+    twice = write_pruned(once, (0,), tmp_path / "twice.gguf")
+    assert prunings_of(tiny) == ()
+    assert prunings_of(twice) == (
+        Pruning((2, 7), tiny.fingerprint), Pruning((0,), once.fingerprint),
+    )  # fmt: skip

@@ -125,6 +125,9 @@ def test_kinds_of_documents(tmp_path: Path) -> None:
     [
         ("{", "2: is not JSON"),
         ("[1]", "2: is not a JSON object"),
+        ("[" * 200_000, "2: is not JSON: is nested too deep"),
+        ('{"text": "\\ud800"}', "2: is not JSON: half of a surrogate pair stands alone"),
+        ('{"text": "a", "n": 1e999}', "2: is not JSON: 1e999 is too large for a number"),
         ('{"words": 1}', "2: has neither"),
         ('{"messages": []}', "2: `messages` is empty"),
         ('{"messages": [{"role": "user"}]}', "2: `messages` is not a list"),

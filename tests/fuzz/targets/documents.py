@@ -11,26 +11,13 @@ from typing import Annotated
 
 import numpy as np
 
-from ggprune.arch.footprint import Footprint
 from ggprune.cli.removal import Removal
 from ggprune.errors import UsageError
 from ggprune.files.documents import INLINE, LEFT_OUT, Key, encode, read_document, to_text
-from ggprune.metrics.estimates import Estimate, Float64
-from ggprune.metrics.text import CALIBRATION, shipped_text
+from ggprune.metrics.estimates import Float64
 from ggprune.model.cut import Cut
-from ggprune.scoring.choice import Choice, Point, Strategy
 from ggprune.scoring.choose import search_options
-from ggprune.scoring.ranking import (
-    CalibrationInfo,
-    LayerScore,
-    Metric,
-    ModelInfo,
-    OrderBy,
-    Ranking,
-    check_ranking,
-    ranked_text,
-    read_ranking,
-)  # fmt: skip
+from ggprune.scoring.ranking import Metric, OrderBy, check_ranking, ranked_text, read_ranking
 from ggprune.surgery import load_plan
 from ggprune.surgery.plan import read_plan
 from ggprune.surgery.remap import remap
@@ -39,6 +26,7 @@ from tests.fuzz.mutate_json import JsonMutator
 from tests.fuzz.seeds import companions, llama
 from tests.fuzz.targets.companions import PLAN, PLAN_T5
 from tests.fuzz.targets.shared import lasting_folder, open_parts
+from tests.scoring.ranked import made_ranking
 
 N_LAYER = 6
 
@@ -76,7 +64,7 @@ class ScoresTarget:
 
     def __init__(self) -> None:
         self.model = open_parts(llama(N_LAYER))
-        ranking = _ranking(self.model.fingerprint)
+        ranking = made_ranking(self.model.fingerprint, N_LAYER)
         angular = replace(ranking, by=OrderBy(Metric.ANGULAR), chosen=None)
         self.mutator = JsonMutator([as_json(ranking), as_json(angular)])
 
@@ -100,31 +88,6 @@ class ScoresTarget:
         removal = Removal(scores=path, drop=n_drop)
         case.attempt("prune --scores", lambda: removal.plan(
             self.model, drop_mtp=False, trust=False))  # fmt: skip
-
-
-def _ranking(fingerprint: str) -> Ranking:
-    text, one = shipped_text(CALIBRATION), Estimate(0.1, 0.01)
-    scores = tuple(
-        LayerScore(
-            layer=i, ppl=one, kld=replace(one, n=500), same_top_p=one, rms_delta_p=one, bi=one,
-            relative_magnitude=one, angular=one, kld_99=1.0,
-        )
-        for i in range(N_LAYER)
-    )  # fmt: skip
-    point = Point(
-        drop=Cut.of((1, 3)), kld=one, ppl=one, ppl_ratio=one, footprint=Footprint(100, 10, 50),
-        speedup=1.5,
-    )  # fmt: skip
-    return Ranking(
-        model=ModelInfo(path="m.gguf", fingerprint=fingerprint, arch="llama", n_layer=N_LAYER,
-                        size_bytes=500),
-        calibration=CalibrationInfo(source=text.source, sha256=text.sha256, n_ctx=512, n_chunk=2,
-                                    n_token=500, n_chunk_limit=2),
-        base_ppl=one, layers=scores, order=(3, 1, 2, 4, 0, 5), undecided=((3, 1),),
-        windows=np.full((N_LAYER + 1, N_LAYER + 1), 0.25),
-        chosen=Choice(strategy=Strategy.SEARCH, best=point, front=(point,), others=(), steps=()),
-        versions={"ggprune": "1"},
-    )  # fmt: skip
 
 
 class Colour(Enum):
