@@ -19,7 +19,11 @@ endif
 TORCH ?= torch==2.13.*
 TORCH_FLAGS ?=
 
-.PHONY: demo test test-archs test-train lint type format bench docs fixtures clean help
+# Of `make fuzz`: seconds for all targets together, and the seed of all inputs.
+FUZZ_S ?= 60
+FUZZ_SEED ?= 1
+
+.PHONY: demo test test-archs test-train fuzz lint type format bench docs fixtures clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -52,6 +56,9 @@ test-train: $(READY)  ## tests of training; installs torch, transformers, peft, 
 
 test-archs: $(READY)  ## every architecture: exact, refused or wrong, as a table
 	@$(BIN)/python -m tests.arch
+
+fuzz: $(READY)  ## damaged files and texts for every reader, FUZZ_S=60 seconds, FUZZ_SEED=1
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)
 
 lint: $(READY)  ## ruff: style and format; limits to the size of functions, files, imports
 	@$(BIN)/ruff check .
