@@ -71,7 +71,7 @@ class Case:
             result = call()
         except GGPruneError as e:
             self.n_refused[step] += 1
-            self.text("error", str(e))
+            self.text("error", " ".join(str(e).split()))  # one line, as all errors are shown
             return None
         self.n_passed[step] += 1
         return result
