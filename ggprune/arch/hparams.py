@@ -112,15 +112,15 @@ class Hparams:
         """A whole number that holds for all layers; `default` where it is missing."""
         return self.fields.integer(self.key(template), default, least=least, most=most)
 
-    def per_layer(self, template: str) -> tuple[int, ...] | None:
-        """Whole numbers or flags, one for each layer of the trunk or more of them.
+    def per_layer(self, template: str, n_least: int | None = None) -> tuple[int, ...] | None:
+        """Whole numbers or flags, `n_least` or one for each layer of the trunk, or more of them.
 
         None where it is missing or holds for all layers.
         """
         if not self.is_array(template):
             return None
         items = self.fields.integers(self.key(template))
-        if len(items) < min(self.n_trunk, self.model.stacks[0][1]):  # of an encoder alone
+        if len(items) < (self.n_trunk if n_least is None else n_least):
             raise self.wrong_length(template, len(items))
         return items
 

@@ -24,6 +24,7 @@ from tests.gguf_files import (
     BOOL,
     F32,
     I32,
+    FakeTensor,
     build,
     kv,
     kv_array,
@@ -292,6 +293,18 @@ def test_values_that_rules_cannot_use_are_named(
     named = [_of_arch(value, arch) for value in kvs]
     with pytest.raises(FormatError, match=message):
         removal_change(model_of(tmp_path, arch, 8, *named), (0, 1, 2, 4, 5, 6, 7))
+
+
+def test_an_array_speaks_of_all_stacks(tmp_path: Path) -> None:
+    """A decoder's tensor makes two stacks of a model whose array has entries for one."""
+    path = tmp_path / "model.gguf"
+    flags = kv_array("gpt-oss.attention.sliding_window_pattern", BOOL, 4, b"\1\0\1\0")
+    head = [kv_str("general.architecture", "gpt-oss"), kv_u32("gpt-oss.block_count", 4)]
+    names = [f"{stack}blk.{i}.attn_q.weight" for stack in ("enc.", "dec.") for i in range(4)]
+    tensors = [FakeTensor(name, bytes(32)) for name in names]
+    path.write_bytes(build([*head, flags], tensors))
+    with pytest.raises(FormatError, match="has 4 entries, expected block_count = 8"):
+        removal_change(open_model(path), (0, 1, 2, 4, 5, 6, 7))
 
 
 def _of_arch(value: bytes, arch: str) -> bytes:

@@ -46,8 +46,8 @@ def _mtp_count(removal: Removal) -> dict[str, int]:
 
 def _head_sizes(removal: Removal) -> dict[str, Value]:
     """Where head sizes are not stated, llama.cpp derives them from layer 0's number of heads."""
-    heads, first = removal.per_layer(Key.HEAD_COUNT), removal.keep[0]
-    if heads is None or not 0 < first < len(heads):
+    heads, first = removal.per_layer(Key.HEAD_COUNT, n_least=1), removal.keep[0]
+    if heads is None or not 0 < first < len(heads):  # an encoder's may not speak of the decoder
         return {}
     if heads[0] and not heads[first]:
         raise Illegal(f"layer {first} would come first and has no attention heads")
