@@ -24,6 +24,7 @@ from ggprune.model.names import HEAD, LAYER_EMBEDDING, TOKEN_EMBEDDING
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import COPY, FILE_TYPES, MAX_TEXT_BYTES, QuantizeOptions
+from ggprune.runtime.isolate import announce
 from ggprune.runtime.library import llama, log_tail
 from ggprune.runtime.shards import findable
 
@@ -111,6 +112,7 @@ def _run(
     lib = llama()
     params, alive = _params(options, imatrix, dry_run=dry_run)
     log_tail().lines.clear()
+    announce(source)
     with findable(source) as first:
         paths = os.fsencode(first), os.fsencode(target)
         status = lib.llama_model_quantize(*paths, ctypes.byref(params))

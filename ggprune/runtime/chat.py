@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ggprune.errors import DataError
+from ggprune.runtime.limits import text_limit_s, time_limit
 from ggprune.runtime.session import LlamaModel, Tokens
 
 
@@ -35,7 +36,10 @@ class ChatVocabulary:
         data = text.encode("utf-8")
         n_max = len(data) + 8
         buffer = (ctypes.c_int32 * n_max)()
-        n = self.lib.llama_tokenize(self.model.vocab, data, len(data), buffer, n_max, True, True)
+        with time_limit(text_limit_s(len(data)), f"{self.model.path}: llama.cpp's tokenizer"):
+            n = self.lib.llama_tokenize(
+                self.model.vocab, data, len(data), buffer, n_max, True, True
+            )
         return np.array(buffer[:n], np.int32)
 
     def render(self, messages: Sequence[Mapping[str, str]], *, opens_answer: bool = False) -> str:

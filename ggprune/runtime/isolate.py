@@ -21,6 +21,9 @@ from typing import ParamSpec, TypeVar, cast
 
 from ggprune.errors import LlamaAbortError
 from ggprune.files.passing import passing_folder
+from ggprune.runtime.limits import TIMED_OUT
+
+SUBJECT = "ggprune works on "  # begins a line in the log of a child that names a model
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -120,6 +123,19 @@ def _obituary(exit_code: int | None, log: Path) -> str:
     if exit_code is not None and exit_code < 0:
         with contextlib.suppress(ValueError):
             end = f"was ended by {signal.Signals(-exit_code).name}"
-    lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f"llama.cpp {end}" + (f": {said}" if said else "")
+    lines = log.read_text("utf-8", "surrogateescape").splitlines() if log.exists() else []
+    subjects = {line.removeprefix(SUBJECT): None for line in lines if line.startswith(SUBJECT)}
+    lines = [line.strip() for line in lines if line.strip() and not line.startswith(SUBJECT)]
+    said = lines[-1] if lines else ""
+    if exit_code == TIMED_OUT:
+        return said
+    of = f"{', '.join(subjects)}: " if subjects else ""
+    return f"{of}llama.cpp {end}" + (f": {said}" if said else "")
+
+
+def announce(path: Path) -> None:
+    """In a child, say which model is worked on: should that end it, the parent knows whose fault
+    it is.
+    """
+    if multiprocessing.parent_process() is not None:
+        os.write(2, f"\n{SUBJECT}{path}\n".encode("utf-8", "surrogateescape"))

@@ -20,6 +20,7 @@ from ggprune.errors import DataError, LlamaError
 from ggprune.files.keys import Key
 from ggprune.model.types import tensor_type
 from ggprune.runtime.library import Llama, default_threads, llama, log_tail
+from ggprune.runtime.limits import text_limit_s, time_limit
 from ggprune.runtime.nodes import EvalCallback, NamedTaps, Program, Taps
 from ggprune.runtime.shards import load_files
 
@@ -121,7 +122,9 @@ class LlamaModel(_Freed):
             raise DataError(f"{self.path}: the model has no tokenizer, so it cannot read text")
         n_max = len(data) + 8
         buffer = (ctypes.c_int32 * n_max)()
-        n = self.lib.llama_tokenize(self.vocab, data, len(data), buffer, n_max, True, False)
+        what = f"{self.path}: llama.cpp's tokenizer (does its kind fit the vocabulary?)"
+        with time_limit(text_limit_s(len(data)), what):
+            n = self.lib.llama_tokenize(self.vocab, data, len(data), buffer, n_max, True, False)
         if n < 0:
             raise LlamaError(f"{self.path}: llama.cpp could not tokenize the text")
         return np.array(buffer[:n], np.int32)

@@ -11,7 +11,9 @@ from typing import cast
 
 from ggprune.files.passing import passing_folder
 from ggprune.model.model import SHARD, shard_name, shard_paths
+from ggprune.runtime.isolate import announce
 from ggprune.runtime.library import Llama
+from ggprune.runtime.limits import model_limit_s, time_limit
 
 SUFFIX = ".gguf"
 
@@ -35,6 +37,13 @@ def load_files(lib: Llama, path: Path, shards: Sequence[Path], params: ctypes.St
     """llama.cpp's handle of a model, None if it cannot be loaded; `shards` are all of its files, in
     order, if their names say nothing.
     """
+    announce(path)
+    n_byte = sum(file.stat().st_size for file in shards or [path] if file.exists())
+    with time_limit(model_limit_s(n_byte), f"{path}: loading it in llama.cpp"):
+        return _load(lib, path, shards, params)
+
+
+def _load(lib: Llama, path: Path, shards: Sequence[Path], params: ctypes.Structure) -> object:
     if len(shards) > 1:
         names = (ctypes.c_char_p * len(shards))(*map(os.fsencode, shards))
         return cast(object, lib.llama_model_load_from_splits(names, len(shards), params))

@@ -54,7 +54,7 @@ class ScoreCache:
             raw = self._read(chunk, name)
             if raw is None:
                 continue
-            if len(raw) > CHECK_BYTES and raw[:CHECK_BYTES] == _check(raw[CHECK_BYTES:]):
+            if raw[:CHECK_BYTES] == _check(chunk, name, raw[CHECK_BYTES:]):
                 found[name] = _unpack(raw[CHECK_BYTES:])
             else:
                 self._say("has damaged entries; they are measured again")
@@ -67,7 +67,7 @@ class ScoreCache:
                 with self._connection:
                     self._connection.execute(
                         "INSERT OR REPLACE INTO entry VALUES (?, ?, ?)",
-                        (chunk, name, _check(data) + data),
+                        (chunk, name, _check(chunk, name, data) + data),
                     )
 
     def _read(self, chunk: int, name: str) -> bytes | None:
@@ -94,7 +94,7 @@ class ScoreCache:
         except (sqlite3.OperationalError, OSError) as e:
             self._say(f"cannot be used: {e}; nothing more is kept for a next run")
             self._abandon()
-        except sqlite3.Error as e:
+        except (sqlite3.Error, UnicodeDecodeError) as e:
             self._say(f"was damaged ({e}) and is begun anew")
             self._abandon()
             with contextlib.suppress(sqlite3.Error, OSError):
@@ -127,5 +127,6 @@ def _unpack(raw: bytes) -> dict[str, AnyArray]:
     return arrays
 
 
-def _check(data: bytes) -> bytes:
-    return blake3(data).digest(CHECK_BYTES)
+def _check(chunk: int, name: str, data: bytes) -> bytes:
+    """Of the whole entry: what it is an entry for can be damaged as well."""
+    return blake3(f"{chunk} {name} ".encode() + data).digest(CHECK_BYTES)

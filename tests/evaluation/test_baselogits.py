@@ -114,9 +114,9 @@ def test_probabilities_that_are_none_name_file_and_chunk(
     data[at : at + 4] = struct.pack("<f", value)
     path.write_bytes(data)
     base = open_base(path)
-    assert len(base.bases(base.chunks[:1])) == 1
+    assert len(base.bases(base.chunks[:1], slice(0, 255))) == 1
     with pytest.raises(DataError, match=r"bad\.kld: damaged: chunk 1 has log-probabilities that"):
-        base.bases(base.chunks[1:])
+        base.bases(base.chunks[1:], slice(0, 255))
 
 
 def test_the_range_of_what_is_stored_is_that_of_the_format() -> None:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ggprune.errors import LlamaAbortError, LlamaError
-from ggprune.runtime.isolate import isolated
+from ggprune.runtime.isolate import announce, isolated
+from ggprune.runtime.limits import time_limit
 from ggprune.runtime.probe import Sense, probe
 from tests.conftest import TINY
 
@@ -20,6 +22,17 @@ def add(a: int, b: int) -> int:
 def abort_with_a_message() -> None:
     os.write(2, b"GGML_ASSERT(n > 0) failed\n")
     os.kill(os.getpid(), signal.SIGABRT)
+
+
+def abort_on(path: Path) -> None:
+    announce(path)
+    abort_with_a_message()
+
+
+def take_long(path: Path) -> None:
+    announce(path)
+    with time_limit(0.1, f"{path}: sleeping"):
+        time.sleep(60)
 
 
 def fail() -> None:
@@ -49,6 +62,18 @@ def test_an_abort_becomes_one_line_with_its_reason() -> None:
         isolated(abort_with_a_message)
     with pytest.raises(LlamaAbortError, match="exit code 3"):
         isolated(leave)
+
+
+def test_an_abort_names_the_model_that_was_worked_on() -> None:
+    with pytest.raises(LlamaAbortError, match=r"^a b\.gguf: llama\.cpp was ended by SIGABRT: GGML"):
+        isolated(abort_on, Path("a b.gguf"))
+
+
+def test_a_child_that_does_not_come_to_an_end_is_ended() -> None:
+    with pytest.raises(LlamaAbortError, match=r"^x\.gguf: sleeping is not done after 0 s$"):
+        isolated(take_long, Path("x.gguf"))
+    with time_limit(0.0, "here"):  # not in a child: nothing is ended
+        time.sleep(0.05)
 
 
 def test_only_python_speaks_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
