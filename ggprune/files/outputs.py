@@ -166,40 +166,56 @@ def commit_all(files: Sequence[PendingFile], *, force: bool) -> None:
         os.fsync(file.fd)
     for file in files:
         file.stage()
-    with contextlib.ExitStack() as undo:
+    kept: list[_Before] = []
+    try:
         for file in reversed(files):
             if len(files) > 1:
-                undo.enter_context(_kept_before(file.target))
+                kept.append(_Before(file.target))
             try:
                 file.publish(force=force)
             except FileExistsError as e:
                 raise OutputError(f"{file.target}: appeared meanwhile; nothing was replaced") from e
+    except BaseException:
+        for before in reversed(kept):
+            before.put_back()
+        raise
+    finally:
+        for before in kept:
+            before.close()
     for folder in {file.target.parent for file in files}:
         _flush_folder(folder)
 
 
-@contextlib.contextmanager
-def _kept_before(target: Path) -> Iterator[None]:
-    """Keep what has the name under a hidden one meanwhile; put it back if the block fails."""
-    before, fd = target.with_name(hidden_name(FILE)), None
-    if is_there := os.path.lexists(target):
-        if not _linked(target, before):
-            target.rename(before)
+class _Before:
+    """What has a name, kept under a hidden one until it is decided who gets the name."""
+
+    def __init__(self, target: Path) -> None:
+        self.target, self.fd = target, -1
+        self.kept: Path | None = None
+        if not os.path.lexists(target):
+            return
+        self.kept = target.with_name(hidden_name(FILE))
+        if not _linked(target, self.kept):
+            target.rename(self.kept)
         with contextlib.suppress(OSError):
-            fd = os.open(before, os.O_RDONLY)
-            lock(fd)
-    try:
-        yield
-    except BaseException:
-        if is_there:
-            before.replace(target)
-        else:
-            target.unlink(missing_ok=True)
-        raise
-    finally:
-        before.unlink(missing_ok=True)
-        if fd is not None:
-            os.close(fd)
+            self.fd = os.open(self.kept, os.O_RDONLY)
+            lock(self.fd)
+
+    def put_back(self) -> None:
+        """Errors must not keep the others from being put back."""
+        with contextlib.suppress(OSError):
+            if self.kept is not None:
+                self.kept.replace(self.target)
+            else:
+                self.target.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """The hidden name goes, if it is still there; should that fail, with the next run."""
+        with contextlib.suppress(OSError):
+            if self.kept is not None:
+                self.kept.unlink(missing_ok=True)
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Faults of the system at every call that publishes something: what is there afterwards?"""
