@@ -140,7 +140,8 @@ def read_plan(path: Path) -> PrunePlan:
     Raises DataError if it is not one, UsageError for layers that its model cannot have.
     """
     try:
-        data = decode(dict[str, object], parse_json(read_bytes(path).decode("utf-8")))
+        text = read_bytes(path).decode("utf-8")
+        data = decode(dict[str, object], parse_json(text, "surrogateescape"))
         form = data["ggprune_plan"]
     except (ValueError, KeyError) as e:
         raise DataError(f"{path}: not a ggprune plan") from e

@@ -15,6 +15,7 @@ from ggprune.surgery.plan import read_plan
 from tests.gguf_files import (
     I32,
     build,
+    kv,
     kv_array,
     kv_str,
     kv_u32,
@@ -150,3 +151,13 @@ def test_a_plan_without_its_model_has_layers_that_are_there(tmp_path: Path, tiny
     path.write_text(json.dumps(json.loads(to_text(make_plan(tiny, (1,)))) | {"drop": [9]}))
     with pytest.raises(UsageError, match=r"\[9\] are not distinct layers of 0 to 8"):
         read_plan(path)
+
+
+def test_an_architecture_whose_name_is_not_utf_8_survives_json(tmp_path: Path) -> None:
+    source, path = tmp_path / "model.gguf", tmp_path / "plan.json"
+    named = [kv_str("general.architecture", b"x\xff"), kv(b"x\xff.block_count", 4, b"\3\0\0\0")]
+    source.write_bytes(build(named, layer_tensors(3)))
+    model = open_model(source)
+    plan = make_plan(model, (1,), trust=True)
+    path.write_bytes(to_text(plan).encode("utf-8"))
+    assert load_plan(path, model) == plan
