@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from ggprune.files.digests import Part, digests, remembered
 from ggprune.model.gguf import Tensor
-from ggprune.model.metadata import Value, encode_text
+from ggprune.model.metadata import Value, ValueType, encode_text
 from ggprune.progress import SILENT, Progress
 
 # What llama.cpp reads without computing anything of it. All other keys count.
@@ -84,9 +84,9 @@ def joined(
 def _pieces(
     metadata: Mapping[str, Value], tensors: Sequence[Tensor], made: Mapping[str, str]
 ) -> Iterator[bytes]:
-    name = metadata[NAME].decode() if NAME in metadata else ""
-    is_telling = isinstance(name, str) and any(word in name.lower() for word in TELLING_NAMES)
-    yield name.lower().encode("utf-8", "surrogateescape") if is_telling else b""
+    named = metadata.get(NAME)
+    name = named.decode().lower() if named is not None and named.type == ValueType.STRING else ""
+    yield encode_text(name) if any(word in name for word in TELLING_NAMES) else b""
     for key in sorted(metadata):
         if not _SILENT_KEYS.fullmatch(key):
             value = metadata[key]

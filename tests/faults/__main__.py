@@ -144,11 +144,10 @@ def _one(
     bench.clear(before)
     code, said = bench.run(job, at, FAULTS[fault])
     outcome, left = judged(bench, job, new, before), bench.left(job)
-    fine = {"new", "old" if before else "absent"} | (
-        {"refused", "apart"} if fault == KILL else set()
-    )
+    fine = {"new", "old" if before else "absent"}
+    if fault == KILL:
+        fine.add("refused" if any(group.are_shards for group in job.groups) else "apart")
     faults = [state for state in outcome if state not in fine]
-    faults += [f"{n}: shards apart" for n in job.groups if n.are_shards and "apart" in outcome]
     if "Traceback" in said:
         faults.append("a traceback: " + said[-300:])
     if fault != KILL and code != 0 and left:
