@@ -40,6 +40,7 @@ class Key:
     INDEXER_TOP_K = "{arch}.attention.indexer.top_k"
     SHARED_KV = "{arch}.attention.shared_kv_layers"
     MOE_STEP = "{arch}.interleave_moe_layer_step"
+    LEADING_DENSE = "{arch}.leading_dense_block_count"
 
 
 HEAD_SIZES = (Key.KEY_LENGTH, Key.VALUE_LENGTH)
@@ -57,7 +58,7 @@ PER_LAYER_ARRAYS = (
 UNCHECKED_ARRAYS = (Key.SWA_PATTERN, Key.DEEPSTACK, "{arch}.attention.compress_ratios")
 
 # The first k layers differ from the rest: k falls by the number of dropped layers among them.
-PREFIX_COUNTS = ("{arch}.leading_dense_block_count", "{arch}.hash_layer_count")
+PREFIX_COUNTS = (Key.LEADING_DENSE, "{arch}.hash_layer_count")
 
 # Arrays whose length has nothing to do with the layers, whatever it happens to be.
 OTHER_ARRAYS = ("{arch}.rope.dimension_sections", "{arch}.classifier.output_labels")

@@ -24,6 +24,7 @@ U32, F32, BOOL = ValueType.UINT32, ValueType.FLOAT32, ValueType.BOOL
 WINDOW, PATTERN = "{arch}.attention.sliding_window", "{arch}.attention.sliding_window_pattern"
 HEADS = ("{arch}.attention.head_count", "{arch}.attention.head_count_kv")
 NEXTN, DENSE = "{arch}.nextn_predict_layers", "{arch}.leading_dense_block_count"
+STEP = "{arch}.interleave_moe_layer_step"
 
 
 def u32(n: int) -> Value:
@@ -124,10 +125,10 @@ MOE = experts(
     expert_shared_feed_forward_length=64,
     expert_shared_count=1,
     expert_chunk_feed_forward_length=64,
-    interleave_moe_layer_step=1,
     experts_per_group=1,
     expert_gating_func=2,
 ) | {
+    STEP: u32(1),
     "{arch}.expert_weights_scale": scalar(F32, 1.0),
     "{arch}.expert_group_scale": scalar(F32, 0.05),
 }
@@ -167,7 +168,7 @@ HAND_MADE = (
     Family("minicpm by default", "minicpm", "minicpm", {"{arch}.residual_scale": None}),
     Family("smollm3", "llama", "smollm3", experts(0)),
     Family("llama4", "llama", "llama4", {
-        WINDOW: None, PATTERN: None, "{arch}.interleave_moe_layer_step": u32(2),
+        WINDOW: None, PATTERN: None, STEP: u32(2),
     } | experts(4, expert_feed_forward_length=128)),
     Family("qwen35moe by interval", "qwen35moe", "qwen35moe", {
         "{arch}.attention.recurrent_layers": None
@@ -192,6 +193,10 @@ HAND_MADE = (
     Family("glm4moe", "llama", "glm4moe"),
     Family("dots1", "xverse", "dots1", MOE),
     Family("ernie4_5-moe", "xverse", "ernie4_5-moe", MOE),
+    Family("ernie4_5-moe by step", "xverse", "ernie4_5-moe", MOE | {STEP: u32(2)}),
+    Family("ernie4_5-moe by step behind dense layers", "xverse", "ernie4_5-moe", MOE | {
+        STEP: u32(3), DENSE: u32(4),
+    }, sets=((1, 2, 3), (6, 7, 8), (0,), (4, 5), (5,), (11,), (1, 2, 6, 9))),
     Family("grovemoe", "xverse", "grovemoe", MOE),
     Family("bailingmoe3", "kimi-linear", "bailingmoe3", {"{arch}.kda.safe_gate": scalar(BOOL, 1)}),
 )  # fmt: skip

@@ -112,6 +112,17 @@ def test_hybrids_need_both_kinds(tmp_path: Path) -> None:
     assert not legal_drop(model, (0, 2))
 
 
+def test_experts_of_every_kth_layer_behind_dense_ones(tmp_path: Path) -> None:
+    """ernie4_5-moe.cpp:64: layers 5 and 8 of these nine have experts."""
+    step, dense = "ernie4_5-moe.interleave_moe_layer_step", "ernie4_5-moe.leading_dense_block_count"
+    model = model_of(tmp_path, "ernie4_5-moe", 9, kv_u32(step, 3), kv_u32(dense, 4))
+    assert not legal_drop(model, (3,))
+    after = changed(model, (1, 2, 3))
+    assert (after["interleave_moe_layer_step"], after["leading_dense_block_count"]) == (3, 1)
+    after = changed(model, (0, 4, 6))  # experts in 3 and 5 of six
+    assert (after["interleave_moe_layer_step"], after["leading_dense_block_count"]) == (2, 3)
+
+
 def test_mtp_blocks_stay_or_go_together(tmp_path: Path) -> None:
     model = model_of(tmp_path, "glm4moe", 6, kv_u32("glm4moe.nextn_predict_layers", 2))
     assert changed(model, (3,)) == {"block_count": 5}

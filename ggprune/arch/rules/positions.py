@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ggprune.arch.change import Change
@@ -45,18 +45,30 @@ class Period(Rule, binds=True):
 
 @dataclass(frozen=True, eq=False)
 class MoeStep(Rule, binds=True):
-    """Every step-th layer has experts: another step may fit what remains (llama4.cpp:62)."""
+    """Every step-th layer has experts: another step may fit what remains.
+
+    llama4.cpp:62; ernie4-5-moe.cpp:64, where the leading dense layers never have any.
+    """
+
+    behind_dense: bool = field(default=False, metadata=UNSAID)
 
     def change(self, removal: Removal) -> Change:
         step = removal.integer(Key.MOE_STEP)
         if step <= 0:
             return Change()
-        kept = [(n + 1) % step == 0 for n in removal.trunk]
-        candidate = kept.index(True) + 1 if any(kept) else len(kept) + 1
-        if kept == [(n + 1) % candidate == 0 for n in range(len(kept))]:
-            new_step = removal.with_type_of(Key.MOE_STEP, candidate)
-            return Change(values={removal.key(Key.MOE_STEP): new_step})
+        n_dense = removal.integer(Key.LEADING_DENSE) if self.behind_dense else 0
+        kept = _with_experts(removal.trunk, step, n_dense)
+        n_dense_kept = sum(1 for n in removal.trunk if n < n_dense)
+        positions, first = range(len(kept)), kept.index(True) if any(kept) else len(kept)
+        for candidate in (step, *(n for n in range(1, first + 2) if (first + 1) % n == 0)):
+            if kept == _with_experts(positions, candidate, n_dense_kept):
+                new_step = removal.with_type_of(Key.MOE_STEP, candidate)
+                return Change(values={removal.key(Key.MOE_STEP): new_step})
         raise Illegal("the layers with experts would no longer be every k-th layer")
+
+
+def _with_experts(layers: Sequence[int], step: int, n_dense: int) -> Flags:
+    return tuple(n >= n_dense and (n + 1) % step == 0 for n in layers)
 
 
 @dataclass(frozen=True, eq=False)
