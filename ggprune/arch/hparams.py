@@ -39,6 +39,7 @@ class Key:
     INDEXER_TYPES = "{arch}.attention.indexer.types"
     INDEXER_TOP_K = "{arch}.attention.indexer.top_k"
     SHARED_KV = "{arch}.attention.shared_kv_layers"
+    EXPERTS_USED = "{arch}.expert_used_count"
     MOE_STEP = "{arch}.interleave_moe_layer_step"
     LEADING_DENSE = "{arch}.leading_dense_block_count"
 
@@ -48,7 +49,7 @@ HEAD_SIZES = (Key.KEY_LENGTH, Key.VALUE_LENGTH)
 # One entry per layer where they are arrays; a scalar holds for all layers. Some are as long as the
 # trunk, some as all blocks: both lengths are followed.
 PER_LAYER_ARRAYS = (
-    Key.HEAD_COUNT, Key.HEAD_COUNT_KV, Key.FEED_FORWARD_LENGTH, "{arch}.expert_used_count",
+    Key.HEAD_COUNT, Key.HEAD_COUNT_KV, Key.FEED_FORWARD_LENGTH, Key.EXPERTS_USED,
     "{arch}.expert_feed_forward_length", "{arch}.swiglu_clamp_exp", "{arch}.swiglu_clamp_shexp",
     Key.SWA_PATTERN, Key.RECURRENT, Key.INDEXER_TYPES, Key.ROPE_PATTERN,
     "{arch}.attention.compress_ratios", "{arch}.activation_sparsity_scale",

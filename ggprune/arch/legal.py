@@ -5,7 +5,7 @@ Knows no rule by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import combinations, islice
 from operator import or_
@@ -13,7 +13,8 @@ from operator import or_
 from ggprune.arch.architecture import architecture_of
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Illegal, Removal, n_trunk
-from ggprune.arch.rules import Generic, Rule
+from ggprune.arch.rules import Generic
+from ggprune.arch.table import ArchitectureRow
 from ggprune.model import Model
 
 
@@ -25,28 +26,28 @@ def removal_change(model: Model, keep: Sequence[int], *, trust: bool = False) ->
     """
     row = architecture_of(model, trust=trust).row
     try:
-        return _change_by(row.rules, Removal(model, tuple(keep), trust))
+        return _change_by(row, Removal(model, tuple(keep), trust))
     except Illegal as e:
         raise Illegal(
             f"{model.path}: not exact for {model.arch}: {e} (llama.cpp {row.source})"
         ) from e
 
 
-def _change_by(rules: Iterable[Rule], removal: Removal) -> Change:
+def _change_by(row: ArchitectureRow, removal: Removal) -> Change:
     """What all rules change together. Raises Illegal with the reasons of all that object."""
-    answers = list(_answers(rules, removal))
+    answers = list(_answers(row, removal))
     reasons = [str(answer) for answer in answers if isinstance(answer, Illegal)]
     if reasons:
         raise Illegal("; ".join(reasons))
     return reduce(or_, (answer for answer in answers if isinstance(answer, Change)))
 
 
-def _answers(rules: Iterable[Rule], removal: Removal) -> Iterator[Change | Illegal]:
+def _answers(row: ArchitectureRow, removal: Removal) -> Iterator[Change | Illegal]:
     """What each rule changes, or why it objects."""
     if not removal.trunk:
         yield Illegal("at least one layer that is not an MTP block must stay")
         return
-    for rule in (Generic(), *rules):
+    for rule in (Generic(experts_by_layer=row.experts_by_layer), *row.rules):
         try:
             yield rule.change(removal)
         except Illegal as e:
@@ -64,8 +65,8 @@ def legal_drop(model: Model, drop: Sequence[int], *, trust: bool = False) -> boo
     keep = tuple(n for n in range(model.n_layer) if n not in gone)
     if not keep:
         return False
-    rules = architecture_of(model, trust=trust).row.rules
-    answers = _answers(rules, Removal(model, keep, trust))
+    row = architecture_of(model, trust=trust).row
+    answers = _answers(row, Removal(model, keep, trust))
     return not any(isinstance(answer, Illegal) for answer in answers)
 
 

@@ -110,6 +110,7 @@ class ArchitectureRow:
     residual_last: tuple[str, ...] = ()  # other names of the stream behind the last layer
     loops: str | None = None  # key of how often the layers are run through
     loop_in: tuple[str, ...] = ()  # the stream that enters layer 0 again, by the layer before
+    experts_by_layer: bool = False  # the graph asks each layer how many experts it uses
     unscored: str | None = None  # why leaving layers out in memory does not predict the file
 
 

@@ -49,7 +49,11 @@ class Family:
 
     def make(self, folder: Path, *, sidecars: bool = False) -> Model:
         """Build the model in `folder`."""
-        metadata = folder / "metadata.gguf"
+        metadata = self.store_metadata(folder / "metadata.gguf")
+        return open_model(make_random_model(metadata, folder / "in.gguf", sidecars=sidecars))
+
+    def store_metadata(self, path: Path) -> Path:
+        """Write a file without tensors."""
         file = read_gguf(METADATA[self.donor])
         old = str(file.metadata["general.architecture"].decode())
         n_old = file.metadata[f"{old}.block_count"].decode()
@@ -59,8 +63,7 @@ class Family:
                 if value.array_len == n_old and key.startswith(f"{old}."):
                     changes["{arch}" + key.removeprefix(old)] = None
             changes["{arch}.block_count"] = u32(self.n_layer)
-        derive_metadata(METADATA[self.donor], self.arch, changes | dict(self.changes), metadata)
-        return open_model(make_random_model(metadata, folder / "in.gguf", sidecars=sidecars))
+        return derive_metadata(METADATA[self.donor], self.arch, changes | dict(self.changes), path)
 
     def all_sets(self, model: Model) -> Sets:
         """An early layer, two apart, a run, a period of four, the last, the first, a scattered set,
@@ -139,6 +142,15 @@ HAND_MADE = (
     Family("gemma2 46 layers", "llama", "gemma2", windows() | head_size(64), 46),
     Family("gemma3 by period", "gemma3", "gemma3", windows()),
     Family("gemma3 period 4", "gemma3", "gemma3", windows(8, u32(4))),
+    Family("gemma3 with other RoPE in windows", "gemma3", "gemma3", {
+        "{arch}.rope.dimension_count_swa": u32(64)
+    }, sets=((0,), (0, 1), (3, 6), (0, 1, 2), (11,))),
+    Family("gemma3 by period with other RoPE", "gemma3", "gemma3", windows(8, u32(4)) | {
+        "{arch}.rope.dimension_count_swa": u32(64)
+    }, sets=((0, 1, 2), (0, 1, 2, 3), (0,), (3, 6))),
+    Family("llama with experts by layer", "llama", "llama", {
+        "{arch}.expert_used_count": flags(2, 1, 2, 1, 1, 2, 2, 1, 1, 2, 1, 1)
+    }, sets=((0,), (0, 1), (3, 6), (1, 2, 5), (11,))),
     Family("gemma3 62 layers", "gemma3", "gemma3", windows() | head_size(64), 62),
     Family("gemma3n", "gemma3", "gemma3n", windows() | {
         "{arch}.altup.active_idx": u32(0), "{arch}.altup.num_inputs": u32(4),

@@ -123,6 +123,55 @@ def test_experts_of_every_kth_layer_behind_dense_ones(tmp_path: Path) -> None:
     assert (after["interleave_moe_layer_step"], after["leading_dense_block_count"]) == (2, 3)
 
 
+def test_a_first_layer_of_another_kind_would_change_the_sizes_of_all(tmp_path: Path) -> None:
+    rope = "gemma3.rope.dimension_count"
+    windows = (kv_u32("gemma3.attention.sliding_window", 8), kv_u32(rope, 128))
+    pattern = kv_u32("gemma3.attention.sliding_window_pattern", 3)  # layers 2 and 5 have none
+    alike = model_of(tmp_path, "gemma3", 7, *windows, pattern, kv_u32(f"{rope}_swa", 128))
+    assert legal_drop(alike, (0, 1))
+    other = model_of(tmp_path, "gemma3", 7, *windows, pattern, kv_u32(f"{rope}_swa", 64))
+    assert not legal_drop(other, (0, 1))
+    assert legal_drop(other, (0,))
+    flags = kv_array("gemma3.attention.sliding_window_pattern", BOOL, 4, b"\1\0\1\1")
+    explicit = model_of(tmp_path, "gemma3", 4, *windows, flags, kv_u32(f"{rope}_swa", 64))
+    assert not legal_drop(explicit, (0,))
+    assert legal_drop(explicit, (0, 1))
+    assert legal_drop(explicit, (2,))
+
+
+def test_recurrent_layers_have_no_windows_and_other_sizes(tmp_path: Path) -> None:
+    heads = b"".join(n.to_bytes(4, "little") for n in (0, 8, 0, 8))
+    kvs = [
+        kv_array("lfm2.attention.head_count_kv", I32, 4, heads),
+        kv_u32("lfm2.rope.dimension_count", 128),
+        kv_u32("lfm2.rope.dimension_count_swa", 64),
+    ]
+    assert legal_drop(model_of(tmp_path, "lfm2", 4, *kvs), (0,))  # no windows at all
+    model = model_of(tmp_path, "lfm2", 4, *kvs, kv_u32("lfm2.attention.sliding_window", 8))
+    assert not legal_drop(model, (0,))
+    assert legal_drop(model, (0, 1))
+
+
+def test_images_do_not_enter_at_a_layer_that_comes_first(tmp_path: Path) -> None:
+    streams = b"".join(n.to_bytes(4, "little", signed=True) for n in (-1, 0, -1, 1))
+    mapping = kv_array("granite.deepstack_mapping", I32, 4, streams)
+    model = model_of(tmp_path, "granite", 4, mapping)
+    assert not legal_drop(model, (0,))
+    assert not legal_drop(model, (1,))  # nothing else takes in stream 0
+    assert changed(model, (2,))["deepstack_mapping"] == [-1, 0, 1]
+
+
+def test_the_first_layer_says_how_many_experts_are_picked(tmp_path: Path) -> None:
+    used = b"".join(n.to_bytes(4, "little") for n in (2, 1, 2, 1))
+    array = kv_array("llama.expert_used_count", I32, 4, used)
+    model = model_of(tmp_path, "llama", 4, array)
+    assert not legal_drop(model, (0,))
+    assert legal_drop(model, (0, 1))
+    assert changed(model, (1,))["expert_used_count"] == [2, 2, 1]
+    array = kv_array("nemotron_h.expert_used_count", I32, 4, used)
+    assert legal_drop(model_of(tmp_path, "nemotron_h", 4, array), (0,))  # asks each layer
+
+
 def test_mtp_blocks_stay_or_go_together(tmp_path: Path) -> None:
     model = model_of(tmp_path, "glm4moe", 6, kv_u32("glm4moe.nextn_predict_layers", 2))
     assert changed(model, (3,)) == {"block_count": 5}

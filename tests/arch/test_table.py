@@ -137,5 +137,5 @@ def test_rules_that_are_only_followed() -> None:
     assert {name for name, rule in RULES.items() if not rule.binds} == {
         "attention_scale", "both_kinds", "deepstack", "hosted", "one_embedding_layer",
         "recurrent_interval", "rescaled_by_depth", "residual_scale", "rope_by_array", "sliced",
-        "slices", "swa_array", "swa_period",
+        "slices", "swa_array", "swa_period", "windowed_attention",
     }  # fmt: skip

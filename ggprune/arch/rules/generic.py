@@ -18,6 +18,8 @@ class Generic(Rule, binds=False):
     Holds for every architecture, so that no row names it.
     """
 
+    experts_by_layer: bool = False
+
     def change(self, removal: Removal) -> Change:
         counts = {Key.BLOCK_COUNT: len(removal.keep), **_mtp_count(removal)}
         for template in PREFIX_COUNTS:
@@ -29,6 +31,8 @@ class Generic(Rule, binds=False):
             if removal.is_array(template):
                 values[removal.key(template)] = removal.sliced(template)
         values |= _head_sizes(removal)
+        if not self.experts_by_layer:
+            _check_experts(removal)
         return Change(values=values, notes=_template_note(removal))
 
 
@@ -58,6 +62,19 @@ def _head_sizes(removal: Removal) -> dict[str, Value]:
     if size == 0:
         raise Illegal(f"the head size follows from layer 0's {heads[0]} heads and is not stated")
     return {removal.key(key): scalar(ValueType.UINT32, size) for key in missing}
+
+
+def _check_experts(removal: Removal) -> None:
+    """Most graphs pick as many experts as layer 0 says, and add up as many as each layer says.
+
+    `n_expert_used()` in llama-hparams.h, `build_moe_ffn` in llama-graph.cpp.
+    """
+    used, first = removal.per_layer(Key.EXPERTS_USED), removal.keep[0]
+    if used is not None and used[first] != used[0]:
+        raise Illegal(
+            f"layer {first} would come first and uses {used[first]} experts: llama.cpp picks as "
+            f"many in every layer as the first one uses, which are {used[0]} now"
+        )
 
 
 def _template_note(removal: Removal) -> tuple[str, ...]:

@@ -116,7 +116,8 @@ class SharedIndex(Rule, binds=True):
 
 @dataclass(frozen=True, eq=False)
 class Deepstack(Rule, binds=False):
-    """Which input stream each layer takes in (-1: none): every stream must still be taken in."""
+    """Which input stream each layer takes in (-1: none): every stream must still be taken in, and
+    a layer that comes first instead of layer 0 takes in none (granite.cpp:153)."""
 
     def change(self, removal: Removal) -> Change:
         streams = removal.per_layer(Key.DEEPSTACK)
@@ -126,6 +127,12 @@ class Deepstack(Rule, binds=False):
         if lost - {streams[n] for n in removal.trunk}:
             where = "enter at a layer that would be gone"
             raise Illegal(f"image embeddings of stream {min(lost)} {where}")
+        first = removal.keep[0]
+        if first and streams[first] >= 0:
+            raise Illegal(
+                f"image embeddings of stream {streams[first]} enter at layer {first}, which would "
+                "come first: llama.cpp adds none there"
+            )
         return Change(values={removal.key(Key.DEEPSTACK): removal.sliced(Key.DEEPSTACK)})
 
 
