@@ -34,6 +34,10 @@ read from the same source and are applied by the same code, but no model of them
 only difference is a constant that moves into weights, the result is equal up to the rounding of
 32-bit floats, and the tool says so (gemma2 with 46 layers, gemma3 with 62, minicpm3).
 
+It then asks the installed llama.cpp which metadata keys it reads of every architecture: one that
+nobody has looked at, or that means layers and has no rule in the row, is an error. Random values of
+these keys must be refused or exact as well (`python -m tests.arch --all`: of all keys).
+
 An architecture that is not listed is refused, with what its metadata shows, unless
 `--trust-uniform-layers` vouches that all its layers are alike.
 """

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import re
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ggprune.model import Value
 from ggprune.model.gguf import read_gguf
@@ -68,13 +70,19 @@ def random_tensor(pointer: int, seed: int) -> FakeTensor:
     n_dim = max(i + 1 for i in range(4) if struct.ne[i] > 1 or i == 0)
     shape = tuple(int(n) for n in struct.ne[:n_dim])
     n = accessors().ggml_nbytes(pointer) // 4
-    rng = np.random.default_rng([seed, zlib.crc32(name)])
-    values = rng.normal(0.0, SIGMA, n).astype(np.float32)
+    values = normal_numbers(seed, name, n)
     if b"ssm_a" in name:
         values = -np.abs(values) - np.float32(0.1)
     if struct.type != 0:
         values = np.zeros(n, np.float32)
     return FakeTensor(name.decode(), values.tobytes(), shape, int(struct.type))
+
+
+@lru_cache(maxsize=2048)
+def normal_numbers(seed: int, name: bytes, n: int) -> NDArray[np.float32]:
+    """Kept: models that differ in their metadata alone have most tensors in common."""
+    rng = np.random.default_rng([seed, zlib.crc32(name)])
+    return rng.normal(0.0, SIGMA, n).astype(np.float32)
 
 
 def derive_metadata(donor: Path, arch: str, changes: dict[str, Value | None], out: Path) -> Path:

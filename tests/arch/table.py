@@ -1,8 +1,10 @@
-"""`make test-archs`: every family, every set, and what llama-quantize makes of the same sets.
+"""`make test-archs`: every family, every set, and what llama-quantize makes of the same sets; then
+random values of the keys of every architecture (`survey`).
 
-    python -m tests.arch [NAME...]
+    python -m tests.arch [--seed N] [--all] [NAME...]
 
-Exits with 1 if a file is wrong, or if a family that should have exact sets has none.
+Exits with 1 if a file is wrong, if a family that should have exact sets has none, or if a key is
+read that nobody has looked at.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -27,6 +30,8 @@ from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Logits, Tokens
 from tests.arch.exactness import Checker, Loaded, Outcome
 from tests.arch.families import FAMILIES, Family
+from tests.arch.meaning import UNGROWN
+from tests.arch.survey import N_VARIANT, survey_keys
 
 PEER = shutil.which("llama-quantize")
 N_WORKER = 2
@@ -123,8 +128,21 @@ def table(rows: Sequence[Row]) -> str:
     return markdown_table(headers, lines, left=(0, 6, 7))
 
 
-def main(names: Sequence[str]) -> int:
-    families = [f for f in FAMILIES if not names or f.name in names]
+def main(arguments: Sequence[str]) -> int:
+    parser = ArgumentParser(prog="python -m tests.arch")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seed", type=int, default=0, help="of the values of keys")
+    parser.add_argument("--all", action="store_true", help="all keys of all, for hours")
+    asked = parser.parse_args(arguments)
+    families = [f for f in FAMILIES if not asked.names or f.name in asked.names]
+    sets_are_good = check_sets(families)
+    limit, ungrown = None if asked.all else N_VARIANT, () if asked.names else UNGROWN
+    keys_are_good = survey_keys(families, ungrown, N_WORKER, asked.seed, limit)
+    return 0 if sets_are_good and keys_are_good else 1
+
+
+def check_sets(families: Sequence[Family]) -> bool:
+    """Print the table of all sets of layers; is every file right?"""
     rows: dict[str, Row] = {}
     with ThreadPoolExecutor(N_WORKER) as pool:
         futures = {pool.submit(check_apart, family): family for family in families}
@@ -146,4 +164,4 @@ def main(names: Sequence[str]) -> int:
         if row.refused is None and row.n_useful == 0 and row.name not in frozen:
             print(f"{row.name}: no set of use is exact")
     missing = [r for r in ordered if r.refused is None and not r.n_useful and r.name not in frozen]
-    return 1 if missing or not all(row.is_good for row in ordered) else 0
+    return not missing and all(row.is_good for row in ordered)
