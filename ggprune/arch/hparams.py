@@ -136,7 +136,7 @@ class Hparams:
     @cached_property
     def n_trunk(self) -> int:
         """Layers without the multi-token-prediction (MTP) blocks behind them."""
-        return self.model.n_layer - self.integer(Key.NEXTN, most=self.model.n_layer)
+        return self.model.n_layer - self.model.n_mtp
 
     @property
     def n_head(self) -> int:

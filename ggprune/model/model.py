@@ -90,6 +90,12 @@ class Model:
         """Layers of all stacks, as the metadata says; `layers` compares it with the tensors."""
         return sum(n for _, n in self.stacks)
 
+    @cached_property
+    def n_mtp(self) -> int:
+        """Multi-token-prediction (MTP) blocks behind all other layers, in the file or not."""
+        key = f"{self.arch}.nextn_predict_layers"
+        return self.fields.integer(key, 0, most=self.n_layer)
+
     def layer_of(self, name: str) -> int | None:
         """The layer that a tensor belongs to. A decoder's layers come after the encoder's.
 
@@ -133,7 +139,8 @@ class Model:
             layer = self.layer_of(tensor.name)
             if layer is not None:
                 layers[layer].append(tensor)
-        empty = [n for n, tensors in enumerate(layers) if not tensors and not self._is_hollow(n)]
+        n_full = self.n_layer - self.n_mtp  # those behind may be announced and left out
+        empty = [n for n in range(n_full) if not layers[n] and not self._is_hollow(n)]
         if empty:
             raise FormatError(
                 f"{self.path}: block_count is {self.n_layer}, but layers {empty} have no tensors"

@@ -117,7 +117,8 @@ def _kind(tensors: Sequence[Tensor], traits: Sequence[str] = ()) -> str:
         "MoE": has_experts,
         "FFN": not has_experts and any(Role.FFN in role for role in roles),
     }
-    made_of = " + ".join(part for part, is_there in parts.items() if is_there) or "other"
+    made_of = " + ".join(part for part, is_there in parts.items() if is_there)
+    made_of = made_of or ("other" if tensors else "not in the file")
     return ", ".join([made_of, *(trait for trait in traits if trait != "recurrent")])
 
 

@@ -12,6 +12,8 @@ from tests.conftest import TINY
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, layer_tensors, llama_kvs
 from tests.split import split
 
+NEXTN = "llama.nextn_predict_layers"
+
 
 def test_names_of_layers() -> None:
     assert block_of("blk.12.attn_q.weight") == ("", 12)
@@ -54,6 +56,14 @@ def test_shards_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
         open_model(first)
 
 
+def test_the_last_blocks_may_be_announced_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(build([*llama_kvs(4), kv_u32(NEXTN, 2)], layer_tensors(2)))
+    model = open_model(path)
+    assert (model.n_layer, model.n_mtp) == (4, 2)
+    assert [len(tensors) for tensors in model.layers] == [2, 2, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("kvs", "n_layer", "reason"),
     [
@@ -66,6 +76,10 @@ def test_shards_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
         ),
         (llama_kvs(1), 2, "behind llama.block_count"),
         (llama_kvs(3), 2, r"layers \[2\] have no tensors"),
+        ([*llama_kvs(4), kv_u32(NEXTN, 1)], 2, r"layers \[2\] have no tensors"),
+        ([*llama_kvs(2), kv_u32(NEXTN, 3)], 2, "nextn_predict_layers is 3, expected 0 to"),
+        ([*llama_kvs(2), kv_u32(NEXTN, 0xFFFFFFFF)], 2, "expected 0 to 2"),
+        ([*llama_kvs(2), kv_str(NEXTN, "1")], 2, "nextn_predict_layers is '1', expected a whole number"),
         (llama_kvs(1 << 30), 2, "but there are 6 tensors"),
         ([kv_u32("general.architecture", 1), *llama_kvs(1)[1:]], 1, "expected a text"),
     ],

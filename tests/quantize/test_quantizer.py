@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,9 @@ def test_types_that_need_an_imatrix_say_so(tmp_path: Path, tiny: Model) -> None:
 
 def matrices(model: Model) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]]:
     rng = np.random.default_rng(0)
-    names = [t for t in model.tensors if len(t.shape) == 2 and t.name.startswith("blk.")]
-    return {t.name: rng.uniform(0.1, 2.0, t.shape[0]).astype(np.float32) for t in names}
+    names = [t for t in model.tensors if len(t.shape) >= 2 and t.name.startswith("blk.")]
+    sizes = {t.name: t.shape[0] * prod(t.shape[2:]) for t in names}  # of every expert
+    return {name: rng.uniform(0.1, 2.0, n).astype(np.float32) for name, n in sizes.items()}
 
 
 def legacy_imatrix(path: Path, model: Model, n_call: int = 4) -> Path:
