@@ -17,7 +17,7 @@ from ggprune.cli.measuring import (
     given_text,
     note_chunks,
 )
-from ggprune.cli.output import show
+from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
 from ggprune.cli.training import Training
@@ -130,12 +130,13 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     )  # fmt: skip
     read = result.ranking.calibration
     note_chunks(options.n_chunk, read.source, read.n_chunk_limit)
-    show(result, blocks, as_json=options.as_json)
-    if options.report is not None:
-        whole = report_text(result, report(result), options.report)
-        write_text(options.report, whole, force=options.force)
-    if options.plot is not None:
-        write_figure(ranking_figure(result.ranking), options.plot, force=options.force)
+    force, ranking = options.force, result.ranking
+    deliver(
+        lambda: show(result, blocks, as_json=options.as_json),
+        (options.report,
+         lambda path: write_text(path, report_text(result, report(result), path), force=force)),
+        (options.plot, lambda path: write_figure(ranking_figure(ranking), path, force=force)),
+    )  # fmt: skip
 
 
 def _training(options: Options) -> TrainOptions | None:

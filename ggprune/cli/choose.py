@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from ggprune.cli.measuring import Computing, Search, Targets, cache_folder
 from ggprune.cli.options import AsJson, Confidence, Errors, Force, UseCache
-from ggprune.cli.output import show
+from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
@@ -82,9 +82,9 @@ def command(options: Options) -> None:
     document = replace(ranking, chosen=choice)
     document = settled(model, text, document, heal_options, TerminalProgress())
     assert document.chosen is not None
-    choice = document.chosen
-    if options.out is not None:
-        write_text(options.out, to_text(document), force=options.force)
-    if options.plot is not None:
-        write_figure(choice_figure(choice), options.plot, force=options.force)
-    show(document, lambda _: choice_blocks(choice), as_json=options.as_json)
+    choice, force = document.chosen, options.force
+    deliver(
+        lambda: show(document, lambda _: choice_blocks(choice), as_json=options.as_json),
+        (options.out, lambda path: write_text(path, to_text(document), force=force)),
+        (options.plot, lambda path: write_figure(choice_figure(choice), path, force=force)),
+    )

@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from ggprune.cli.measuring import Computing, given_text, note_chunks
 from ggprune.cli.options import AsJson, Chunks, Errors, Force, TextFile
-from ggprune.cli.output import show
+from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.errors import UsageError
 from ggprune.evaluation import Evaluation, SaveLogits
@@ -272,8 +272,13 @@ def command(
     mode = next(mode for mode in MODES if mode.is_asked(options))
     results = mode.run(Question(paths, base, options))
     document = evaluation.document(results)
-    show(document, lambda _: mode.blocks(results), as_json=options.as_json)
-    if report is not None:
-        title = ", ".join(path.name for path in paths)
+    title = ", ".join(path.name for path in paths)
+
+    def write_report(path: Path) -> None:
         whole = evaluation.report(results[0].versions, title, (mode.whole or mode.blocks)(results))
-        write_text(report, report_text(document, whole, report), force=force)
+        write_text(path, report_text(document, whole, path), force=force)
+
+    deliver(
+        lambda: show(document, lambda _: mode.blocks(results), as_json=options.as_json),
+        (report, write_report),
+    )

@@ -10,7 +10,7 @@ from typer import Option
 
 from ggprune.cli import options as shared
 from ggprune.cli.measuring import Computing, cache_folder, note_chunks
-from ggprune.cli.output import show
+from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.cli.quantizing import Quantizing
 from ggprune.cli.removal import Removal, Splitting
@@ -228,12 +228,16 @@ def train_command(source: Path, out: Path, options: Options) -> None:
     )  # fmt: skip
     check_outputs([out, asked.curves], fitting.files, force=options.writing.force)
     done = train(job, TerminalProgress())
-    if asked.curves is not None:
-        figure = training_figure(done.training.trained.runs)
-        write_figure(figure, asked.curves, force=options.writing.force)
     model = pruned_model(base, plan, done.files, written=True)
-    result = TrainedModel(model, done.healing, done.training, done.lora)
-    show(result, training_blocks, as_json=options.writing.as_json)
+    result, runs = (
+        TrainedModel(model, done.healing, done.training, done.lora),
+        done.training.trained.runs,
+    )
+    deliver(
+        lambda: show(result, training_blocks, as_json=options.writing.as_json),
+        (asked.curves,
+         lambda path: write_figure(training_figure(runs), path, force=options.writing.force)),
+    )  # fmt: skip
 
 
 def carry_out(job: HealJob, base: Model, plan: PrunePlan, writing: shared.Writing) -> None:

@@ -18,7 +18,7 @@ from ggprune.cli.measuring import (
     given_text,
     note_chunks,
 )
-from ggprune.cli.output import show
+from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import given_imatrix
 from ggprune.files.documents import to_text
@@ -109,8 +109,9 @@ def command(source: shared.ModelPath, options: Options) -> None:
     ranking = rank(model, text, rank_options, TerminalProgress("rank"))
     ranking = settled(model, text, ranking, healing(measuring), TerminalProgress())
     note_chunks(options.n_chunk, text.source, ranking.calibration.n_chunk_limit)
-    if options.out is not None:
-        write_text(options.out, to_text(ranking), force=options.force)
-    if options.plot is not None:
-        write_figure(ranking_figure(ranking), options.plot, force=options.force)
-    show(ranking, blocks, as_json=options.as_json)
+    force = options.force
+    deliver(
+        lambda: show(ranking, blocks, as_json=options.as_json),
+        (options.out, lambda path: write_text(path, to_text(ranking), force=force)),
+        (options.plot, lambda path: write_figure(ranking_figure(ranking), path, force=force)),
+    )

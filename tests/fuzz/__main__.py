@@ -27,18 +27,16 @@ def main() -> int:
     parser.add_argument("--runs", type=int, help="inputs of each target, whatever the time")
     parser.add_argument("--target", action="append", choices=TARGETS)
     parser.add_argument("--out", type=Path, default=ROOT / ".fuzz", help="for what escapes")
-    parser.add_argument("--text", action="store_true", help="also look at what a terminal gets")
     parser.add_argument("--replay", metavar="TARGET:SEED")
     asked = parser.parse_args()
     if asked.replay is not None:
-        return replay(*asked.replay.split(":"), check_text=asked.text)
+        return replay(*asked.replay.split(":"))
     results = []
     names = asked.target or list(TARGETS)
     for name in names:
         share = asked.seconds / len(names) if asked.runs is None else 10.0**9
         task = Task(
-            target=name, first=0, n_most=asked.runs, end=time.monotonic() + share, seed=asked.seed,
-            check_text=asked.text,
+            target=name, first=0, n_most=asked.runs, end=time.monotonic() + share, seed=asked.seed
         )  # fmt: skip
         results.append(run_target(task, asked.out))
         report(results[-1])
@@ -54,11 +52,11 @@ def report(result: Result) -> None:
         )  # fmt: skip
 
 
-def replay(name: str, seed: str, *, check_text: bool) -> int:
+def replay(name: str, seed: str) -> int:
     """Raises what escapes."""
     target = TARGETS[name]()
     with tempfile.TemporaryDirectory() as folder:
-        case = Case(Path(folder), Random(int(seed)), check_text=check_text)
+        case = Case(Path(folder), Random(int(seed)))
         target.run(target.make(Random(int(seed))), case)
         case.check_left()
     print(f"passed: {dict(case.n_passed)}, refused: {dict(case.n_refused)}")

@@ -14,6 +14,7 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from ggprune.errors import GGPruneError
+from ggprune.files.printable import printable
 from tests.fuzz.printable import text_fault
 
 T = TypeVar("T")
@@ -50,8 +51,8 @@ class Escape:
 class Case:
     """An input, and a folder for it that is empty at first."""
 
-    def __init__(self, folder: Path, rng: Random, *, check_text: bool) -> None:
-        self.folder, self.rng, self.check_text = folder, rng, check_text
+    def __init__(self, folder: Path, rng: Random) -> None:
+        self.folder, self.rng = folder, rng
         self.step = "before the first step"
         self.n_refused = Counter[str]()
         self.n_passed = Counter[str]()
@@ -71,7 +72,7 @@ class Case:
             result = call()
         except GGPruneError as e:
             self.n_refused[step] += 1
-            self.text("error", " ".join(str(e).split()))  # one line, as all errors are shown
+            self.text("error", printable(" ".join(str(e).split())))  # as all errors are shown
             return None
         self.n_passed[step] += 1
         return result
@@ -82,7 +83,7 @@ class Case:
 
     def text(self, what: str, shown: str) -> None:
         """A text that the terminal gets."""
-        if self.check_text and (fault := text_fault(what, shown)):
+        if fault := text_fault(what, shown):
             raise EscapeError(f"{fault} in {what}", repr(shown[:300]))
 
     def check_left(self) -> None:

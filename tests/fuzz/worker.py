@@ -46,7 +46,6 @@ class Task:
     n_most: int | None
     end: float  # time.monotonic()
     seed: int
-    check_text: bool
 
 
 def work(task: Task, sender: Connection, place: MutableSequence[float]) -> None:
@@ -89,7 +88,7 @@ def _too_long(number: int, frame: FrameType | None) -> None:
 def execute(target: Target, task: Task, seed: int, folder: Path, tally: Tally) -> Escape | None:
     """One input, made by its seed: what escaped, if anything did."""
     folder.mkdir()
-    case = Case(folder, Random(seed), check_text=task.check_text)
+    case = Case(folder, Random(seed))
     data = target.make(Random(seed))
     found: tuple[str, BaseException] | None = None
     signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
