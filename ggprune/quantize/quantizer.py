@@ -24,7 +24,7 @@ from ggprune.model.names import HEAD, LAYER_EMBEDDING, TOKEN_EMBEDDING
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import COPY, FILE_TYPES, MAX_TEXT_BYTES, QuantizeOptions
-from ggprune.runtime.isolate import announce
+from ggprune.runtime.lastwords import announce
 from ggprune.runtime.library import llama, log_tail
 from ggprune.runtime.shards import findable
 

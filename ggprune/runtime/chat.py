@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ggprune.errors import DataError
-from ggprune.runtime.limits import text_limit_s, time_limit
+from ggprune.runtime.lastwords import text_limit_s, time_limit
 from ggprune.runtime.session import LlamaModel, Tokens
 
 

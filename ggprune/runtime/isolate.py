@@ -21,9 +21,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from ggprune.errors import LlamaAbortError
 from ggprune.files.passing import passing_folder
-from ggprune.runtime.limits import TIMED_OUT
-
-SUBJECT = "ggprune works on "  # begins a line in the log of a child that names a model
+from ggprune.runtime.lastwords import SUBJECT, TIMED_OUT
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -131,11 +129,3 @@ def _obituary(exit_code: int | None, log: Path) -> str:
         return said
     of = f"{', '.join(subjects)}: " if subjects else ""
     return f"{of}llama.cpp {end}" + (f": {said}" if said else "")
-
-
-def announce(path: Path) -> None:
-    """In a child, say which model is worked on: should that end it, the parent knows whose fault
-    it is.
-    """
-    if multiprocessing.parent_process() is not None:
-        os.write(2, f"\n{SUBJECT}{path}\n".encode("utf-8", "surrogateescape"))

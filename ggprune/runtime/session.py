@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ggprune.errors import DataError, LlamaError
 from ggprune.files.keys import Key
 from ggprune.model.types import tensor_type
+from ggprune.runtime.lastwords import text_limit_s, time_limit
 from ggprune.runtime.library import Llama, default_threads, llama, log_tail
-from ggprune.runtime.limits import text_limit_s, time_limit
 from ggprune.runtime.nodes import EvalCallback, NamedTaps, Program, Taps
 from ggprune.runtime.shards import load_files
 

@@ -11,9 +11,8 @@ from typing import cast
 
 from ggprune.files.passing import passing_folder
 from ggprune.model.model import SHARD, shard_name, shard_paths
-from ggprune.runtime.isolate import announce
+from ggprune.runtime.lastwords import announce, model_limit_s, time_limit
 from ggprune.runtime.library import Llama
-from ggprune.runtime.limits import model_limit_s, time_limit
 
 SUFFIX = ".gguf"
 

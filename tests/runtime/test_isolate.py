@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import LlamaAbortError, LlamaError
-from ggprune.runtime.isolate import announce, isolated
-from ggprune.runtime.limits import time_limit
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.lastwords import announce, time_limit
 from ggprune.runtime.probe import Sense, probe
 from tests.conftest import TINY
 

@@ -1,7 +1,8 @@
-"""Time limits for calls into llama.cpp that may never return: on some files it loops forever.
+"""What a child process tells its parent should it end: its model, and what took too long.
 
-Such a call can only be ended together with its process. So a limit holds in the child processes of
-`isolated`, whose parent then says what took too long; elsewhere there is none.
+On some files llama.cpp aborts, on others it loops forever, and a call that does not return can only
+be ended together with its process. So limits hold in the child processes of `isolated`, which
+reads these words in their log; elsewhere there are none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+SUBJECT = "ggprune works on "  # begins a line in the log of a child that names a model
 TIMED_OUT = 124  # exit code of such a child, as that of timeout(1)
 # Of a machine that is slow, and busy with other things.
 START_S = 30.0
@@ -47,3 +50,11 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
 def _end(message: str) -> None:
     os.write(2, f"\n{message}\n".encode("utf-8", "backslashreplace"))
     os._exit(TIMED_OUT)
+
+
+def announce(path: Path) -> None:
+    """In a child, say which model is worked on: should that end it, the parent knows whose fault
+    it is.
+    """
+    if multiprocessing.parent_process() is not None:
+        os.write(2, f"\n{SUBJECT}{path}\n".encode("utf-8", "surrogateescape"))
