@@ -23,7 +23,7 @@ TORCH_FLAGS ?=
 FUZZ_S ?= 60
 FUZZ_SEED ?= 1
 
-.PHONY: demo test test-archs test-train fuzz faults lint type format bench docs fixtures clean help
+.PHONY: demo test test-archs test-train fuzz faults hostile lint type format bench docs fixtures clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -56,6 +56,9 @@ test-train: $(READY)  ## tests of training; installs torch, transformers, peft, 
 
 test-archs: $(READY)  ## every architecture: exact, refused or wrong, as a table
 	@$(BIN)/python -m tests.arch
+
+hostile: $(READY)  ## models that llama.cpp may abort on, for every command (an hour)
+	@$(BIN)/python -m tests.hostile
 
 faults: $(READY)  ## every system call of publishing fails, or kills (Linux; half an hour)
 	@$(BIN)/python -m tests.faults
