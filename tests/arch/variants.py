@@ -37,11 +37,12 @@ TIMEOUT_S = 60.0
 WHOLE, FACTORS = (0, 1, 2, 3, 4, 6), (0.0, 0.5, 2.0)
 BAD = ("wrong", "breaks")
 
+# Not predicted: the stream of this graph cannot be tapped, and ggprune says so.
 # Stopped: llama.cpp does not load the file without layers, as the check behind `prune` finds.
 # Breaks: it loads and does not compute.
 Verdict = Literal[
-    "does not load", "does not compute", "refused", "exact", "rounded", "stopped", "breaks",
-    "wrong",
+    "does not load", "does not compute", "refused", "exact", "rounded", "not predicted",
+    "stopped", "breaks", "wrong",
 ]  # fmt: skip
 Changes = Mapping[str, Value | None]  # by template; None takes the key away
 Keys = Mapping[str, ReadKey]
@@ -183,8 +184,11 @@ def _compared(result: Result, model: Model, checker: Checker) -> Result:
                 continue
             outcome = checker.check(drop)
         except LlamaError as e:
-            stopped = "cannot load" in str(e)
-            return replace(result, verdict="stopped" if stopped else "breaks", detail=str(e))
+            is_written = (checker.folder / "out.gguf").exists()
+            stopped: Verdict = "stopped" if "cannot load" in str(e) else "breaks"
+            return replace(
+                result, verdict=stopped if is_written else "not predicted", detail=str(e)
+            )
         except GGPruneError as e:
             return replace(result, verdict="refused", detail=str(e))
         return replace(result, verdict=outcome.verdict, detail=f"without {drop} {outcome.reason}")
