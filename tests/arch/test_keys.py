@@ -12,12 +12,13 @@ from ggprune.arch.rules.positions import MoeStep
 from ggprune.arch.table import ArchitectureRow, architecture_table
 from ggprune.errors import LlamaError
 from ggprune.model import ValueType
+from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import LlamaModel
 from tests.arch import meaning
 from tests.arch.families import FAMILIES, Family
 from tests.arch.keys import ReadKey, key_names, keys_read, metadata_of
 from tests.arch.meaning import UNGROWN, unknown_keys
-from tests.arch.variants import check_variants
+from tests.arch.variants import Result, check_variants
 
 STEP = "{arch}.interleave_moe_layer_step"
 
@@ -84,8 +85,14 @@ def test_a_key_that_nobody_knows_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     ]
 
 
-def test_a_rule_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MoeStep, "change", lambda rule, removal: Change())
-    results = check_variants(family("ernie4_5-moe"), seed=0, limit=2)
+def without_the_rule() -> list[Result]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MoeStep, "change", lambda rule, removal: Change())
+        return check_variants(family("ernie4_5-moe"), seed=0, limit=2)
+
+
+def test_a_rule_that_does_nothing_is_found() -> None:
+    """In a new process: forks of one that has computed with several threads cannot compute."""
+    results = isolated(without_the_rule)
     assert results[0].verdict == "exact"  # every layer has experts
     assert "wrong" in {r.verdict for r in results if STEP in r.changes}
