@@ -57,7 +57,7 @@ JOBS = {
         (Group(("s.json",)), Group(("s.png",))),
     ),
     "heal": Job(
-        ("heal", *PRUNE, *QUICK, "--chunks", "8", "-c", "64", "-t", "1", "--lora", "{out}/a.gguf",
+        ("heal", *PRUNE, *QUICK, "--chunks", "24", "-c", "64", "-t", "1", "--lora", "{out}/a.gguf",
          "-f", str(FIXTURES / "calibration.txt")),
         (Group(("o.gguf", "a.gguf")),),
     ),

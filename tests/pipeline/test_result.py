@@ -66,7 +66,7 @@ def test_what_is_no_report_says_why(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     document = encode_fields(RESULT)
     cases = {
-        "[": "not a report made by ggprune auto$",
+        "[": "not a report made by ggprune auto: Expecting value",
         "[]": "expected an object, found a list",
         to_text(RANKING): "not a report made by ggprune auto: model: is not known",
         to_text(document | {"plan": {"drop": [1, 2]}}): "plan.n_layer: is missing",

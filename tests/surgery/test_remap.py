@@ -140,7 +140,7 @@ def test_what_is_no_companion_is_refused(plan: PrunePlan, tiny: Model, tmp_path:
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["direction." + "7" * 5000, "direction.9", "direction.01"])
+@pytest.mark.parametrize("name", ["direction." + "7" * 5000, "direction.10", "direction.01"])
 def test_a_direction_of_no_layer_is_named(plan: PrunePlan, tmp_path: Path, name: str) -> None:
     source = tmp_path / "in.gguf"
     kvs = [kv_str("general.architecture", "controlvector")]
