@@ -28,6 +28,7 @@ Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
 T = TypeVar("T")
 
+MAX_TOKEN_BYTES = 4096  # far more than any token stands for
 FLASH_NUMBERS = {True: 1, False: 0, None: -1}  # as llama-bench has them
 
 
@@ -125,8 +126,8 @@ class LlamaModel(_Freed):
         what = f"{self.path}: llama.cpp's tokenizer (does its kind fit the vocabulary?)"
         with time_limit(text_limit_s(len(data)), what):
             n = self.lib.llama_tokenize(self.vocab, data, len(data), buffer, n_max, True, False)
-        if n < 0:
-            raise LlamaError(f"{self.path}: llama.cpp could not tokenize the text")
+        if n * MAX_TOKEN_BYTES < len(data):
+            raise LlamaError(f"{what} makes no tokens of the text")
         return np.array(buffer[:n], np.int32)
 
 

@@ -10,8 +10,9 @@ from ggprune.arch import architecture_of
 from ggprune.errors import LlamaError
 from ggprune.model import Model
 from ggprune.runtime.session import Compute, LlamaModel, Session
-from tests.conftest import TINY
+from tests.conftest import CALIBRATION, TINY
 from tests.helpers import ONE_GRAPH, logits_of, pruned_copy, random_tokens
+from tests.hostile.models import made
 
 SETS = [(2,), (0,), (8,), (1, 2), (3, 7), (0, 4, 8), (5, 6, 7)]
 
@@ -100,3 +101,13 @@ def test_what_llama_cpp_cannot_load_is_an_error(tmp_path: Path) -> None:
 
 def test_compute_defaults_are_llama_cpps() -> None:
     assert (ONE_GRAPH.n_gpu_layers, Compute().n_batch, Compute().n_ubatch) == (-1, 2048, 512)
+
+
+def test_a_tokenizer_that_makes_nothing_of_a_text_is_named(tmp_path: Path) -> None:
+    path = made("tokens with NUL", tmp_path)
+    with LlamaModel(path, vocab_only=True) as model:
+        assert len(model.tokenize("")) <= 1
+        with pytest.raises(
+            LlamaError, match=r"NUL\.gguf: llama\.cpp's tokenizer .* makes no tokens"
+        ):
+            model.tokenize(CALIBRATION.read_text())
