@@ -107,7 +107,5 @@ def test_a_tokenizer_that_makes_nothing_of_a_text_is_named(tmp_path: Path) -> No
     path = made("tokens with NUL", tmp_path)
     with LlamaModel(path, vocab_only=True) as model:
         assert len(model.tokenize("")) <= 1
-        with pytest.raises(
-            LlamaError, match=r"NUL\.gguf: llama\.cpp's tokenizer .* makes no tokens"
-        ):
+        with pytest.raises(LlamaError, match=r"NUL\.gguf: .* makes no tokens"):
             model.tokenize(CALIBRATION.read_text())
