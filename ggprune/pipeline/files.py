@@ -74,6 +74,8 @@ def _check_loads(pending: Sequence[PendingFile], source: Model | None) -> None:
     try:
         sense = isolated(probe, tuple(file.path for file in pending))
     except LlamaAbortError as e:
+        if source is not None:
+            isolated(probe, _paths(source))  # says so if it is the source's fault
         raise LlamaAbortError(
             f"{target}: not kept: every byte is as planned, but llama.cpp fails with it: {e} "
             "(--no-verify skips this check)"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggprune.errors import LlamaError, OutputError, VerificationError
+from ggprune.errors import LlamaAbortError, LlamaError, OutputError, VerificationError
 from ggprune.files.outputs import PendingFile
 from ggprune.model import Model, open_model
 from ggprune.model.gguf import read_gguf
@@ -66,6 +66,14 @@ def test_a_source_that_llama_cpp_refuses_is_blamed_before_any_work(
     )
     with pytest.raises(LlamaError, match=r"in\.gguf: llama\.cpp cannot load it"):
         write(job, NoWork())
+    assert [path.name for path in tmp_path.iterdir()] == ["in.gguf"]
+
+
+def test_a_source_that_ends_llama_cpp_is_blamed(tmp_path: Path) -> None:
+    key = "llama.attention.layer_norm_rms_epsilon"
+    model = edited(tmp_path / "in.gguf", {key: kv(key, F32, struct.pack("<f", -1.0))})
+    with pytest.raises(LlamaAbortError, match=r"in\.gguf: llama\.cpp was ended by SIGABRT"):
+        write(Job(model=model, out=tmp_path / "out.gguf", plan=make_plan(model, (2,))))
     assert [path.name for path in tmp_path.iterdir()] == ["in.gguf"]
 
 
