@@ -9,7 +9,7 @@ from enum import Enum
 
 from ggprune.arch import n_trunk
 from ggprune.arch.footprint import Footprint, footprints_of
-from ggprune.errors import UsageError
+from ggprune.errors import ArchitectureError, UsageError
 from ggprune.metrics.estimates import Estimate
 from ggprune.model import Model
 from ggprune.scoring.choice import Strategy
@@ -47,8 +47,15 @@ class Target:
         return f"{OPTIONS[self.goal]} {self.value:.12g}"
 
     def n_drop(self, model: Model) -> int | None:
-        """The number of layers, if the target says it. Raises UsageError if it is impossible."""
+        """The number of layers, if the target says it.
+
+        Raises UsageError if it is impossible, ArchitectureError if no layer can be dropped.
+        """
         n_layer = n_trunk(model)
+        if n_layer < 2:
+            raise ArchitectureError(
+                f"{model.path}: has {n_layer} layers that are not MTP blocks: none can be dropped"
+            )
         if self.goal is Goal.LAYERS:
             n = int(self.value)
         elif self.goal is Goal.PERCENT:

@@ -60,7 +60,8 @@ def verdict(command: str, path: Path, scores: Path) -> str:
         return f"exit code {done.returncode}: " + " | ".join(said[-3:])[-400:]
     if out.exists():
         return "leaves its output"
-    return "one line" if path.name in said[0] else f"does not name the file: {said[0][:300]}"
+    is_named = path.name in said[0] or out.name in said[0]
+    return "one line" if is_named else f"does not name the file: {said[0][:300]}"
 
 
 def main() -> int:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ggprune.arch.footprint import footprints_of
-from ggprune.errors import UsageError
+from ggprune.errors import ArchitectureError, UsageError
 from ggprune.metrics.estimates import Estimate
-from ggprune.model import Model
+from ggprune.model import Model, open_model
 from ggprune.scoring import Goal, Limits, Target
 from ggprune.scoring.target import parse_amount, sizes_to_try
+from tests.hostile.models import made
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,12 @@ def test_numbers_of_layers(tiny: Model) -> None:
     for target in (Target(Goal.LAYERS, 9), Target(Goal.PERCENT, 99)):
         with pytest.raises(UsageError, match="1 to 8 can be dropped"):
             target.n_drop(tiny)
+
+
+def test_a_model_that_can_lose_no_layer_is_named(tmp_path: Path) -> None:
+    model = open_model(made("all layers but one MTP", tmp_path))
+    with pytest.raises(ArchitectureError, match=r"MTP\.gguf: has 1 layers that are not MTP blocks"):
+        Target(Goal.LAYERS, 1).n_drop(model)
 
 
 def test_fewest_first(tiny: Model) -> None:
