@@ -31,11 +31,18 @@ Heard = Callable[[int], object]  # is told of bytes that have been read
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
-def digests(path: Path, parts: Sequence[Part], heard: Heard = id) -> tuple[str, ...]:
-    """Of every part, in hexadecimal digits. Raises OSError, FormatError if the file is too short.
+def digests(path: Path, parts: Sequence[Part], heard: Heard) -> tuple[str, ...]:
+    """Of every part, in hexadecimal digits. Raises FormatError if the file cannot be read.
 
     `heard` is told of all bytes; of those that are remembered, too.
     """
+    try:
+        return _digests(path, parts, heard)
+    except OSError as e:
+        raise FormatError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def _digests(path: Path, parts: Sequence[Part], heard: Heard) -> tuple[str, ...]:
     with path.open("rb", buffering=0) as file:
         before = os.fstat(file.fileno())
         memory = _place(before, parts)

@@ -26,14 +26,17 @@ def hidden_name(kind: str) -> str:
     return f".ggprune-{secrets.token_hex(8)}{kind}"
 
 
-def lock(fd: int) -> bool:
-    """Mark an open file or folder as in use, as long as `fd` is open. False if it is already."""
+def lock(fd: int, *, without_locks: bool = True) -> bool:
+    """Mark an open file or folder as in use, as long as `fd` is open. False if it is already.
+
+    `without_locks` is what to say where the file system has none.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks, where nothing is ever removed
-        return True
+    except OSError:
+        return without_locks
     return True
 
 
@@ -88,7 +91,7 @@ def _remove_unlocked(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         stat = os.fstat(fd)
-        if stat.st_uid != os.geteuid() or not _can_lock(fd):
+        if stat.st_uid != os.geteuid() or not lock(fd, without_locks=False):
             return
         if path.suffix == FOLDER:
             shutil.rmtree(path)
@@ -96,12 +99,3 @@ def _remove_unlocked(path: Path) -> None:
             path.unlink()
     finally:
         os.close(fd)
-
-
-def _can_lock(fd: int) -> bool:
-    """As `lock`, but where there are no locks nothing can be said."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

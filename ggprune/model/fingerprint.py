@@ -33,7 +33,7 @@ def fingerprint(
 ) -> str:
     """64 hexadecimal digits (BLAKE3). `progress` is told of bytes.
 
-    Raises OSError if a file cannot be read, FormatError if it became shorter.
+    Raises FormatError if a file cannot be read, or became shorter.
     """
     total, so_far = sum(tensor.size_bytes for tensor in tensors), [0]
 

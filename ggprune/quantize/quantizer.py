@@ -17,14 +17,14 @@ import numpy as np
 
 from ggprune.errors import LlamaError, UsageError
 from ggprune.files.copy import start_writeback
-from ggprune.model import Model
+from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import encode_text
 from ggprune.model.names import HEAD, LAYER_EMBEDDING, TOKEN_EMBEDDING
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import COPY, FILE_TYPES, MAX_TEXT_BYTES, QuantizeOptions
-from ggprune.runtime.lastwords import announce
+from ggprune.runtime.lastwords import announce, quantize_limit_s, time_limit
 from ggprune.runtime.library import llama, log_tail
 from ggprune.runtime.shards import findable
 
@@ -59,9 +59,12 @@ def quantize(
             size = os.fstat(written.fileno()).st_size
             start_writeback(written.fileno(), flushed, size - flushed)
         flushed = size
+        limit.start(limit_s)
         progress.step(int(match["i"]), int(match["n"]))
 
-    with listen_to_lines(_TENSOR_LINE, report):
+    largest = max((tensor.size_bytes for tensor in open_model(source).tensors), default=0)
+    limit_s, what = quantize_limit_s(largest), f"{source}: quantizing one of its tensors"
+    with time_limit(limit_s, what) as limit, listen_to_lines(_TENSOR_LINE, report):
         _run(source, target, options, imatrix, dry_run=False)
 
 

@@ -8,18 +8,25 @@ reads these words in their log; elsewhere there are none.
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from weakref import WeakSet
 
 SUBJECT = "ggprune works on "  # begins a line in the log of a child that names a model
 TIMED_OUT = 124  # exit code of such a child, as that of timeout(1)
+POLL_S = 0.25
 # Of a machine that is slow, and busy with other things.
 START_S = 30.0
 TEXT_BYTES_PER_S = 5_000
 MODEL_BYTES_PER_S = 5_000_000
+OPERATIONS_PER_S = 1e9
+QUANTIZED_BYTES_PER_S = 50_000
 
 
 def text_limit_s(n_byte: int) -> float:
@@ -32,24 +39,71 @@ def model_limit_s(n_byte: int) -> float:
     return 10 * START_S + n_byte / MODEL_BYTES_PER_S
 
 
+def decode_limit_s(n_byte: int, n_param: int, n_token: int) -> float:
+    """For computing a batch: a model that does not fit into the memory is read for each token."""
+    operations = 2 * n_param * n_token
+    return n_token * model_limit_s(n_byte) + operations / OPERATIONS_PER_S
+
+
+def quantize_limit_s(n_byte: int) -> float:
+    """For one tensor of so many bytes."""
+    return 10 * START_S + n_byte / QUANTIZED_BYTES_PER_S
+
+
+class Limit:
+    """The time that a call has got, in a child: should it be over, so is the process.
+
+    Cheap to start and stop: a token of a small model takes a tenth of a millisecond.
+    """
+
+    def __init__(self, what: str) -> None:
+        """`what` begins what is said in the end."""
+        self.what, self.seconds, self.end = what, math.inf, math.inf
+        if multiprocessing.parent_process() is not None:
+            watch().add(self)
+
+    def start(self, seconds: float) -> None:
+        """Also renews it: progress is a sign of life."""
+        self.seconds, self.end = seconds, time.monotonic() + seconds
+
+    def stop(self) -> None:
+        self.end = math.inf
+
+
+class Watch:
+    """Looks after all limits of this process, from a thread of its own, and ends it with a word."""
+
+    def __init__(self) -> None:
+        self._limits, self._lock = WeakSet[Limit](), threading.Lock()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def add(self, limit: Limit) -> None:
+        with self._lock:
+            self._limits.add(limit)
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(POLL_S)
+            with self._lock:
+                late = [limit for limit in self._limits if limit.end < time.monotonic()]
+            if late:
+                said = f"{late[0].what} is not done after {late[0].seconds:.0f} s"
+                os.write(2, f"\n{said}\n".encode("utf-8", "backslashreplace"))
+                os._exit(TIMED_OUT)
+
+
+watch = cache(Watch)  # the one of this process
+
+
 @contextlib.contextmanager
-def time_limit(seconds: float, what: str) -> Iterator[None]:
-    """End this process, if it is a child, should the block take longer. `what` is said to."""
-    if multiprocessing.parent_process() is None:
-        yield
-        return
-    timer = threading.Timer(seconds, _end, (f"{what} is not done after {seconds:.0f} s",))
-    timer.daemon = True
-    timer.start()
+def time_limit(seconds: float, what: str) -> Iterator[Limit]:
+    """A limit for the block."""
+    limit = Limit(what)
+    limit.start(seconds)
     try:
-        yield
+        yield limit
     finally:
-        timer.cancel()
-
-
-def _end(message: str) -> None:
-    os.write(2, f"\n{message}\n".encode("utf-8", "backslashreplace"))
-    os._exit(TIMED_OUT)
+        limit.stop()
 
 
 def announce(path: Path) -> None:

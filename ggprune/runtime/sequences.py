@@ -72,7 +72,7 @@ class SharedSession(Session):
         for start in range(0, len(entries), self.n_batch):
             part = slice(start, start + self.n_batch)
             batch, _alive = _batch(self.lib, entries, part)
-            self._check(self.lib.llama_decode(self.handle, batch), "decode")
+            self._compute("decode", batch)
             n_output = int(entries.outputs[part].sum())
             if n_output:
                 yield n_done, self.logits(1, n_output)[0]

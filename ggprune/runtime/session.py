@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ggprune.errors import DataError, LlamaError
 from ggprune.files.keys import Key
 from ggprune.model.types import tensor_type
-from ggprune.runtime.lastwords import text_limit_s, time_limit
+from ggprune.runtime.lastwords import Limit, decode_limit_s, text_limit_s, time_limit
 from ggprune.runtime.library import Llama, default_threads, llama, log_tail
 from ggprune.runtime.nodes import EvalCallback, NamedTaps, Program, Taps
 from ggprune.runtime.shards import load_files
@@ -121,8 +121,7 @@ class LlamaModel(_Freed):
         data = text.encode("utf-8")
         if self.lib.llama_vocab_type(self.vocab) == self.lib.LLAMA_VOCAB_TYPE_NONE:
             raise DataError(f"{self.path}: the model has no tokenizer, so it cannot read text")
-        n_max = len(data) + 8
-        buffer = (ctypes.c_int32 * n_max)()
+        buffer = (ctypes.c_int32 * (n_max := len(data) + 8))()
         what = f"{self.path}: llama.cpp's tokenizer (does its kind fit the vocabulary?)"
         with time_limit(text_limit_s(len(data)), what):
             n = self.lib.llama_tokenize(self.vocab, data, len(data), buffer, n_max, True, False)
@@ -145,7 +144,7 @@ class Session(_Freed):
         compute = compute or Compute()
         self.model, self.lib, self.n_ctx, self.n_seq = model, model.lib, n_ctx, n_seq
         self.n_batch = min(compute.n_batch, n_ctx * n_seq)
-        self._callback = EvalCallback()
+        self._callback, self._limit = EvalCallback(), Limit(f"{model.path}: a batch of tokens")
         self._c_callback: object = None  # kept alive: a collected one is a segfault
         params = self._params(compute, tapped=tapped)
         self.handle = self.lib.llama_init_from_model(model.handle, params)
@@ -159,9 +158,8 @@ class Session(_Freed):
         n_seq_id, *fields = (np.ctypeslib.as_array(array, (self.n_batch,)) for array in arrays)
         n_seq_id[:] = 1
         self._token, self._position, self._has_logits = fields
-        self.close = weakref.finalize(
-            self, _free_session, self.lib, self.handle, batch, self._c_callback
-        )
+        kept = self._c_callback
+        self.close = weakref.finalize(self, _free_session, self.lib, self.handle, batch, kept)
 
     def _params(self, compute: Compute, *, tapped: bool) -> ctypes.Structure:
         params: ctypes.Structure = self.lib.llama_context_default_params()
@@ -210,12 +208,10 @@ class Session(_Freed):
         chunks: (n_seq, n_ctx) token ids; with `bos`, the first of each is replaced by BOS if the
         model wants one. Returns (n_seq, n_output, n_vocab), valid until the next decode.
         """
-        whole = np.empty((len(chunks), 0, 0), np.float32)
+        whole = np.empty((len(chunks), n_output, self.model.n_vocab), np.float32)  # untouched yet
         for rows, logits in self.logit_pieces(chunks, n_output, bos=bos):
             if rows == slice(0, n_output):
                 return logits
-            if not whole.size:
-                whole = np.empty((len(chunks), n_output, self.model.n_vocab), np.float32)
             whole[:, rows] = logits
         return whole
 
@@ -246,13 +242,13 @@ class Session(_Freed):
         Computes logits for the last `n_output` of each; one is what llama-bench asks for.
         """
         self._fill_batch(np.atleast_2d(tokens), position, n_output)
-        self._check(self.lib.llama_decode(self.handle, self._batch), "decode")
+        self._compute("decode", self._batch)
 
     def encode(self, tokens: Tokens) -> None:
         """Have the encoder of an encoder-decoder model read one sequence, (1, n) token ids."""
         self.clear()
         self._fill_batch(tokens, 0, tokens.shape[1])
-        self._check(self.lib.llama_encode(self.handle, self._batch), "encode")
+        self._compute("encode", self._batch)
 
     def read_state(self) -> bytes:
         """What a session of one sequence remembers: saves reading the same tokens again."""
@@ -278,13 +274,18 @@ class Session(_Freed):
             for i in range(total):
                 batch.seq_id[i][0] = i // n
 
-    def _check(self, status: int, what: str) -> None:
+    def _compute(self, what: str, batch: ctypes.Structure) -> None:
+        """Have llama.cpp decode or encode a batch. Raises LlamaError, and what a tap raised."""
+        model = self.model
+        self._limit.start(decode_limit_s(model.size_bytes, model.n_param, batch.n_tokens))
+        status = getattr(self.lib, f"llama_{what}")(self.handle, batch)
+        self._limit.stop()
         error, self._callback.error = self._callback.error, None
         if error is not None:
             raise error
         if status != 0:
-            reason = log_tail().last_error()
-            raise LlamaError(f"{self.model.path}: llama.cpp could not {what} ({status}): {reason}")
+            told = f"llama.cpp could not {what} ({status}): {log_tail().last_error()}"
+            raise LlamaError(f"{model.path}: {told}")
 
     def logits(self, n_seq: int, n_output: int) -> Logits:
         """Of the last decode, (n_seq, n_output, n_vocab); valid until the next one."""

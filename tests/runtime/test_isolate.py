@@ -6,12 +6,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ggprune.errors import LlamaAbortError, LlamaError
+from ggprune.runtime import session as runtime_session
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.lastwords import announce, time_limit
+from ggprune.runtime.lastwords import (
+    announce,
+    decode_limit_s,
+    model_limit_s,
+    quantize_limit_s,
+    text_limit_s,
+    time_limit,
+)
 from ggprune.runtime.probe import Sense, probe
+from ggprune.runtime.session import LlamaModel, Session
 from tests.conftest import TINY
 
 
@@ -74,6 +84,43 @@ def test_a_child_that_does_not_come_to_an_end_is_ended() -> None:
         isolated(take_long, Path("x.gguf"))
     with time_limit(0.0, "here"):  # not in a child: nothing is ended
         time.sleep(0.05)
+
+
+def goes_on(path: Path) -> int:
+    """Longer than the limit, with signs of life."""
+    with time_limit(0.6, f"{path}: working") as limit:
+        for _ in range(6):
+            time.sleep(0.3)
+            limit.start(0.6)
+    time.sleep(0.9)  # the limit is over with the block
+    return 7
+
+
+def test_signs_of_life_renew_a_limit() -> None:
+    assert isolated(goes_on, Path("x.gguf")) == 7
+
+
+def decode_forever(path: Path) -> None:
+    """A tap that does not return, in a batch that has got a moment."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        LlamaModel(path) as model,
+        Session(model, 16, tapped=True) as session,
+    ):
+        patch.setattr(runtime_session, "decode_limit_s", lambda *_: 0.3)
+        session.tap({b"l_out-0": lambda _: time.sleep(60)})
+        session.decode(np.arange(8, dtype=np.int32), 0)
+
+
+def test_a_batch_that_does_not_come_to_an_end_names_its_model() -> None:
+    with pytest.raises(LlamaAbortError, match=r"tiny\.gguf: a batch of tokens is not done"):
+        isolated(decode_forever, TINY)
+
+
+def test_limits_grow_with_the_work() -> None:
+    assert decode_limit_s(10**9, 10**9, 512) > 512 * model_limit_s(0) > 512 * text_limit_s(0)
+    assert text_limit_s(10**6) > 2 * text_limit_s(10**4)
+    assert quantize_limit_s(10**9) > 10 * quantize_limit_s(10**6)
 
 
 def test_only_python_speaks_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:

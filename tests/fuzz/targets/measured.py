@@ -71,7 +71,7 @@ class CacheTarget:
 
     def __init__(self) -> None:
         folder, noise = lasting_folder(), np.random.default_rng(0)
-        cache = ScoreCache(folder, SETTINGS, id)
+        cache = ScoreCache(folder, SETTINGS, str)
         self.truth = {}
         for chunk in range(6):
             for name in NAMES:
@@ -86,7 +86,7 @@ class CacheTarget:
 
     def run(self, data: bytes, case: Case) -> None:
         case.write(self.name, data)
-        cache = case.attempt("open", lambda: ScoreCache(case.folder, SETTINGS, id))
+        cache = case.attempt("open", lambda: ScoreCache(case.folder, SETTINGS, str))
         if cache is None:
             return
         try:
