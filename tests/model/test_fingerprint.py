@@ -85,13 +85,12 @@ def test_order_changes_nothing_names_and_shapes_do(tiny: Model) -> None:
 
 
 def age(path: Path) -> None:
-    """Have the times of change lie so far back that the file counts as settled."""
-    digests_step = digests.STEP_S
-    time.sleep(max(0.0, path.stat().st_ctime + digests_step + 0.01 - time.time()))
+    """Wait until the times of change lie so far back that the file counts as settled."""
+    time.sleep(max(0.0, path.stat().st_ctime + digests.STEP_S + 0.01 - time.time()))
 
 
-def edited(path: Path, edit: Callable[[str], str]) -> None:
-    """Change what is remembered of all files."""
+def edit_memory(edit: Callable[[str], str]) -> None:
+    """Change what is remembered of the only file."""
     folder = user_cache()
     assert folder is not None
     (memory,) = folder.glob("digests-*.txt")
@@ -122,7 +121,7 @@ def test_a_damaged_memory_is_none(
     monkeypatch.setattr(digests, "STEP_S", 0.05)
     age(copy)
     made = open_model(copy).fingerprint
-    edited(copy, edit)
+    edit_memory(edit)
     assert open_model(copy).known_fingerprint is None
     assert open_model(copy).fingerprint == made
     assert open_model(copy).known_fingerprint == made
