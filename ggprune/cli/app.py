@@ -16,8 +16,9 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from ggprune.cli.flatten import flattened, literal
+from ggprune.cli.flatten import flattened
 from ggprune.cli.foreign import Command
+from ggprune.cli.help import MAX_WIDTH, Described
 from ggprune.cli.messages import say_error
 from ggprune.cli.streams import prepare_streams
 from ggprune.errors import GGPruneError
@@ -47,10 +48,13 @@ REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan", "--scores", "--d
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-class Group(TyperGroup):
+class Group(Described, TyperGroup):
     """A group with a default command, commands that come when called, and one error boundary."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            print(ctx.get_help())
+            ctx.exit(2)
         names = [arg.split("=", 1)[0] for arg in args]
         if args and args[0] not in self.commands and any(n in REMOVAL_OPTIONS for n in names):
             args = ["prune", *args]
@@ -87,9 +91,8 @@ def load(name: str) -> Any:
 
 
 def _explained(message: str) -> int:
-    """What typer says about a command line; nothing where it has shown the help."""
-    said = message.replace("Value error, ", "")
-    return _fail(f"{said} (ggprune --help explains)", 2) if said else 2
+    """What typer says about a command line."""
+    return _fail(f"{message.replace('Value error, ', '')} (ggprune --help explains)", 2)
 
 
 def _fail(message: str, code: int) -> int:
@@ -99,10 +102,9 @@ def _fail(message: str, code: int) -> int:
 
 app = typer.Typer(
     cls=Group,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
     help="Make GGUF models shallower: rank layers, drop them, requantize, prove what it cost.\n\n"
     "Layers are 0-based numbers of the original model everywhere.",
     epilog="ggprune --prune-layers 20,21 in.gguf out.gguf is short for ggprune prune ...",
@@ -125,7 +127,7 @@ def options(
 
 
 for name, summary in COMMANDS.items():  # what stands for a command in the help, until it is called
-    app.command(name, help=literal(summary))(lambda: None)
+    app.command(name, help=summary)(lambda: None)
 
 
 def main() -> None:

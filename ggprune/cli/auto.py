@@ -9,6 +9,7 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.cli import options as shared
+from ggprune.cli.help import TRAIN
 from ggprune.cli.measuring import (
     Computing,
     Search,
@@ -83,7 +84,8 @@ class Options:
     )] = None
     training: AutoTraining
     lora: Annotated[str | None, Option(
-        metavar="RANK", show_default="16", help="Of the adapters that are trained.")] = None
+        metavar="RANK", show_default="16", rich_help_panel=TRAIN,
+        help="Of the adapters that are trained.")] = None
     rounds: Annotated[int, Option(
         min=1, help="Drop a part of the layers, repair, rank the repaired model anew, drop more: "
         "in so many rounds.")] = 1

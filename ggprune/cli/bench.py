@@ -23,7 +23,6 @@ from ggprune.pipeline.safe import measure_latency
 from ggprune.report.bench import blocks, latency_blocks
 from ggprune.report.llamabench import render_rows
 
-SPEED, REQUESTS, MORE = "llama-bench's tests", "Latency of whole requests", "More than speed"
 TOKENS, BATCH = (0, 1 << 24), (1, 1 << 24)  # the smallest and the largest number
 THREADS, LAYERS, COUNTS = (1, 512), (-100_000, 100_000), (1, 1 << 20)
 
@@ -33,12 +32,8 @@ Output = Enum(
 )  # llama-bench's formats
 
 
-def _listed(
-    names: str, default: str | bool, text: str, metavar: str = "N,...", panel: str = SPEED
-) -> object:
-    return Option(
-        *names.split(), metavar=metavar, show_default=default, rich_help_panel=panel, help=text
-    )
+def _listed(names: str, default: str | bool, text: str, metavar: str = "N,...") -> object:
+    return Option(*names.split(), metavar=metavar, show_default=default, help=text)
 
 
 def _ranges(values: Values, option: str, limits: tuple[int, int]) -> tuple[int, ...] | None:
@@ -69,7 +64,7 @@ class GridOptions:
     n_gpu_layers: Annotated[Values, _listed(
         "-ngl --n-gpu-layers", "-1: all", "Layers to keep on the GPU (GPU builds only).")] = None
     flash_attn: Annotated[Values, _listed(
-        "-fa --flash-attn", "auto", "Flash attention.", "on|off|auto,...")] = None
+        "-fa --flash-attn", "auto", "Flash attention: on, off or auto.", "NAME,...")] = None
     # fmt: on
 
     def has_tests(self) -> bool:
@@ -99,18 +94,18 @@ class RequestOptions:
 
     # fmt: off
     latency: Annotated[bool, Option(
-        "--latency", rich_help_panel=REQUESTS,
+        "--latency",
         help="Sequences answered together, in place of pp and tg (Shortened LLaMA).")] = False
     n_parallel: Annotated[Values, _listed(
-        "-npl", "1", "Sequences at once.", panel=REQUESTS)] = None
+        "-npl", "1", "Sequences at once.")] = None
     n_input: Annotated[int, Option(
-        "-npp", min=1, max=1 << 20, rich_help_panel=REQUESTS, help="Input tokens of each.")] = 12
+        "-npp", min=1, max=1 << 20, help="Input tokens of each.")] = 12
     n_output: Annotated[Values, _listed(
-        "-ntg", "128", "Output tokens of each.", panel=REQUESTS)] = None
+        "-ntg", "128", "Output tokens of each.")] = None
     n_warmup: Annotated[int, Option(
-        "--warmups", min=0, rich_help_panel=REQUESTS, help="Runs that do not count.")] = 10
+        "--warmups", min=0, help="Runs that do not count.")] = 10
     n_run: Annotated[int, Option(
-        "--runs", min=1, rich_help_panel=REQUESTS, help="Runs that do.")] = 20
+        "--runs", min=1, help="Runs that do.")] = 20
     # fmt: on
 
     def requests(self) -> Requests:
@@ -128,22 +123,22 @@ class Options:
 
     # fmt: off
     model: Annotated[Values, Option(
-        "-m", "--model", metavar="FILE,...", rich_help_panel=SPEED,
-        help="A model, as llama-bench has it.")] = None
+        "-m", "--model", metavar="FILE,...", help="A model, as llama-bench has it.")] = None
     grid: GridOptions
     n_repeat: Annotated[int, Option(
-        "-r", "--repetitions", min=1, rich_help_panel=SPEED, help="Repetitions.")] = 5
+        "-r", "--repetitions", min=1, help="Repetitions.")] = 5
     no_warmup: Annotated[bool, Option(
-        "--no-warmup", rich_help_panel=SPEED, help="No run that does not count.")] = False
+        "--no-warmup", help="No run that does not count.")] = False
     output: Annotated[Output | None, Option(
-        "-o", "--output", rich_help_panel=SPEED,
-        help="Exactly llama-bench's output, without comparisons.")] = None
+        "-o", "--output", metavar="FORMAT",
+        help="Exactly llama-bench's output, without comparisons: csv, json, jsonl, md or sql."
+    )] = None
     requests: RequestOptions
     memory: Annotated[bool, Option(
-        "--memory", rich_help_panel=MORE,
+        "--memory",
         help="Also what llama.cpp allocates, each model in a process of its own.")] = False
     roofline: Annotated[bool, Option(
-        "--roofline", rich_help_panel=MORE,
+        "--roofline",
         help="Also the speed that the memory's bandwidth allows for the bytes read.")] = False
     as_json: AsJson = False
     # fmt: on

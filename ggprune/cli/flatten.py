@@ -1,24 +1,20 @@
 """Options written once: dataclasses of options become the flat signature that typer reads.
 
-Their help says what is written, brackets too: typer would have rich take `[train]` for a style.
 Nothing here knows a command or an option.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import is_dataclass
 from functools import wraps
 from typing import Annotated, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
-from typer.core import HAS_RICH
+from ggprune.cli.help import metavar_of
 
 T = TypeVar("T")
-
-_STYLE = re.compile(r"\[[a-z#/@][^\[]*?\]")
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
@@ -35,13 +31,7 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
     parameters = list(_leaves(command))
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__doc__ = literal(command.__doc__ or "")
     return call
-
-
-def literal(text: str) -> str:
-    """A help text in which nothing is a style, as rich.markup.escape does it."""
-    return _STYLE.sub(r"\\\g<0>", text) if HAS_RICH else text
 
 
 def _parameters(owner: Callable[..., object]) -> Iterator[inspect.Parameter]:
@@ -65,7 +55,7 @@ def _leaves(owner: Callable[..., object]) -> Iterator[inspect.Parameter]:
         elif get_origin(parameter.annotation) is Annotated:
             kind, info = get_args(parameter.annotation)
             info = copy(info)
-            info.help = literal(info.help or "")
+            info.metavar = info.metavar or metavar_of(kind)
             if info.show_default is True and parameter.default in (None, parameter.empty):
                 # not all versions of typer keep a default None to themselves
                 info.show_default = False

@@ -13,6 +13,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from ggprune.cli.help import Described
 from ggprune.errors import UsageError
 
 GPUS = "layers are divided between all GPUs; CUDA_VISIBLE_DEVICES chooses among them"
@@ -88,7 +89,7 @@ OPTIONS: Mapping[str, tuple[Foreign, ...]] = {
 }  # fmt: skip
 
 
-class Command(TyperCommand):
+class Command(Described, TyperCommand):
     """A command that knows the options of the tool that it is like."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

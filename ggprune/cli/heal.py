@@ -9,6 +9,7 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.cli import options as shared
+from ggprune.cli.help import DROP
 from ggprune.cli.measuring import Computing, cache_folder, note_chunks
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import READ, TerminalProgress
@@ -136,7 +137,8 @@ class Options:
     # fmt: off
     removal: Removal
     base: Annotated[Path | None, Option(
-        "--base", help="The original, where IN.gguf was pruned by ggprune already.")] = None
+        "--base", rich_help_panel=DROP,
+        help="The original, where IN.gguf was pruned by ggprune already.")] = None
     drop_mtp: shared.DropMtp = False
     fitting: Fitting
     adapting: Adapting

@@ -27,7 +27,8 @@ Confidence = Annotated[float, Option(
 UseCache = Annotated[bool, Option(
     "--cache/--no-cache",
     help="Keep finished measurements in the user's cache folder: a run that was ended goes on.")]
-TypeName = Annotated[str | None, Option("--type", help="Requantize as well: Q4_K_M, Q8_0, ...")]
+TypeName = Annotated[str | None, Option(
+    "--type", metavar="TYPE", help="Requantize as well: Q4_K_M, Q8_0, ...")]
 DropMtp = Annotated[bool, Option(
     "--drop-mtp", help="Also drop all multi-token-prediction (MTP) blocks behind the layers.")]
 KeepSplit = Annotated[bool, Option("--keep-split", help="Write shards where the input has shards.")]

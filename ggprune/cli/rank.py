@@ -10,6 +10,7 @@ from typer import Option
 
 from ggprune.ablation.units import parse_unit
 from ggprune.cli import options as shared
+from ggprune.cli.help import MEASURE
 from ggprune.cli.measuring import (
     Computing,
     Search,
@@ -60,6 +61,7 @@ class Options:
     unit: Annotated[str, Option(
         metavar="NAME", help="What is left out: layer, attn or ffn.")] = "layer"
     imatrix: Annotated[Path | None, Option(
+        rich_help_panel=MEASURE,
         help="Importance matrix (GGUF or .dat): its statistics by layer.")] = None
     decide: Annotated[int, Option(
         min=1,

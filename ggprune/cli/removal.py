@@ -79,8 +79,8 @@ class Splitting:
 
     # fmt: off
     split_max_size: Annotated[str | None, Option(
-        metavar="N(M|G)",
-        help="Write shards of at most N megabytes or gigabytes of tensors: OUT-00001-of-...",
+        metavar="SIZE",
+        help="Write shards with at most so many bytes of tensors (512M, 2G): OUT-00001-of-...",
     )] = None
     split_max_tensors: Annotated[int | None, Option(
         min=1, help="Write shards of at most N tensors.")] = None

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ggprune.cli.help import SHAPE
 from ggprune.cli.options import Writing
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
@@ -25,10 +26,11 @@ class Asked:
     shape_name: Annotated[str | None, Option(
         "--shape", metavar="NAME", help="llama-3.2-1b, ...; see --list.")] = None
     type_name: Annotated[str, Option(
-        "--type", metavar="TYPE", help="Q4_K_M, Q8_0, F16, ...")] = "Q4_K_M"
+        "--type", metavar="TYPE", rich_help_panel=SHAPE, help="Q4_K_M, Q8_0, F16, ...")] = "Q4_K_M"
     n_layer: Annotated[int | None, Option(
         "--layers", metavar="N", show_default="the model's", help="Another depth.")] = None
-    seed: Annotated[int, Option(min=0, max=(1 << 32) - 1, help="Of the numbers.")] = 0
+    seed: Annotated[int, Option(
+        min=0, max=(1 << 32) - 1, rich_help_panel=SHAPE, help="Of the numbers.")] = 0
     # fmt: on
 
 

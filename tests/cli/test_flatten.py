@@ -42,7 +42,7 @@ class Other(Inner):
 
 
 def run(command: Callable[..., None], *args: str) -> str:
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(flattened(command))
     result = CliRunner().invoke(app, args, env={"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"})
     return result.output
@@ -74,22 +74,6 @@ def test_a_subclass_says_it_otherwise_takes_away_and_adds() -> None:
     assert "Somebody else's." in run(command, "--help")
     assert "No such option" in run(command, "--size", "7", "--colour", "red")
     assert "Missing option" in run(command)
-
-
-def test_help_has_its_brackets() -> None:
-    def command(extra: Annotated[bool, typer.Option("--extra", help="a[train] [red] [0]")]) -> None:
-        """Needs b[bold] and [N]."""
-
-    text = run(command, "--help")
-    assert "a[train] [red] [0]" in text
-    assert "Needs b[bold] and [N]." in text
-
-
-@pytest.mark.parametrize("name", ["heal", "auto"])
-def test_an_extra_can_be_copied_from_the_help(name: str) -> None:
-    shown = run(import_module(f"ggprune.cli.{name}").command, "--help")
-    words = " ".join(shown.replace("│", " ").split())
-    assert "pip install 'ggprune[train]'" in words
 
 
 def test_an_option_that_is_there_twice_is_a_mistake() -> None:
