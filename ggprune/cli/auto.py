@@ -92,7 +92,7 @@ class Options:
     plot: Annotated[Path | None, Option(help="Draw scores and choice (.png, .svg, .pdf).")] = None
     cache: shared.UseCache = True
     force: shared.Force = False
-    as_json: shared.AsJson = False
+    showing: shared.Showing
     # fmt: on
 
 
@@ -134,7 +134,7 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     note_chunks(options.n_chunk, read.source, read.n_chunk_limit)
     force, ranking = options.force, result.ranking
     deliver(
-        lambda: show(result, blocks, as_json=options.as_json),
+        lambda: show(result, blocks, options.showing),
         (options.report,
          lambda path: write_text(path, report_text(result, report(result), path), force=force)),
         (options.plot, lambda path: write_figure(ranking_figure(ranking), path, force=force)),

@@ -12,7 +12,7 @@ from typer import Argument, Option
 from ggprune.bench import Grid
 from ggprune.bench.cases import CACHE_TYPES, FLASH, parse_pairs, parse_ranges, parse_words
 from ggprune.bench.latency import LatencyReport, Requests
-from ggprune.cli.options import AsJson
+from ggprune.cli.options import Showing
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.streams import stdout_encoding
@@ -140,7 +140,7 @@ class Options:
     roofline: Annotated[bool, Option(
         "--roofline",
         help="Also the speed that the memory's bandwidth allows for the bytes read.")] = False
-    as_json: AsJson = False
+    showing: Showing
     # fmt: on
 
     def named(self) -> list[Path]:
@@ -162,8 +162,8 @@ def command(
     Example: ggprune bench original.gguf pruned.gguf -p 512 -n 128 --memory --roofline
     """
     grid, requests, output = options.grid.grid(), options.requests, options.output
-    memory, roofline, as_json = options.memory, options.roofline, options.as_json
-    if output is not None and (as_json or memory or roofline or requests.latency):
+    memory, roofline, showing = options.memory, options.roofline, options.showing
+    if output is not None and (showing.as_json or memory or roofline or requests.latency):
         raise UsageError("-o prints llama-bench's rows alone; leave it out, or use --json")
     models = [open_model(path) for path in [*(sources or ()), *options.named()]]
     if not models:
@@ -172,7 +172,7 @@ def command(
         if memory or roofline or options.grid.has_tests():
             raise UsageError("--latency goes with -npl, -npp, -ntg, --warmups and --runs")
         report = _latency([model.path for model in models], requests.requests(), grid)
-        show(report, latency_blocks, as_json=as_json)
+        show(report, latency_blocks, showing)
         return
     suite = run_suite(
         models, grid.cases(), n_repeat=options.n_repeat, warmup=not options.no_warmup,
@@ -181,7 +181,7 @@ def command(
     if output is not None:
         print(render_rows(suite.speed, output.value, stdout_encoding()), end="")
     else:
-        show(suite, blocks, as_json=as_json)
+        show(suite, blocks, showing)
 
 
 def _latency(paths: list[Path], requests: Requests, grid: Grid) -> LatencyReport:

@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ggprune.cli.measuring import Computing, Search, Targets, cache_folder
-from ggprune.cli.options import AsJson, Confidence, Errors, Force, UseCache
+from ggprune.cli.options import Confidence, Errors, Force, Showing, UseCache
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.files.documents import to_text
@@ -48,7 +48,7 @@ class Options:
     cache: UseCache = True
     force: Force = False
     computing: Computing
-    as_json: AsJson = False
+    showing: Showing
     # fmt: on
 
 
@@ -84,7 +84,7 @@ def command(options: Options) -> None:
     assert document.chosen is not None
     choice, force = document.chosen, options.force
     deliver(
-        lambda: show(document, lambda _: choice_blocks(choice), as_json=options.as_json),
+        lambda: show(document, lambda _: choice_blocks(choice), options.showing),
         (options.out, lambda path: write_text(path, to_text(document), force=force)),
         (options.plot, lambda path: write_figure(choice_figure(choice), path, force=force)),
     )

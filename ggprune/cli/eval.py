@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from typer import Argument, Option
 
 from ggprune.cli.measuring import Computing, given_text, note_chunks
-from ggprune.cli.options import AsJson, Chunks, Errors, Force, TextFile
+from ggprune.cli.options import Chunks, Errors, Force, Showing, TextFile
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.errors import UsageError
@@ -95,7 +95,7 @@ class Options:
     n_ubatch: Annotated[int, Option(
         "-ub", "--ubatch-size", min=1, max=1 << 24, help="Physical batch size.")] = 512
     computing: Computing
-    as_json: AsJson = False
+    showing: Showing
     # fmt: on
 
     def compute(self) -> Compute:
@@ -279,6 +279,6 @@ def command(
         write_text(path, report_text(document, whole, path), force=force)
 
     deliver(
-        lambda: show(document, lambda _: mode.blocks(results), as_json=options.as_json),
+        lambda: show(document, lambda _: mode.blocks(results), options.showing),
         (report, write_report),
     )

@@ -236,7 +236,7 @@ def train_command(source: Path, out: Path, options: Options) -> None:
         done.training.trained.runs,
     )
     deliver(
-        lambda: show(result, training_blocks, as_json=options.writing.as_json),
+        lambda: show(result, training_blocks, options.writing.showing),
         (asked.curves,
          lambda path: write_figure(training_figure(runs), path, force=options.writing.force)),
     )  # fmt: skip
@@ -251,13 +251,13 @@ def carry_out(job: HealJob, base: Model, plan: PrunePlan, writing: shared.Writin
             model=model, layers=planned_layers(would.sites, would.left), n_fitted=would.n_token,
             widest=would.widest, memory_bytes=would.memory_bytes, disk_bytes=would.disk_bytes,
         )  # fmt: skip
-        show(planned, blocks, as_json=writing.as_json)
+        show(planned, blocks, writing.showing)
         return
     healed = heal(job, TerminalProgress())
     read = healed.healing.text
     note_chunks(job.options.n_chunk, read.source, read.n_chunk)
     model = pruned_model(base, plan, healed.files, written=True)
-    show(HealedModel(model, healed.healing, healed.lora), blocks, as_json=writing.as_json)
+    show(HealedModel(model, healed.healing, healed.lora), blocks, writing.showing)
 
 
 def _models(source: Path, options: Options) -> tuple[Model, Model | None, PrunePlan]:

@@ -50,7 +50,7 @@ PANELS: Mapping[str, str] = {
     COMPUTE: "--threads --n-gpu-layers --flash-attn --batch-size --ubatch-size --cache-type-k "
     "--cache-type-v --cache",
     OUTPUT: "--output --report --plot --save-plan --save-logits --split-max-size "
-    "--split-max-tensors --keep-split --dry-run --verify --fingerprint --force --json",
+    "--split-max-tensors --keep-split --dry-run --verify --fingerprint --force --wide --json",
     OTHER: "--version --help",
 }  # fmt: skip
 

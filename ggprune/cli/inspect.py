@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
-from ggprune.cli.options import AsJson, ModelPath
+from ggprune.cli.options import ModelPath, Showing
 from ggprune.cli.output import show
 from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.model import open_model
@@ -18,7 +18,8 @@ def command(
     fingerprint: Annotated[bool, Option(
         "--fingerprint", help="Read the whole file, should its fingerprint not be known yet.")
     ] = False,
-    as_json: AsJson = False,
+    *,
+    showing: Showing,
 ) -> None:  # fmt: skip
     """Show a model: architecture, quantization mix, size, and one line per layer.
 
@@ -29,4 +30,4 @@ def command(
     model = open_model(source)
     if fingerprint:
         model.read_fingerprint(TerminalProgress(READ))
-    show(describe(model), blocks, as_json=as_json)
+    show(describe(model), blocks, showing)

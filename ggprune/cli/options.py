@@ -35,8 +35,19 @@ KeepSplit = Annotated[bool, Option("--keep-split", help="Write shards where the 
 Threads = Annotated[int | None, Option(
     "-t", "--threads", min=1, max=512, show_default="physical cores", help="CPU threads.")]
 Force = Annotated[bool, Option("--force", help="Replace the output if it exists.")]
-AsJson = Annotated[bool, Option("--json", help="Print one JSON document to stdout.")]
 # fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Showing:
+    """How a result is shown."""
+
+    # fmt: off
+    wide: Annotated[bool, Option(
+        "--wide", help="Show all columns of tables, however narrow the terminal is.")] = False
+    as_json: Annotated[bool, Option(
+        "--json", help="Print one JSON document to stdout.")] = False
+    # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,4 +63,4 @@ class Writing:
     )] = True
     # fmt: on
     force: Force = False
-    as_json: AsJson = False
+    showing: Showing

@@ -92,7 +92,7 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     else:
         files = planned(job) if writing.dry_run else write(job, TerminalProgress())
         pruned = pruned_model(model, plan, files, written=not writing.dry_run)
-        show(pruned, blocks, as_json=writing.as_json)
+        show(pruned, blocks, writing.showing)
     if options.save_plan is not None:
         write_text(options.save_plan, to_text(plan), force=writing.force)
 

@@ -74,7 +74,7 @@ def command(
     )  # fmt: skip
     files = planned(job) if writing.dry_run else write(job, TerminalProgress())
     quantized = quantized_model(model, options.type, files, written=not writing.dry_run)
-    show(quantized, blocks, as_json=writing.as_json)
+    show(quantized, blocks, writing.showing)
 
 
 def _read(source: Path, words: list[str], threads: int | None) -> tuple[Path, str, int | None]:

@@ -74,7 +74,7 @@ class Options:
     cache: shared.UseCache = True
     force: shared.Force = False
     computing: Computing
-    as_json: shared.AsJson = False
+    showing: shared.Showing
     # fmt: on
 
 
@@ -113,7 +113,7 @@ def command(source: shared.ModelPath, options: Options) -> None:
     note_chunks(options.n_chunk, text.source, ranking.calibration.n_chunk_limit)
     force = options.force
     deliver(
-        lambda: show(ranking, blocks, as_json=options.as_json),
+        lambda: show(ranking, blocks, options.showing),
         (options.out, lambda path: write_text(path, to_text(ranking), force=force)),
         (options.plot, lambda path: write_figure(ranking_figure(ranking), path, force=force)),
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument
 
-from ggprune.cli.options import AsJson, Force
+from ggprune.cli.options import Force, Showing
 from ggprune.cli.output import show
 from ggprune.files.outputs import check_outputs, disk_errors
 from ggprune.files.reading import seekable
@@ -23,7 +23,8 @@ def command(
     )],
     out: Annotated[Path, Argument(metavar="OUT", help="The file to write.")],
     force: Force = False,
-    as_json: AsJson = False,
+    *,
+    showing: Showing,
 ) -> None:  # fmt: skip
     """Carry an imatrix, a LoRA or a control vector over to the layer numbers of a pruned model.
 
@@ -34,4 +35,4 @@ def command(
     check_outputs([out], [plan_file, source], force=force)
     with disk_errors(out), seekable(source) as file:
         remapped = remap(read_plan(plan_file), file, out, force=force)
-    show(Companion(remapped, out), blocks, as_json=as_json)
+    show(Companion(remapped, out), blocks, showing)

@@ -58,9 +58,9 @@ def command(
 
     Example: ggprune synth --shape llama-3.2-1b --type Q4_K_M random.gguf
     """
-    force, as_json, written = writing.force, writing.as_json, not writing.dry_run
+    force, showing, written = writing.force, writing.showing, not writing.dry_run
     if show_shapes:
-        show(list_shapes(), shape_blocks, as_json=as_json)
+        show(list_shapes(), shape_blocks, showing)
         return
     if asked.shape_name is None:
         raise UsageError("which shape? --shape NAME; --list prints those that are known")
@@ -73,4 +73,4 @@ def command(
     if out is not None and written:
         progress = TerminalProgress()
         synthesize(blueprint, out, force=force, check_load=writing.verify, progress=progress)
-    show(synth_model(blueprint, out, written=written), blocks, as_json=as_json)
+    show(synth_model(blueprint, out, written=written), blocks, showing)

@@ -79,6 +79,8 @@ def _table(rows: Sequence[Row]) -> Table:
         (f"{pp.case.name if pp else 'pp'} t/s", lambda row: speed_cell(row.pp)),
         (f"{tg.case.name if tg else 'tg'} t/s", lambda row: speed_cell(row.tg)),
         ("tg speed-up", lambda row: f"{row.tg.mean / tg.mean:.2f}x" if row.tg and tg else None),
+        spare=("bpw", "layers", f"{pp.case.name if pp else 'pp'} t/s", "same top p", "PPL",
+               f"{tg.case.name if tg else 'tg'} t/s", "tg speed-up"),
     )  # fmt: skip
 
 
@@ -137,7 +139,7 @@ def _rounds(result: AutoResult) -> tuple[Block, ...]:
         ("PPL", lambda row: estimate(row.ppl)), ("PPL ratio", lambda row: f"{row.ppl_ratio:.3f}"),
         ("tg speed-up", lambda row: f"{row.speedup:.2f}x" if row.speedup else None),
         ("seeds", lambda row: " / ".join(f"{ppl:.2f}" for ppl in row.seed_ppls) or None),
-        left=(),
+        left=(), spare=("seeds", "parameters", "PPL ratio", "tg speed-up"),
     )  # fmt: skip
     return (Text((heading,)), table)
 

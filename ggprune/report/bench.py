@@ -43,6 +43,7 @@ def latency_blocks(report: LatencyReport) -> tuple[Block, ...]:
         ("ms/token", lambda row: f"{1000 * row[1].token_s:.3f}"),
         *(((COMPARED, lambda row: ratio_cell(row[1].ratio)),) if several else ()),
         ("file", lambda row: row[0].path), left=(0, 7 + several),
+        spare=("ms/token", "input", "tokens/s", "model"),
     )  # fmt: skip
     return (table, _devices(report.hardware))
 
@@ -73,7 +74,8 @@ def speed_table(result: Benchmark) -> Table:
             rows.append((*known, result.hardware.backends, *settings, *measured, model.path))
     headers = ("model", "size", "params", "backend", "threads", *varying, "test", "t/s")
     headers += (COMPARED,) * several
-    return Table((*headers, "file"), tuple(rows), left=(0, 3, len(headers)))
+    spare = ("backend", "params", "threads", "size", "model")
+    return Table((*headers, "file"), tuple(rows), (0, 3, len(headers)), spare)
 
 
 def ratio_cell(ratio: Ratio | None) -> str:
@@ -94,6 +96,7 @@ def memory_table(models: Sequence[ModelMemory]) -> Table:
         ("buffers by device", _by_device), ("peak RSS", lambda m: size(m.peak_rss_bytes)),
         ("VRAM", lambda m: ", ".join(f"{g.device} {size(g.used_bytes)}" for g in m.gpus) or "-"),
         ("file", lambda m: m.path), left=(0, 4, 7),
+        spare=("buffers by device", "VRAM", "compute", "cache", "weights"),
     )  # fmt: skip
 
 
@@ -116,6 +119,7 @@ def roofline_blocks(roofline: Roofline) -> tuple[Block, ...]:
         ("predicted", lambda roof: f"{roof.predicted_speedup:.3f}x"),
         ("measured", lambda roof: f"{roof.measured_speedup:.3f}x" + " !" * roof.is_short),
         ("file", lambda roof: roof.path), left=(0, 8),
+        spare=("cache/token", "weights/token", "roof t/s", "predicted", "measured"),
     )  # fmt: skip
     lines = []
     if roofline.bandwidth:

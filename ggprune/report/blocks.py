@@ -36,11 +36,14 @@ class Heading:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; the columns in `left` hold words, the others numbers."""
+    """Rows of cells; the columns in `left` hold words, the others numbers. Where there is no room
+    for all of them, those in `spare` are left out, the first one first.
+    """
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: tuple[int, ...] = (0,)
+    spare: tuple[str, ...] = ()  # headers; also of columns that are not always there
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,14 @@ class Figure:
 Block: TypeAlias = Heading | Table | Text | Code | Figure
 
 
-def table_of(items: Iterable[T], *columns: Column[T], left: tuple[int, ...] = (0,)) -> Table:
+def table_of(
+    items: Iterable[T], *columns: Column[T], left: tuple[int, ...] = (0,),
+    spare: tuple[str, ...] = (),
+) -> Table:  # fmt: skip
     """A table with a row for each item; there is a dash where a column has None for it."""
     values = ([cell(item) for _, cell in columns] for item in items)
     rows = (tuple("-" if value is None else str(value) for value in row) for row in values)
-    return Table(tuple(header for header, _ in columns), tuple(rows), left)
+    return Table(tuple(header for header, _ in columns), tuple(rows), left, spare)
 
 
 def terminal(blocks: Iterable[Block]) -> str:
@@ -88,9 +94,8 @@ def markdown(blocks: Iterable[Block]) -> str:
 
 def _plain(block: Heading | Table | Text | Code) -> str:
     match block:
-        case Table(headers, rows, left):
-            cells = [[_cell(text) for text in row] for row in rows]
-            return f"{markdown_table(headers, cells, left)}\n"
+        case Table():
+            return f"{_lines(block)}\n"
         case Text(lines):
             return "".join(f"{printable(line)}\n" for line in lines)
         case Heading(text):
@@ -108,6 +113,16 @@ def _marked_up(block: Heading | Table | Text | Code) -> str:
             return f"{fence}text\n{_code(text)}\n{fence}\n"
         case _:
             return _plain(block)
+
+
+def _lines(table: Table) -> str:
+    cells = [[_cell(text) for text in row] for row in table.rows]
+    return markdown_table(table.headers, cells, table.left)
+
+
+def table_width(table: Table) -> int:
+    """Of its lines, in characters."""
+    return _lines(table).index("\n")
 
 
 def _cell(text: str) -> str:

@@ -50,6 +50,7 @@ def choice_blocks(scores: Sequence[ChoiceScore]) -> tuple[Block, ...]:
         ("tasks", lambda score: score.accuracy.n),
         ("right %", lambda score: f"{100 * score.accuracy.value:.4f}"),
         ("error", _choice_error), ("guessing %", lambda score: f"{100 * score.chance:.1f}"),
+        spare=("guessing %", "tasks", "error"),
     ),)  # fmt: skip
 
 
@@ -85,7 +86,8 @@ def _table(results: Sequence[Evaluation]) -> Table:
         ("same top p", lambda d: percent(d.same_top_p)),
     )  # fmt: skip
     rows = (a + b for a, b in zip(alone.rows, compared.rows, strict=True))
-    return Table(alone.headers + compared.headers, tuple(rows))
+    spare = ("99 % of tokens", "RMS Δp", "PPL ratio", "same top p", "PPL")
+    return Table(alone.headers + compared.headers, tuple(rows), spare=spare)
 
 
 def _statistics(evaluation: Evaluation, d: Divergence) -> tuple[Text, ...]:
@@ -150,6 +152,8 @@ def texts_table(results: Sequence[Health]) -> Table:
         ("other language", lambda row: row[1].n_other_language),
         ("stray brackets", lambda row: row[1].stray_brackets),
         ("sums right", lambda row: f"{row[1].n_right} of {row[1].n_expected}"),
+        spare=("tokens", "early", "stray brackets", "other script", "other language", "no end",
+               "sums right", "ended"),
     )  # fmt: skip
 
 

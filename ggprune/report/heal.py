@@ -69,6 +69,7 @@ def _matrices(healing: Healing) -> Table:
         ("type", lambda item: item.type), ("ridge", lambda item: f"{item.ridge:g}"),
         ("error before", lambda item: number(item.error_before)),
         ("after", lambda item: number(item.error)), left=(1, 2),
+        spare=("type", "ridge", "error before"),
     )  # fmt: skip
 
 

@@ -137,6 +137,7 @@ def blocks(description: ModelDescription) -> tuple[Block, ...]:
         ("types", lambda line: ", ".join(f"{n} {name}" for name, n in line[3].types.items())),
         ("params", lambda line: count(line[3].n_param)),
         ("size", lambda line: size(line[3].size_bytes)), left=(1, 2, 4),
+        spare=("tensors", "params", "types", "goes"),
     )  # fmt: skip
     return (Text(_facts(description)), table)
 

@@ -22,6 +22,11 @@ METRICS: dict[Metric, Column[LayerScore]] = {
     Metric.MAGNITUDE: ("magnitude", lambda s: number(s.magnitude or 0.0, 0)),
     Metric.TAYLOR: ("Taylor", lambda s: number(s.taylor or 0.0)),
 }
+# Of the others: which column they are ordered by.
+COMPUTED = {
+    Metric.KLD: "KLD without it", Metric.PPL: "PPL without it", Metric.SAME_TOP_P: "same top p",
+    Metric.BI: "BI", Metric.IMATRIX: "imatrix energy",
+}  # fmt: skip
 IMATRIX: tuple[Column[LayerScore], ...] = (
     ("imatrix energy", lambda s: number(s.activations.energy) if s.activations else None),
     (
@@ -63,7 +68,13 @@ def _table(ranking: Ranking) -> Table:
     )
     scale = "importance (log)" if is_log_scale(values) else "importance"
     bar: Column[LayerScore] = (scale, lambda s: bar_of[s.layer])
-    return table_of(scores, *columns, bar, left=(len(columns),))
+    spare = ("tokens", "imatrix cosine", "imatrix energy", "99 % of tokens", "BI", scale,
+             "same top p", "PPL without it", "KLD without it")  # fmt: skip
+    main = COMPUTED.get(metric)  # what they are ordered by stays
+    return table_of(
+        scores, *columns, bar, left=(len(columns),),
+        spare=tuple(header for header in spare if header != main),
+    )  # fmt: skip
 
 
 def _is_marked(ranking: Ranking, score: LayerScore) -> bool:
@@ -104,6 +115,7 @@ def trials_table(choice: Choice) -> tuple[Table, ...]:
         ("times", lambda trial: f"{trial.after.value / max(trial.before.value, 1e-12):.2f}x"),
         ("fitted tokens", lambda trial: trial.n_fitted),
         ("time s", lambda trial: f"{trial.time_s:.1f}"),
+        spare=("fitted tokens", "time s", "times", "KLD before"),
     ),)  # fmt: skip
 
 
@@ -130,6 +142,7 @@ def steps_table(choice: Choice) -> Table:
         ("passes", lambda step: step.n_pass), ("time s", lambda step: f"{step.time_s:.1f}"),
         ("winner", lambda step: step.drop), ("KLD", lambda step: estimate(step.kld)),
         ("tokens", lambda step: step.kld.n), left=(0, 4),
+        spare=("tokens", "passes", "sets", "time s"),
     )  # fmt: skip
 
 
@@ -150,4 +163,5 @@ def front_table(front: Sequence[FrontRow]) -> Table:
         ("predicted speed-up", lambda row: f"{row.point.speedup:.3f}x"),
         *(measured if any(row.tg for row in front) else ()),
         left=(1,),
+        spare=("params", "tg t/s", "PPL ratio", "size", "measured", "predicted speed-up"),
     )

@@ -48,6 +48,7 @@ def _runs(runs: tuple[Run, ...]) -> Table:
         ("KLD", lambda row: number(row[1].kld)), ("PPL", lambda row: number(row[1].ppl)),
         ("tok/s", lambda row: f"{row[1].tok_per_s:.0f}" if row[1].tok_per_s else ""),
         ("", lambda row: "best" if row[1] == row[0].best else ""), left=(7,),
+        spare=("tok/s", "loss", "tokens", "PPL"),
     )  # fmt: skip
 
 

@@ -194,4 +194,5 @@ def shape_blocks(shapes: Mapping[str, Iterable[ShapeDescription]]) -> tuple[Bloc
         ("layers", lambda shape: shape.n_layer),
         ("parameters", lambda shape: f"{shape.n_param:,}"),
         ("source", lambda shape: shape.source), left=(0, 1, 4),
+        spare=("source", "arch", "layers"),
     ),)  # fmt: skip
