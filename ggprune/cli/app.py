@@ -7,6 +7,7 @@ command, as llama-quantize's option of the same name does.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -16,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from ggprune.cli.completion import mend_bash_words
 from ggprune.cli.flatten import flattened
 from ggprune.cli.foreign import Command
 from ggprune.cli.help import MAX_WIDTH, Described
@@ -60,11 +62,20 @@ class Group(Described, TyperGroup):
             args = ["prune", *args]
         return list(super().parse_args(ctx, args))
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Also the options that need no command in front of them."""
+        items = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            behind = load("prune").shell_complete(ctx, incomplete)
+            items += [item for item in behind if item.value in REMOVAL_OPTIONS]
+        return items
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
         return name, load(name) if name is not None else None, rest
 
     def main(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        mend_bash_words(os.environ)
         try:
             code = super().main(args, *rest, **{**options, "standalone_mode": False})
         except GGPruneError as e:
@@ -102,7 +113,6 @@ def _fail(message: str, code: int) -> int:
 
 app = typer.Typer(
     cls=Group,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
     help="Make GGUF models shallower: rank layers, drop them, requantize, prove what it cost.\n\n"

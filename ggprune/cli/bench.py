@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer import Argument, Option
 from ggprune.bench import Grid
 from ggprune.bench.cases import CACHE_TYPES, FLASH, parse_pairs, parse_ranges, parse_words
 from ggprune.bench.latency import LatencyReport, Requests
+from ggprune.cli.completion import one_of
 from ggprune.cli.options import Showing
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
@@ -32,8 +34,14 @@ Output = Enum(
 )  # llama-bench's formats
 
 
-def _listed(names: str, default: str | bool, text: str, metavar: str = "N,...") -> object:
-    return Option(*names.split(), metavar=metavar, show_default=default, help=text)
+def _listed(
+    names: str, default: str | bool, text: str, metavar: str = "N,...",
+    values: Collection[str] | None = None,
+) -> object:  # fmt: skip
+    complete = one_of(values, listed=True) if values is not None else None
+    return Option(
+        *names.split(), metavar=metavar, show_default=default, help=text, autocompletion=complete
+    )
 
 
 def _ranges(values: Values, option: str, limits: tuple[int, int]) -> tuple[int, ...] | None:
@@ -57,14 +65,15 @@ class GridOptions:
     n_batch: Annotated[Values, _listed("-b --batch-size", "2048", "Logical batch size.")] = None
     n_ubatch: Annotated[Values, _listed("-ub --ubatch-size", "512", "Physical batch size.")] = None
     type_k: Annotated[Values, _listed(
-        "-ctk --cache-type-k", "f16", "Type of the cached keys.", "TYPE,...")] = None
+        "-ctk --cache-type-k", "f16", "Type of the cached keys.", "TYPE,...", CACHE_TYPES)] = None
     type_v: Annotated[Values, _listed(
-        "-ctv --cache-type-v", "f16", "... and values.", "TYPE,...")] = None
+        "-ctv --cache-type-v", "f16", "... and values.", "TYPE,...", CACHE_TYPES)] = None
     threads: Annotated[Values, _listed("-t --threads", "physical cores", "CPU threads.")] = None
     n_gpu_layers: Annotated[Values, _listed(
         "-ngl --n-gpu-layers", "-1: all", "Layers to keep on the GPU (GPU builds only).")] = None
     flash_attn: Annotated[Values, _listed(
-        "-fa --flash-attn", "auto", "Flash attention: on, off or auto.", "NAME,...")] = None
+        "-fa --flash-attn", "auto", "Flash attention: on, off or auto.", "NAME,...",
+        [*FLASH][:3])] = None
     # fmt: on
 
     def has_tests(self) -> bool:

@@ -101,7 +101,9 @@ class Command(Described, TyperCommand):
             name for param in self.params if not getattr(param, "is_flag", False)
             for name in param.opts if name.startswith("-")
         }  # fmt: skip
-        return list(super().parse_args(ctx, list(_without(args, known, own))))
+        if not ctx.resilient_parsing:  # a shell that completes asks for no errors
+            args = list(_without(args, known, own))
+        return list(super().parse_args(ctx, args))
 
 
 def _without(args: list[str], known: Mapping[str, Foreign], own: Set[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.cli import options as shared
+from ggprune.cli.completion import values_of
 from ggprune.cli.help import DROP
 from ggprune.cli.measuring import Computing, cache_folder, note_chunks
 from ggprune.cli.output import deliver, show
@@ -19,7 +20,7 @@ from ggprune.cli.training import Training
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
 from ggprune.files.reading import TextErrors
-from ggprune.healing.result import RANK, HealOptions, parse_fitted
+from ggprune.healing.result import RANK, Fitted, HealOptions, parse_fitted
 from ggprune.healing.selftext import SelfTextOptions
 from ggprune.metrics.text import Text, read_texts
 from ggprune.model import Model, open_model
@@ -64,12 +65,14 @@ class Fitting:
         help="How much matrices are held back, as a share of their inputs' mean square; auto: "
         "chosen for every matrix on chunks set aside.")] = "auto"
     refit: Annotated[str, Option(
-        metavar="NAME", help="Which matrices: attn, ffn or both.")] = "both"
+        metavar="NAME", autocompletion=values_of(Fitted),
+        help="Which matrices: attn, ffn or both.")] = "both"
     layers: Annotated[int | None, Option(
         "--refit-layers", min=1, show_default="all",
         help="Fit the first N layers only, from the one in front of the first cut on.")] = None
     heal_type: Annotated[str | None, Option(
         "--heal-type", metavar="TYPE", show_default="their own",
+        autocompletion=shared.tensor_types,
         help="Store fitted matrices in this type.")] = None
     # fmt: on
 

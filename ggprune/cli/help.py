@@ -17,6 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
+from ggprune.cli.completion import briefly
+
 MAX_WIDTH = 102  # of the text and its margin: longer lines are hard to read
 MAX_NAMES = 28  # of names that have their description on the same line
 NO_VALUE = MappingProxyType({int: "N", float: "X", Path: "FILE", str: "TEXT"})
@@ -51,7 +53,7 @@ PANELS: Mapping[str, str] = {
     "--cache-type-v --cache",
     OUTPUT: "--output --report --plot --save-plan --save-logits --split-max-size "
     "--split-max-tensors --keep-split --dry-run --verify --fingerprint --force --wide --json",
-    OTHER: "--version --help",
+    OTHER: "--version --install-completion --show-completion --help",
 }  # fmt: skip
 
 
@@ -64,10 +66,13 @@ class Section:
 
 
 class Described:
-    """What makes a command of typer's describe itself so."""
+    """What makes a command of typer's describe itself so, to shells in short."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(describe(self, ctx, formatter.width))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        return briefly(super().shell_complete(ctx, incomplete))  # type: ignore[misc]
 
 
 def describe(command: Any, ctx: Any, width: int) -> str:

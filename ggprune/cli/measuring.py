@@ -12,6 +12,7 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.arch import n_trunk
+from ggprune.cli.completion import values_of
 from ggprune.cli.messages import say_note
 from ggprune.cli.options import Threads
 from ggprune.errors import UsageError
@@ -21,7 +22,7 @@ from ggprune.metrics.text import Text, read_text, shipped_text
 from ggprune.model import Model
 from ggprune.model.layers import parse_layers
 from ggprune.runtime.session import Compute
-from ggprune.scoring import DropRequest, Goal, Limits, Target, parse_strategy
+from ggprune.scoring import DropRequest, Goal, Limits, Strategy, Target, parse_strategy
 from ggprune.scoring.target import OPTIONS, parse_amount
 
 
@@ -81,7 +82,7 @@ class Search:
 
     # fmt: off
     strategy: Annotated[str, Option(
-        "--strategy", metavar="NAME",
+        "--strategy", metavar="NAME", autocompletion=values_of(Strategy),
         help="How the set is found: oneshot, greedy, window, search, exhaustive, or healed: the "
         "best sets of a search and the best runs are healed, and the nearest to the original is "
         "taken, for about three passes through the text for each of up to six.")] = "search"

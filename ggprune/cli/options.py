@@ -8,7 +8,12 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ggprune.cli.completion import one_of
 from ggprune.files.reading import TextErrors
+from ggprune.quantize.options import FILE_TYPES, MADE_TYPES
+
+file_types = one_of(FILE_TYPES, any_case=True)
+tensor_types = one_of(MADE_TYPES, any_case=True)
 
 # fmt: off
 ModelPath = Annotated[Path, Argument(
@@ -28,7 +33,8 @@ UseCache = Annotated[bool, Option(
     "--cache/--no-cache",
     help="Keep finished measurements in the user's cache folder: a run that was ended goes on.")]
 TypeName = Annotated[str | None, Option(
-    "--type", metavar="TYPE", help="Requantize as well: Q4_K_M, Q8_0, ...")]
+    "--type", metavar="TYPE", autocompletion=file_types,
+    help="Requantize as well: Q4_K_M, Q8_0, ...")]
 DropMtp = Annotated[bool, Option(
     "--drop-mtp", help="Also drop all multi-token-prediction (MTP) blocks behind the layers.")]
 KeepSplit = Annotated[bool, Option("--keep-split", help="Write shards where the input has shards.")]

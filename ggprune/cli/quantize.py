@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
-from ggprune.cli.options import KeepSplit, ModelPath, Threads, Writing
+from ggprune.cli.options import KeepSplit, ModelPath, Threads, Writing, file_types
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
@@ -40,12 +40,19 @@ class WholeQuantizing(Quantizing):
     # fmt: on
 
 
+def type_behind(ctx: Context, incomplete: str) -> list[str]:
+    """Types, where the first word is not still to come, which may be a file."""
+    words = ctx.params.get("words") or ()
+    return file_types(incomplete) if incomplete or len(words) == 1 else []
+
+
 def command(
     source: ModelPath,
     words: Annotated[
         list[str],
         Argument(
             metavar="[OUT.gguf] TYPE [N_THREADS]",
+            autocompletion=type_behind,
             help="TYPE: Q4_K_M, Q8_0, F16, COPY, ... Without a name the file to write is "
             "ggml-model-TYPE.gguf beside the input.",
         ),

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from typer import Option
 
+from ggprune.cli.completion import rule_of
+from ggprune.cli.options import tensor_types
 from ggprune.errors import UsageError
 from ggprune.files.reading import name_of, seekable
 from ggprune.model.imatrix import Imatrix, read_imatrix
@@ -38,7 +40,7 @@ class Quantizing:
         "--exclude-weights", metavar="NAME",
         help="... for all but tensors with this in their original name. Repeatable.")] = None
     tensor_types: Annotated[list[str] | None, Option(
-        "--tensor-type", metavar="REGEX=TYPE",
+        "--tensor-type", metavar="REGEX=TYPE", autocompletion=rule_of(tensor_types),
         help="Store tensors whose names match in this type: attn_v=q8_0. Repeatable; the first "
         "match counts. Layer numbers are those of the input.",
     )] = None
@@ -49,14 +51,16 @@ class Quantizing:
         help="--tensor-type sees the layer numbers of the pruned model, not of the original.",
     )] = False
     output_tensor_type: Annotated[str | None, Option(
-        "--output-tensor-type", metavar="TYPE", help="Type of output.weight.")] = None
+        "--output-tensor-type", metavar="TYPE", autocompletion=tensor_types,
+        help="Type of output.weight.")] = None
     token_embedding_type: Annotated[str | None, Option(
-        "--token-embedding-type", metavar="TYPE", help="Type of the token embeddings.")] = None
+        "--token-embedding-type", metavar="TYPE", autocompletion=tensor_types,
+        help="Type of the token embeddings.")] = None
     leave_output_tensor: Annotated[bool, Option(
         "--leave-output-tensor", help="Leave output.weight as it is.")] = False
     pure: Annotated[bool, Option("--pure", help="No mixture: all tensors in one type.")] = False
     bump_interface: Annotated[str | None, Option(
-        "--bump-interface", metavar="TYPE",
+        "--bump-interface", metavar="TYPE", autocompletion=tensor_types,
         help="Store the layers on both sides of a cut in this type at least. The next larger "
         "--type gains more for the same bytes (docs/benchmarks.md).",
     )] = None

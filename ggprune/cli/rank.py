@@ -8,8 +8,9 @@ from typing import Annotated
 
 from typer import Option
 
-from ggprune.ablation.units import parse_unit
+from ggprune.ablation.units import SCORED, parse_unit
 from ggprune.cli import options as shared
+from ggprune.cli.completion import one_of
 from ggprune.cli.help import MEASURE
 from ggprune.cli.measuring import (
     Computing,
@@ -31,7 +32,7 @@ from ggprune.pipeline.healed import healing, settled
 from ggprune.pipeline.safe import rank
 from ggprune.report.plot import check_plot, ranking_figure, write_figure
 from ggprune.report.ranking import blocks
-from ggprune.scoring import MeasureOptions, RankOptions, parse_metric
+from ggprune.scoring import MeasureOptions, Metric, RankOptions, parse_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,14 @@ class Options:
     out: Annotated[Path | None, Option("-o", "--output", help="Write the scores as JSON.")] = None
     plot: Annotated[Path | None, Option(help="Write a picture (.png, .svg, .pdf).")] = None
     metric: Annotated[str, Option(
-        metavar="NAME",
+        metavar="NAME", autocompletion=one_of([f"{m.value}{p}" for m in Metric for p in ("", "+")]),
         help="What the layers are ordered by: kld, ppl, same_top_p, rms_delta_p, bi, angular, "
         "relative_magnitude, magnitude, taylor (pip install 'ggprune[train]') or imatrix; with a "
         "+ behind it (ppl+) the first four and the last two come last.",
     )] = "kld"
     unit: Annotated[str, Option(
-        metavar="NAME", help="What is left out: layer, attn or ffn.")] = "layer"
+        metavar="NAME", autocompletion=one_of([each.value for each in SCORED]),
+        help="What is left out: layer, attn or ffn.")] = "layer"
     imatrix: Annotated[Path | None, Option(
         rich_help_panel=MEASURE,
         help="Importance matrix (GGUF or .dat): its statistics by layer.")] = None

@@ -8,14 +8,19 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ggprune.cli.completion import one_of
 from ggprune.cli.help import SHAPE
-from ggprune.cli.options import Writing
+from ggprune.cli.options import Writing, file_types
 from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_output
-from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
+from ggprune.pipeline.synth import find_shape, known_shapes, make_blueprint, synthesize
 from ggprune.report.written import blocks, list_shapes, shape_blocks, synth_model
+
+
+def shape_names(incomplete: str) -> list[str]:
+    return one_of([shape.name for shape in known_shapes()])(incomplete)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +29,11 @@ class Asked:
 
     # fmt: off
     shape_name: Annotated[str | None, Option(
-        "--shape", metavar="NAME", help="llama-3.2-1b, ...; see --list.")] = None
+        "--shape", metavar="NAME", autocompletion=shape_names,
+        help="llama-3.2-1b, ...; see --list.")] = None
     type_name: Annotated[str, Option(
-        "--type", metavar="TYPE", rich_help_panel=SHAPE, help="Q4_K_M, Q8_0, F16, ...")] = "Q4_K_M"
+        "--type", metavar="TYPE", autocompletion=file_types, rich_help_panel=SHAPE,
+        help="Q4_K_M, Q8_0, F16, ...")] = "Q4_K_M"
     n_layer: Annotated[int | None, Option(
         "--layers", metavar="N", show_default="the model's", help="Another depth.")] = None
     seed: Annotated[int, Option(

@@ -9,11 +9,12 @@ from typing import Annotated, TypeVar
 
 from typer import Option
 
+from ggprune.cli.completion import one_of, values_of
 from ggprune.cli.measuring import Computing
 from ggprune.errors import UsageError
 from ggprune.scoring.target import parse_number
 from ggprune.training.options import Device, Loss, Precision, Schedule, TrainOptions
-from ggprune.training.recipes import find_recipe
+from ggprune.training.recipes import RECIPES, find_recipe
 
 E = TypeVar("E", bound=Enum)
 
@@ -28,10 +29,11 @@ class Training:
     no_refit: Annotated[bool, Option(
         "--no-refit", help="Train without fitting matrices before.")] = False
     recipe: Annotated[str | None, Option(
-        metavar="NAME", help="Settings of others: modelopt, shortened-lora, shortened-cpt or "
+        metavar="NAME", autocompletion=one_of(RECIPES),
+        help="Settings of others: modelopt, shortened-lora, shortened-cpt or "
         "depth-first (docs/recipes.md); options that are given come first.")] = None
     loss: Annotated[str | None, Option(
-        metavar="NAME", show_default="kd",
+        metavar="NAME", show_default="kd", autocompletion=values_of(Loss),
         help="kd: KL divergence from the original; ce: cross entropy with the text; kd+ce.")] = None
     ce_weight: Annotated[float | None, Option(
         min=0.0, show_default="0.5", help="Of cross entropy in kd+ce.")] = None
@@ -53,7 +55,8 @@ class Training:
     warmup: Annotated[float | None, Option(
         min=0.0, max=1.0, show_default="0.05", help="Share of the steps.")] = None
     schedule: Annotated[str | None, Option(
-        metavar="NAME", show_default="cosine", help="cosine, linear or constant_with_warmup.",
+        metavar="NAME", show_default="cosine", autocompletion=values_of(Schedule),
+        help="cosine, linear or constant_with_warmup.",
     )] = None
     seed: Annotated[int | None, Option(min=0, show_default="0", help="Of order and start.")] = None
     seeds: Annotated[int | None, Option(
@@ -63,9 +66,11 @@ class Training:
         "--answers-only", help="Learn what assistants say in conversations, and nothing else.",
     )] = False
     device: Annotated[str | None, Option(
-        metavar="NAME", show_default="auto", help="Torch's: cpu, cuda, mps.")] = None
+        metavar="NAME", show_default="auto", autocompletion=values_of(Device),
+        help="Torch's: cpu, cuda, mps.")] = None
     dtype: Annotated[str | None, Option(
-        metavar="TYPE", show_default="f32, on a GPU bf16", help="Torch's: f32, bf16, f16.")] = None
+        metavar="TYPE", show_default="f32, on a GPU bf16", autocompletion=values_of(Precision),
+        help="Torch's: f32, bf16, f16.")] = None
     checkpointing: Annotated[bool, Option(
         "--gradient-checkpointing", help="Less memory, a third more time.")] = False
     num_processes: Annotated[int | None, Option(

@@ -108,7 +108,7 @@ def test_an_option_is_in_one_panel_wherever_it_is_found(help_of: Help) -> None:
     assert len(named) == len(set(named))
     options: list[Any] = [param for name in COMMANDS for param in load(name).params]
     used = {opt for option in options for opt in option.opts}
-    used |= {"--help", "--version"}
+    used |= {"--help", "--version", "--install-completion", "--show-completion"}
     assert set(named) <= used
     others = {option.rich_help_panel for option in options} - {None}
     assert others <= set(PANELS)
