@@ -2,17 +2,9 @@
 # Everything lives in .venv; the first call creates it.
 
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := .venv/.ready
 DEMO := demo-out
-
-# GCC before 12.4/13.3 drops the stores in front of _tile_loadconfig, so that llama.cpp built for a
-# processor with AMX crashes on quantized models. Build without AMX, and trust no cached build.
-ifneq ($(shell grep -sw -m1 amx_tile /proc/cpuinfo),)
-export CFLAGS := $(CFLAGS) -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
-export CXXFLAGS := $(CXXFLAGS) -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
-PIP_FLAGS := --no-cache-dir
-endif
 
 # Of `make test-train`. On Linux PyPI's torch brings CUDA, 3 GB of it; the CPU is enough:
 # make test-train TORCH_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
@@ -29,11 +21,7 @@ help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 
 $(READY): pyproject.toml
-	@echo "Installing into .venv. llama.cpp is compiled the first time: about 5 minutes."
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[dev]'
-	@touch $@
+	@$(PYTHON) -m setup
 
 demo: $(READY)  ## rank, prune, requantize, heal, evaluate and benchmark the embedded model
 	@mkdir -p $(DEMO)
