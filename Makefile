@@ -11,11 +11,14 @@ DEMO := demo-out
 TORCH ?= torch==2.13.*
 TORCH_FLAGS ?=
 
+# Of `make test-wheel`: the folder of an sdist and a wheel that are built already.
+DIST ?=
+
 # Of `make fuzz`: seconds for all targets together, and the seed of all inputs.
 FUZZ_S ?= 60
 FUZZ_SEED ?= 1
 
-.PHONY: demo test test-archs test-train fuzz faults hostile lint type format bench docs fixtures clean help
+.PHONY: demo test test-archs test-train test-wheel fuzz faults hostile lint type format bench docs fixtures clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -35,12 +38,15 @@ demo: $(READY)  ## rank, prune, requantize, heal, evaluate and benchmark the emb
 		--report $(DEMO)/report.md --force
 
 test: $(READY)  ## run all tests
-	@$(BIN)/python -m pytest --ignore tests/torch
+	@$(BIN)/python -m pytest --ignore tests/torch --ignore tests/wheel
 
 test-train: $(READY)  ## tests of training; installs torch, transformers, peft, accelerate
 	@echo "Installing torch and what trains with it into .venv: about 200 MB for the CPU."
 	@$(BIN)/python -m pip install --quiet $(TORCH_FLAGS) '$(TORCH)' --editable '.[train]'
 	@$(BIN)/python -m pytest tests/torch
+
+test-wheel: $(READY)  ## build the wheel, install it into a new environment, try it elsewhere
+	@$(BIN)/python -m pytest tests/wheel $(if $(DIST),--dist $(DIST))
 
 test-archs: $(READY)  ## every architecture: exact, refused or wrong, as a table
 	@$(BIN)/python -m tests.arch
