@@ -48,6 +48,7 @@ COMMANDS = {
 }
 REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan", "--scores", "--drop-mtp")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+POLITE = ("SIGTERM", "SIGHUP", "SIGBREAK")  # requests to end, where there are such
 
 
 class Group(Described, TyperGroup):
@@ -142,7 +143,7 @@ for name, summary in COMMANDS.items():  # what stands for a command in the help,
 
 def main() -> None:
     """Entry point. A polite kill is treated like Ctrl-C, so that nothing is left behind."""
-    for sign in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    for sign in (getattr(signal, name) for name in POLITE if hasattr(signal, name)):
         if signal.getsignal(sign) == signal.SIG_DFL:  # a job under nohup keeps ignoring it
             signal.signal(sign, signal.default_int_handler)
     prepare_streams()

@@ -10,6 +10,8 @@ import errno
 import os
 from collections.abc import Iterator
 
+from ggprune.files.system import read_at, write_at
+
 STEP_BYTES = 64 << 20  # a progress report and a chance for Ctrl-C this often
 BUFFER_BYTES = 4 << 20
 UNSUPPORTED = {
@@ -26,7 +28,9 @@ def copy_bytes(src: int, src_offset: int, dst: int, dst_offset: int, n: int) -> 
         except OSError as e:
             if e.errno not in UNSUPPORTED:
                 raise
-    return os.pwrite(dst, os.pread(src, min(n, BUFFER_BYTES), src_offset), dst_offset)
+    data = read_at(src, min(n, BUFFER_BYTES), src_offset)
+    write_at(dst, data, dst_offset)
+    return len(data)
 
 
 def copy_range(src: int, src_offset: int, dst: int, dst_offset: int, n: int) -> Iterator[int]:

@@ -1,6 +1,7 @@
 """Digests (BLAKE3) of parts of files, each part read once at the disk's speed and then remembered.
 
-What is remembered holds for a device, inode, size and times of change. Times have steps: as git
+What is remembered holds for a device, inode, size and times of change (to Windows one of them is
+that of creation). Times have steps: as git
 does with its index, a file that changed moments ago is not remembered, for it could change again
 within the same step. Knows nothing of what the parts are.
 """
@@ -13,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
 
 from blake3 import blake3
@@ -50,7 +52,7 @@ def _digests(path: Path, parts: Sequence[Part], heard: Heard) -> tuple[str, ...]
         if known is not None:
             heard(sum(size for _, size in parts))
             return known
-        made = tuple(_digest(path, file.fileno(), part, heard) for part in parts)
+        made = tuple(_digest(path, file, part, heard) for part in parts)
         after = os.fstat(file.fileno())
     is_settled = max(after.st_mtime, after.st_ctime) < time.time() - STEP_S
     if memory is not None and is_settled and _place(after, parts) == memory:
@@ -63,24 +65,27 @@ def remembered(path: Path, parts: Sequence[Part]) -> tuple[str, ...] | None:
     return _recalled(_place(path.stat(), parts), len(parts))
 
 
-def _digest(path: Path, fd: int, part: Part, heard: Heard) -> str:
+def _digest(path: Path, file: FileIO, part: Part, heard: Heard) -> str:
     """Plain reads: unlike a map, they leave no pages in our memory."""
     (offset, left), digest = part, blake3(max_threads=blake3.AUTO)
     buffer = memoryview(bytearray(min(left, BLOCK_BYTES)))
+    file.seek(offset)
     while left:
-        n = os.preadv(fd, [buffer[: min(left, BLOCK_BYTES)]], offset)
-        if n == 0:
+        n = file.readinto(buffer[: min(left, BLOCK_BYTES)])
+        if not n:
             raise FormatError(f"{path}: became shorter while it was read")
         digest.update(buffer[:n])
-        offset, left = offset + n, left - n
+        left -= n
         heard(n)
     return digest.hexdigest()
 
 
 def _place(stat: os.stat_result, parts: Sequence[Part]) -> Path | None:
-    """Where the digests of a file's parts are remembered, if there is a place for it."""
+    """Where the digests of a file's parts are remembered, if there is a place for it, and if the
+    file system tells its files apart.
+    """
     folder = user_cache()
-    if folder is None:
+    if folder is None or not stat.st_ino:
         return None
     identity = (
         FORMAT, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, *parts

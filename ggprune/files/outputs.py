@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ggprune.errors import GGPruneError, OutputError
-from ggprune.files.passing import FILE, hidden_file, hidden_name, lock, remove_abandoned
+from ggprune.files.locks import Hold, hold, hold_nameless
+from ggprune.files.passing import FILE, hidden_file, hidden_name, remove_abandoned
+from ggprune.files.system import flush_folder, umask, write_at
 
 
 @contextlib.contextmanager
@@ -69,7 +71,7 @@ def check_outputs(
     seen: set[Path] = set()
     for target in filter(None, targets):
         check_output(target, kept, force=force)
-        place = target.parent.resolve() / target.name
+        place = target.parent.resolve() / target.name.casefold()  # to some systems they are one
         if place in seen:
             raise OutputError(f"{target}: is named as an output twice")
         seen.add(place)
@@ -87,25 +89,28 @@ class PendingFile:
         self._committed = False
         try:
             remove_abandoned(target.parent)
-            self.fd = os.open(target.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
-            lock(self.fd)
-            self.path = Path(f"/proc/{os.getpid()}/fd/{self.fd}")
-            if not self.path.exists():
-                os.close(self.fd)
-                raise OSError("no /proc")
+            self.fd, self.path = _nameless_file(target.parent)
+            self._hold = hold_nameless(self.fd)
         except (AttributeError, OSError):
             with write_errors(target):
-                self.fd, self._name = hidden_file(target.parent)
-                self._name.chmod(0o666 & ~_umask())
-            self.path = self._name
+                self.fd, self._hold = hidden_file(target.parent)
+                self.path = self._name = self._hold.path
+                self.path.chmod(0o666 & ~umask())
 
     def __enter__(self) -> PendingFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
         if self._name is not None and not self._committed:
-            self._name.unlink(missing_ok=True)
-        os.close(self.fd)
+            with contextlib.suppress(OSError):  # the next run removes what nobody holds
+                self._name.unlink(missing_ok=True)
+        self._hold.release()
+
+    def _close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
@@ -132,13 +137,29 @@ class PendingFile:
         self._name = self.target.with_name(name)
 
     def publish(self, *, force: bool) -> None:
-        """Give the staged file its name. Raises FileExistsError if it is taken without `force`."""
+        """Give the staged file its name. Raises FileExistsError if it is taken without `force`.
+
+        Closes it before: Windows renames no open file. It is held until it has its name.
+        """
         assert self._name is not None
+        self._close()
         if force or not _linked(self._name, self.target):
             self._name.replace(self.target)
         else:
             self._name.unlink()
         self._committed = True
+
+
+def _nameless_file(folder: Path) -> tuple[int, Path]:
+    """A file without a name, and what opens it meanwhile. Raises AttributeError or OSError where
+    there can be none.
+    """
+    fd = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
+    path = Path(f"/proc/{os.getpid()}/fd/{fd}")
+    if not path.exists():
+        os.close(fd)
+        raise OSError("no /proc")
+    return fd, path
 
 
 def _linked(path: Path, target: Path) -> bool:
@@ -183,23 +204,23 @@ def commit_all(files: Sequence[PendingFile], *, force: bool) -> None:
         for before in kept:
             before.close()
     for folder in {file.target.parent for file in files}:
-        _flush_folder(folder)
+        flush_folder(folder)
 
 
 class _Before:
     """What has a name, kept under a hidden one until it is decided who gets the name."""
 
     def __init__(self, target: Path) -> None:
-        self.target, self.fd = target, -1
+        self.target = target
         self.kept: Path | None = None
+        self._hold: Hold | None = None
         if not os.path.lexists(target):
             return
         self.kept = target.with_name(hidden_name(FILE))
         if not _linked(target, self.kept):
             target.rename(self.kept)
         with contextlib.suppress(OSError):
-            self.fd = os.open(self.kept, os.O_RDONLY)
-            lock(self.fd)
+            self._hold = hold(self.kept)
 
     def put_back(self) -> None:
         """Errors must not keep the others from being put back."""
@@ -214,23 +235,8 @@ class _Before:
         with contextlib.suppress(OSError):
             if self.kept is not None:
                 self.kept.unlink(missing_ok=True)
-        if self.fd >= 0:
-            os.close(self.fd)
-
-
-def _flush_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        if self._hold is not None:
+            self._hold.release()
 
 
 def write_text(target: Path, text: str, *, force: bool) -> None:
@@ -242,6 +248,5 @@ def write_bytes(target: Path, data: bytes, *, force: bool) -> None:
     """Raises OutputError if the file cannot be written."""
     check_output(target, (), force=force)
     with write_errors(target), PendingFile(target) as pending:
-        with os.fdopen(os.dup(pending.fd), "wb") as file:
-            file.write(data)
+        write_at(pending.fd, data, 0)
         pending.commit(force=force)

@@ -1,14 +1,13 @@
 """Hidden files and folders that live as long as the process that made them, and no longer.
 
-Each is locked while it is in use. A process that is killed cannot clean up, but its locks go with
-it: whoever next makes something hidden in the same folder removes what nobody locks. Age says
+Each is held while it is in use. A process that is killed cannot clean up, but its locks go with
+it: whoever next makes something hidden in the same folder removes what nobody holds. Age says
 nothing about that, and is not asked.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -17,8 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ggprune.files.locks import BESIDE, Hold, can_be_abandoned, hold
+from ggprune.files.system import is_ours, open_fd
+
 FILE, FOLDER = ".part", ".tmp"
-_HIDDEN = re.compile(r"\.ggprune-[0-9a-f]{16}(\.part|\.tmp)")
+_HIDDEN = re.compile(r"\.ggprune-[0-9a-f]{16}\.(part|tmp)(\.lock)?")
 
 
 def hidden_name(kind: str) -> str:
@@ -26,29 +28,15 @@ def hidden_name(kind: str) -> str:
     return f".ggprune-{secrets.token_hex(8)}{kind}"
 
 
-def lock(fd: int, *, without_locks: bool = True) -> bool:
-    """Mark an open file or folder as in use, as long as `fd` is open. False if it is already.
-
-    `without_locks` is what to say where the file system has none.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return without_locks
-    return True
-
-
-def hidden_file(folder: Path) -> tuple[int, Path]:
-    """A new locked file, open for reading and writing, and its name. Raises OSError."""
+def hidden_file(folder: Path) -> tuple[int, Hold]:
+    """A new file that is held, open for reading and writing. Raises OSError."""
     remove_abandoned(folder)
     while True:
         path = folder / hidden_name(FILE)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        if lock(fd) and os.fstat(fd).st_nlink:
-            return fd, path
-        os.close(fd)  # somebody took it for abandoned before it was locked
+        fd = open_fd(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            return fd, hold(path)
+        os.close(fd)  # somebody took it for abandoned before it was held
 
 
 @contextlib.contextmanager
@@ -59,43 +47,40 @@ def passing_folder(parent: Path | None = None) -> Iterator[Path]:
     """
     parent = parent if parent is not None else Path(tempfile.gettempdir())
     remove_abandoned(parent)
-    fd, path = _new_folder(parent)
+    held = _new_folder(parent)
     try:
-        yield path
+        yield held.path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(fd)
+        shutil.rmtree(held.path, ignore_errors=True)
+        held.release()
 
 
-def _new_folder(parent: Path) -> tuple[int, Path]:
+def _new_folder(parent: Path) -> Hold:
     while True:
         path = parent / hidden_name(FOLDER)
         path.mkdir(0o700)
-        with contextlib.suppress(FileNotFoundError):  # taken for abandoned before it was locked
-            fd = os.open(path, os.O_RDONLY)
-            if lock(fd) and os.path.samestat(path.stat(), os.fstat(fd)):
-                return fd, path
-            os.close(fd)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            return hold(path)
 
 
 def remove_abandoned(folder: Path) -> None:
     """Remove what killed processes of this user left in a folder."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _HIDDEN.fullmatch(entry.name):
-                with contextlib.suppress(OSError):
-                    _remove_unlocked(Path(entry.path))
+            if _HIDDEN.fullmatch(entry.name) and can_be_abandoned(entry.name):
+                remove_unheld(Path(entry.path.removesuffix(BESIDE)))
 
 
-def _remove_unlocked(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        stat = os.fstat(fd)
-        if stat.st_uid != os.geteuid() or not lock(fd, without_locks=False):
-            return
-        if path.suffix == FOLDER:
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    finally:
-        os.close(fd)
+def remove_unheld(path: Path) -> None:
+    """Remove a file or folder of this user, unless somebody holds it or that cannot be known."""
+    with contextlib.suppress(OSError):
+        held = hold(path)
+        try:
+            if not held.is_locked or not is_ours(held.fd):
+                return
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        finally:
+            held.release()

@@ -5,13 +5,13 @@ The file lies beside the output and is gone with the process, whatever ends it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from ggprune.errors import OutputError
 from ggprune.files.outputs import PendingFile, disk_errors
+from ggprune.files.system import read_at, write_at
 from ggprune.metrics.estimates import Float32
 
 BASE, MIDDLE, PRUNED = "base", "middle", "pruned"  # names of the residual streams
@@ -46,14 +46,14 @@ class Kept:
         place = self._place(values.nbytes)
         data = np.ascontiguousarray(values)
         with disk_errors(self._file.target):
-            _write(self._file.fd, data, place[0])
+            write_at(self._file.fd, data.data, place[0])
         self._stored[name, number] = place, values.shape
 
     def get(self, name: str, number: int) -> Float32:
         if (name, number) in self._held:
             return self._held[name, number]
         (offset, n_byte), shape = self._stored[name, number]
-        raw = os.pread(self._file.fd, n_byte, offset)
+        raw = read_at(self._file.fd, n_byte, offset)
         if len(raw) != n_byte:
             raise OutputError(f"{self._file.target}: what was kept beside it cannot be read back")
         return np.frombuffer(raw, np.float32).reshape(shape)
@@ -75,10 +75,3 @@ class Kept:
         place = self.file_bytes, n_byte
         self.file_bytes += n_byte
         return place
-
-
-def _write(fd: int, data: Float32, offset: int) -> None:
-    view = data.data.cast("B")
-    done = 0
-    while done < len(view):
-        done += os.pwrite(fd, view[done:], offset + done)

@@ -5,6 +5,7 @@ Everything here is about chunks of rows; where they come from is the walk's busi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def store(matrix: Float32, kind: TensorType, importance: Float32) -> Stored:
 
 
 def _floats(raw: NDArray[np.uint8], kind: TensorType, shape: tuple[int, ...]) -> Float32:
-    floats = np.empty(int(np.prod(shape)), np.float32)
+    floats = np.empty(math.prod(shape), np.float32)
     Dequantizer(kind)(raw, floats)
     return floats.reshape(-1, shape[0])  # the rows of all experts behind each other
 

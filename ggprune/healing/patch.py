@@ -6,7 +6,6 @@ elsewhere it is nameless, and there is no index.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,10 @@ from numpy.typing import NDArray
 
 from ggprune.errors import DataError, OutputError
 from ggprune.files.documents import read_document, to_text
+from ggprune.files.locks import Hold, hold
 from ggprune.files.outputs import disk_errors, write_text
+from ggprune.files.passing import remove_unheld
+from ggprune.files.system import open_fd, read_at, write_at
 from ggprune.healing.result import Factors, Left, Refitted
 
 
@@ -44,9 +46,8 @@ class Patch:
         self.path, self._index = path, index
         self._finished: tuple[Finished, ...] = ()
         with disk_errors(path):
-            self._fd = os.open(path, os.O_RDWR | (os.O_CREAT if index is not None else 0), 0o600)
-        if index is not None:
-            self._lock()
+            self._fd = open_fd(path, os.O_RDWR | (os.O_CREAT if index is not None else 0))
+            self._hold = self._held() if index is not None else None
         if index is not None and index.exists():
             self._finished = self._known(index)
 
@@ -55,6 +56,8 @@ class Patch:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+        if self._hold is not None:
+            self._hold.release()
 
     @property
     def finished(self) -> dict[int, tuple[list[Refitted], list[Left]]]:
@@ -75,15 +78,13 @@ class Patch:
     def add(self, raw: NDArray[np.uint8]) -> int:
         """Keep a matrix's bytes; returns their offset. Raises OutputError if the disk is full."""
         with disk_errors(self.path):
-            offset = os.lseek(self._fd, 0, os.SEEK_END)
-            view = memoryview(raw.data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            offset = os.fstat(self._fd).st_size
+            write_at(self._fd, raw.data, offset)
         return offset
 
     def read(self, offset: int, n_byte: int) -> NDArray[np.uint8]:
         """Raises DataError if there are not so many."""
-        raw = os.pread(self._fd, n_byte, offset)
+        raw = read_at(self._fd, n_byte, offset)
         if len(raw) != n_byte:
             raise DataError(f"{self.path}: is damaged: {n_byte} bytes at {offset} are missing")
         return np.frombuffer(raw, np.uint8)
@@ -98,11 +99,11 @@ class Patch:
                 os.fsync(self._fd)
             write_text(self._index, to_text(_Index(self._finished)), force=True)
 
-    def _lock(self) -> None:
+    def _held(self) -> Hold:
         """Raises OutputError if another run works on the same; a run that ends gives it free."""
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
+            return hold(self.path)
+        except BlockingIOError as e:
             os.close(self._fd)
             raise OutputError(f"{self.path}: another run heals the same (--no-cache)") from e
 
@@ -119,13 +120,5 @@ class Patch:
 
 def discard_unused(path: Path, index: Path) -> None:
     """Remove a file of the cache that no layer was finished in, unless a run is at work on it."""
-    if index.exists() or not path.exists():
-        return
-    fd = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
-        pass
-    finally:
-        os.close(fd)
+    if not index.exists() and path.exists():
+        remove_unheld(path)

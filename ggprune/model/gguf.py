@@ -1,4 +1,4 @@
-"""One GGUF file, seen through a read-only memory map: header, metadata, where each tensor lies.
+"""One GGUF file: header, metadata, where each tensor lies; read through a memory map, then closed.
 
 Follows the format's description (ggml/docs/gguf.md) and the checks of llama.cpp's own reader
 (ggml/src/gguf.cpp). Opening costs a walk over the metadata and no memory for the tensors. Knows
@@ -7,9 +7,11 @@ nothing of layers or of other files of the same model.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,26 +64,31 @@ class GGUFFile:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Map a GGUF v2 or v3 file. Raises FormatError with the reason if it is not one."""
-    view = _map(path)
+    """Read the header of a GGUF v2 or v3 file. Raises FormatError with the reason if it is none.
+
+    Nothing of the file stays open or mapped: Windows could not replace it.
+    """
     try:
-        return _Parser(path, view).parse()
+        with _mapped(path) as view:
+            return _Parser(path, view).parse()
     except (struct.error, OverflowError) as e:
         raise FormatError(f"{path}: truncated: the header ends behind the file") from e
 
 
-def _map(path: Path) -> memoryview:
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise FormatError(f"{path}: not a regular file")
+        if path.exists() and not path.is_file():
+            what = "a folder, not a GGUF file" if path.is_dir() else "not a regular file"
+            raise FormatError(f"{path}: {what}")
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 raise FormatError(f"{path}: empty file, not a GGUF")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except IsADirectoryError as e:
-        raise FormatError(f"{path}: a folder, not a GGUF file") from e
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as e:
         raise FormatError(f"{path}: cannot be opened: {e.strerror}") from e
+    with mapped, memoryview(mapped) as view:
+        yield view
 
 
 # Name, type, shape, and the offset behind the start of the data.
@@ -162,7 +169,7 @@ class _Parser:
         if end > len(self.view):
             raise self.fail(f"truncated: metadata value {key} ends behind the file")
         start, self.pos = self.pos, end
-        return Value(ValueType(value_type), self.view[start:end])
+        return Value(ValueType(value_type), bytes(self.view[start:end]))
 
     def alignment(self, metadata: dict[str, Value]) -> int:
         value = metadata.get(ALIGNMENT)

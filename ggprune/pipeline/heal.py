@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ggprune.errors import DataError, UsageError, VerificationError
 from ggprune.files.outputs import PendingFile, check_output, check_outputs, disk_errors
+from ggprune.files.passing import remove_unheld
 from ggprune.healing import heal as healing
 from ggprune.healing.heal import Outline, Patient, Workplace
 from ggprune.healing.patch import discard_unused
@@ -211,6 +212,7 @@ def _forget(place: Workplace) -> None:
     """What is in the output is needed no more."""
     if place.index is not None:
         place.index.unlink(missing_ok=True)
+        remove_unheld(place.patch)  # and what has locked it
         place.patch.unlink(missing_ok=True)
 
 

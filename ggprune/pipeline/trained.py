@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def factor_product(item: Changed, values: Path) -> Float32:
 
 
 def _read(path: Path, place: Place) -> Float32:
-    n = int(np.prod(place.shape))
+    n = math.prod(place.shape)
     return np.fromfile(path, np.float32, n, offset=place.offset).reshape(place.shape)
 
 

@@ -87,14 +87,15 @@ def peak_rss_bytes() -> int:
     On Linux that of the program that runs now: `ru_maxrss` counts what its parent had, too.
     """
     status = Path("/proc/self/status")
-    if sys.platform == "linux" and (match := _PEAK.search(status.read_text())):
+    if status.exists() and (match := _PEAK.search(status.read_text("ascii", "replace"))):
         return int(match[1]) * 1024
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return int(memory.peak_wset)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024  # the unit is the system's
 
 
 def _bytes(mib: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from ggprune.files.passing import passing_folder
+from ggprune.files.system import link_or_symlink
 from ggprune.model.model import SHARD, shard_name, shard_paths
 from ggprune.runtime.lastwords import announce, model_limit_s, time_limit
 from ggprune.runtime.library import Llama
@@ -19,16 +20,23 @@ SUFFIX = ".gguf"
 
 @contextlib.contextmanager
 def findable(path: Path) -> Iterator[Path]:
-    """The path, or for a while another one of the same model: llama.cpp knows no `.GGUF`."""
+    """The path, or for a while another one of the same model: llama.cpp knows no `.GGUF`.
+
+    Where names differ by case alone the small letters find the very file.
+    """
     match = SHARD.fullmatch(path.name)
     if match is None or match["suffix"] == SUFFIX:
         yield path
         return
     n_shard = int(match["count"])
+    small = path.with_name(shard_name(match["stem"], int(match["no"]) - 1, n_shard))
+    if small.exists() and small.samefile(path):
+        yield small
+        return
     with passing_folder() as folder:
         links = [folder / shard_name("model", i, n_shard) for i in range(n_shard)]
         for link, shard in zip(links, shard_paths(path, n_shard), strict=True):
-            link.symlink_to(shard.resolve())
+            link_or_symlink(link, shard.resolve())
         yield links[0]
 
 

@@ -6,6 +6,7 @@ only what enters each matrix: a proxy of how much a layer changes, weaker than t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def _entry(imatrix: Imatrix, tensor: Tensor) -> _Entry | None:
     means, n_column = imatrix.entries.get(tensor.name), tensor.shape[0]
     if means is None:
         return None
-    n_matrix = tensor.n_element // int(np.prod(tensor.shape[:2]))
+    n_matrix = tensor.n_element // math.prod(tensor.shape[:2])
     counts = imatrix.counts.get(tensor.name, np.ones(1, np.float32))
     if len(means) != n_matrix * n_column or len(counts) not in (1, n_matrix):
         raise DataError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -121,7 +122,7 @@ def _pack(arrays: Arrays) -> bytes:
 def _unpack(raw: bytes) -> dict[str, AnyArray]:
     arrays, start = {}, 4 + int.from_bytes(raw[:4], "little")
     for key, (dtype, shape) in json.loads(raw[4:start]).items():
-        n = int(np.prod(shape))
+        n = math.prod(shape)
         arrays[key] = np.frombuffer(raw, dtype, n, start).reshape(shape)
         start += n * np.dtype(dtype).itemsize
     return arrays

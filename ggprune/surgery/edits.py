@@ -5,12 +5,12 @@ Always a bounded block at a time, whatever the tensor's size.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
 
 from ggprune.arch.change import Scale, Slice
+from ggprune.files.system import read_at
 from ggprune.model import Tensor
 from ggprune.surgery.contents import OutTensor
 
@@ -65,7 +65,7 @@ def _blocks(fd: int, source: Tensor, start: int, n: int) -> Iterator[bytes]:
 
 
 def _read(fd: int, source: Tensor, start: int, n: int) -> bytes:
-    raw = os.pread(fd, n, source.offset + start)
+    raw = read_at(fd, n, source.offset + start)
     if len(raw) != n:
         raise EOFError("the source became shorter while it was copied")
     return raw

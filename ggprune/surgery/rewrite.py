@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from ggprune.errors import FormatError
 from ggprune.files.copy import copy_range, start_writeback
 from ggprune.files.outputs import PendingFile
+from ggprune.files.system import open_fd, write_at
 from ggprune.model import Model
 from ggprune.model.fingerprint import joined
 from ggprune.model.model import open_shards
@@ -39,14 +40,15 @@ def write_proved(
         written = open_shards([target.path for target in targets])
         verify_structure(contents, written)
         comparison = stack.enter_context(ByteComparison(written))
-        for tensor in write_tensors(layouts, [target.fd for target in targets], progress):
+        writing = write_tensors(layouts, [target.fd for target in targets], progress)
+        for tensor in stack.enter_context(contextlib.closing(writing)):
             comparison.add(tensor)
         digests = comparison.finish()
         if len(layouts) > 1:
             belonging = joined(written.metadata, written.tensors, digests)
             for layout, target in zip(layouts, targets, strict=True):
                 assert layout.set_offset is not None
-                os.pwrite(target.fd, belonging.encode(), layout.set_offset)
+                write_at(target.fd, belonging.encode(), layout.set_offset)
             written = open_shards([target.path for target in targets])
     return written
 
@@ -54,12 +56,12 @@ def write_proved(
 def write_header(layout: Layout, fd: int) -> None:
     """Everything but the tensors' bytes; the padding between them is zeros that nobody writes."""
     os.ftruncate(fd, layout.size_bytes)
-    os.pwrite(fd, layout.header, 0)
+    write_at(fd, layout.header, 0)
 
 
 def write_tensors(
     layouts: Sequence[Layout], fds: Sequence[int], progress: Progress
-) -> Iterator[OutTensor]:
+) -> Generator[OutTensor, None, None]:
     """Write tensor after tensor to the layouts' files; yields each when all its bytes are there.
 
     `progress` is told of bytes.
@@ -72,7 +74,7 @@ def write_tensors(
         for place, fd in places:
             path = place.tensor.source.path if place.tensor.source else None
             if path is not None and path not in sources:
-                sources[path] = os.open(path, os.O_RDONLY)
+                sources[path] = open_fd(path, os.O_RDONLY)
                 stack.callback(os.close, sources[path])
             try:
                 for n_byte in _write_tensor(place.tensor, sources[path], fd, place.offset):
@@ -89,7 +91,7 @@ def _write_tensor(tensor: OutTensor, source: int, fd: int, offset: int) -> Itera
         yield from copy_range(source, tensor.source.offset, fd, offset, tensor.size_bytes)
         return
     for block in edited_blocks(tensor, source):
-        os.pwrite(fd, block, offset)
+        write_at(fd, block, offset)
         start_writeback(fd, offset, len(block))
         offset += len(block)
         yield len(block)

@@ -14,6 +14,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from ggprune.errors import VerificationError
+from ggprune.files.system import open_fd, read_at
 from ggprune.model import Model, Tensor
 from ggprune.surgery.contents import Contents, OutTensor
 from ggprune.surgery.edits import edited_blocks, is_edited
@@ -80,7 +81,7 @@ class ByteComparison:
 
     def _fd(self, path: Path) -> int:
         if path not in self.fds:
-            self.fds[path] = os.open(path, os.O_RDONLY)
+            self.fds[path] = open_fd(path, os.O_RDONLY)
             self.stack.callback(os.close, self.fds[path])
         return self.fds[path]
 
@@ -90,8 +91,8 @@ def _equal(source: int, fd: int, tensor: OutTensor, written: Tensor) -> str | No
     start_of, digest = tensor.source.offset if tensor.source is not None else 0, blake3()
     for start in range(0, tensor.size_bytes, BLOCK_BYTES):
         n = min(BLOCK_BYTES, tensor.size_bytes - start)
-        block = os.pread(fd, n, written.offset + start)
-        if os.pread(source, n, start_of + start) != block:
+        block = read_at(fd, n, written.offset + start)
+        if read_at(source, n, start_of + start) != block:
             return None
         digest.update(block)
     return digest.hexdigest()
@@ -101,7 +102,7 @@ def _equal_edited(source: int, fd: int, tensor: OutTensor, written: Tensor) -> s
     """Make the bytes once more, and compare them with what the file holds."""
     offset, digest = written.offset, blake3()
     for block in edited_blocks(tensor, source):
-        if os.pread(fd, len(block), offset) != block:
+        if read_at(fd, len(block), offset) != block:
             return None
         digest.update(block)
         offset += len(block)

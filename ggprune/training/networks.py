@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def read_values(tensor: Tensor) -> Float32:
 
 
 def decoded(raw: np.ndarray, kind: TensorType, shape: Sequence[int]) -> Float32:
-    floats = np.empty(int(np.prod(shape)), np.float32)
+    floats = np.empty(math.prod(shape), np.float32)
     Dequantizer(kind)(raw, floats)
     return floats.reshape(shape[::-1])
 

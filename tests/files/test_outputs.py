@@ -18,6 +18,7 @@ from ggprune.files.outputs import (
     commit_all,
     write_text,
 )
+from ggprune.files.system import link_or_symlink
 
 
 @pytest.fixture(params=["nameless", "named"])
@@ -144,7 +145,7 @@ def test_outputs_that_are_refused(tmp_path: Path) -> None:
     source.write_bytes(b"x")
     hard, soft = tmp_path / "hard", tmp_path / "soft"
     os.link(source, hard)
-    soft.symlink_to(source)
+    link_or_symlink(soft, source)
     for target in (source, hard, soft):
         with pytest.raises(OutputError, match="is the input itself"):
             check_output(target, [source], force=True)

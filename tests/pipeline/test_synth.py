@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import LlamaError, OutputError, UsageError
+from ggprune.files import system
 from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
@@ -262,7 +262,7 @@ def test_nothing_is_overwritten_or_left_behind(
         full.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
         with pytest.raises(OutputError, match="1000 are free"):
             synthesize(blueprint, out)
-    monkeypatch.setattr(os, "pwrite", fail)
+    monkeypatch.setattr(system, "_write", fail)
     with pytest.raises(OutputError, match="the disk is full; nothing was kept"):
         synthesize(blueprint, out)
     assert list(tmp_path.iterdir()) == []
@@ -271,16 +271,16 @@ def test_nothing_is_overwritten_or_left_behind(
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape, whole, pieces = small("llama", 1), tmp_path / "1.gguf", tmp_path / "2.gguf"
     write(shape, "Q4_0", whole)
-    monkeypatch.setattr(os, "pwrite", write_some)
+    monkeypatch.setattr(system, "_write", write_some)
     write(shape, "Q4_0", pieces)
     assert pieces.read_bytes() == whole.read_bytes()
 
 
-PWRITE = os.pwrite
+WRITE = system._write
 
 
-def write_some(fd: int, data: bytes | memoryview, offset: int) -> int:
-    return PWRITE(fd, data[:10_000] if isinstance(data, memoryview) else data, offset)
+def write_some(fd: int, data: memoryview, offset: int) -> int:
+    return WRITE(fd, data[:10_000], offset)
 
 
 def fail(*_: object) -> int:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from ggprune.errors import ArchitectureError, FormatError, VerificationError
 from ggprune.files import copy as copying
+from ggprune.files.system import read_at, write_at
 from ggprune.model import Model, open_model
 from ggprune.pipeline import Job, planned, write
 from ggprune.progress import Progress
@@ -190,7 +190,7 @@ def test_a_split_model_becomes_one_file(tmp_path: Path, tiny: Model) -> None:
     assert not [key for key in result.metadata if key.startswith("split.")]
 
 
-@pytest.mark.parametrize("method", ["_copy_file_range", "_sendfile", None])
+@pytest.mark.parametrize("method", [*(method.__name__ for method in copying._METHODS), None])
 def test_every_way_of_copying_gives_the_same_file(
     tmp_path: Path, tiny: Model, monkeypatch: pytest.MonkeyPatch, method: str | None
 ) -> None:
@@ -245,7 +245,7 @@ def test_a_writer_that_goes_wrong_publishes_nothing(
     """The proof is part of writing: one bit is enough."""
 
     def damage(fd: int, at: int) -> None:
-        os.pwrite(fd, bytes([os.pread(fd, 1, at)[0] ^ 1]), at)
+        write_at(fd, bytes([read_at(fd, 1, at)[0] ^ 1]), at)
 
     def damaged_header(layout: Layout, fd: int) -> None:
         write_header(layout, fd)

@@ -6,7 +6,6 @@ model and asked what it would do.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from ggprune.errors import LlamaError, UsageError
 from ggprune.files.copy import start_writeback
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
+from ggprune.files.system import write_at
 from ggprune.model import GGUFFile, Model, Value, ValueType, open_model
 from ggprune.model.gguf import DEFAULT_ALIGNMENT, VERSIONS
 from ggprune.model.imatrix import Imatrix
@@ -117,17 +117,10 @@ def _write(blueprint: Blueprint, fd: int, progress: Progress) -> None:
     for weights, place in zip(blueprint.weights, blueprint.layout.placements, strict=True):
         offset = place.offset
         for data in weight_bytes(weights, place.tensor.type, blueprint.seed):
-            _put(fd, data, offset)
+            write_at(fd, data, offset)
             start_writeback(fd, offset, len(data))
             offset, done = offset + len(data), done + len(data)
             progress.step(done, total)
-
-
-def _put(fd: int, data: memoryview, offset: int) -> None:
-    """All of it: a disk that becomes full may take a part first and say nothing."""
-    while data:
-        n = os.pwrite(fd, data, offset)
-        data, offset = data[n:], offset + n
 
 
 def _types(
