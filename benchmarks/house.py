@@ -106,6 +106,9 @@ def n_any(module: ast.Module) -> int:
 def n_local_import(module: ast.Module) -> int:
     """Imports that run later than the module, or not at all; what is for type checkers left out."""
     statements = imports_in(module) - set(module.body)
+    for part in module.body:
+        if isinstance(part, ast.With | ast.Try):  # for modules that some systems lack
+            statements -= imports_in(part)
     for node in ast.walk(module):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             statements -= imports_in(node)

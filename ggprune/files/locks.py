@@ -10,25 +10,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ggprune.files.system import NO_FOLLOW, open_fd
 
+_fcntl: Any = None  # where the system has none
+_msvcrt: Any = None
+with contextlib.suppress(ImportError):
+    import fcntl as _fcntl
+with contextlib.suppress(ImportError):
+    import msvcrt as _msvcrt
+
 BESIDE = ".lock"  # behind the name of what the file speaks of
 TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
-
-
-def _module(name: str) -> Any:
-    """None where the system has none of that name."""
-    try:
-        return import_module(name)
-    except ImportError:
-        return None
-
-
-_fcntl, _msvcrt = _module("fcntl"), _module("msvcrt")
 IN_PLACE = _fcntl is not None  # the file itself is locked, not one beside it
 
 
