@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -67,6 +68,25 @@ def test_only_the_command_line_prints() -> None:
         if path.relative_to(PACKAGE).parts[0] != "cli":
             assert "print" not in calls, path
         assert not {"eval", "exec"} & set(calls)
+
+
+def test_texts_have_an_encoding_of_their_own() -> None:
+    """What a system takes where none is said differs; so do line ends, in what JSON allows."""
+    for path in SOURCES:
+        for call in (n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if _opens_text(n)):
+            keywords = {keyword.arg for keyword in call.keywords}
+            assert "encoding" in keywords, f"{path}:{call.lineno}: {ast.unparse(call)}"
+
+
+def _opens_text(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Without an encoding among the first arguments, if it has a place there."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    constants = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+    if node.func.attr in ("read_text", "write_text"):
+        return not {"utf-8", "ascii"} & set(constants)
+    mode = constants[0] if constants else None if node.args else "r"
+    return node.func.attr == "open" and isinstance(mode, str) and set(mode) <= set("rwat+")
 
 
 def test_children_are_started_in_one_layer() -> None:

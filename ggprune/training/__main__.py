@@ -15,7 +15,7 @@ from ggprune.training.worker import run
 def main(file: Path) -> None:
     task, progress, terminal = pickle.loads(file.read_bytes())
     if os.environ.get("RANK", "0") == "0" and terminal.exists():
-        sys.stderr = terminal.open("w", buffering=1)
+        sys.stderr = terminal.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
     try:
         run(task, progress)
     except GGPruneError as e:

@@ -18,6 +18,8 @@ from tests.cli.test_cli import ggprune
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.gguf_files import build, kv_str, kv_u32, layer_tensors
 from tests.quantize.test_quantizer import legacy_imatrix
+from tests.systems import any_name
+from tests.systems import shell as bash
 
 FAST = ("-c", "64", "--chunks", "2", "-t", "1")
 
@@ -30,7 +32,8 @@ def shell(line: str, *args: object, **environment: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@any_name
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_json_is_valid_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     named = tmp_path / "Mod\u00e8l \U0001f600 \udce9.gguf"
     shutil.copy(TINY, named)
@@ -41,6 +44,7 @@ def test_json_is_valid_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     assert json.loads(done.stdout.decode(encoding))["model_filename"] == str(named)
 
 
+@any_name
 def test_results_about_names_that_are_no_utf_8_are_written(tmp_path: Path) -> None:
     named = tmp_path / "caf\udce9.gguf"
     shutil.copy(TINY, named)
@@ -55,6 +59,7 @@ def test_results_about_names_that_are_no_utf_8_are_written(tmp_path: Path) -> No
     assert ggprune("choose", scores, "--drop", "1", "-t", "1").returncode == 0
 
 
+@bash
 def test_a_closed_stderr_is_none_of_our_business(tmp_path: Path) -> None:
     quantized, pruned = tmp_path / "q.gguf", tmp_path / "p.gguf"
     for args in (
@@ -70,6 +75,7 @@ def test_a_closed_stderr_is_none_of_our_business(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, b"")
 
 
+@any_name
 def test_nothing_in_a_file_steers_the_terminal_or_forges_a_line(tmp_path: Path) -> None:
     evil = tmp_path / "evil\x1b]0;owned\x07\n.gguf"
     name = "good\nfingerprint   0000\x1b[2J\u202e" + 100_000 * "\x9b"
@@ -118,6 +124,7 @@ def test_all_chunks_where_more_are_asked_for() -> None:
     assert n_chunk > 10
 
 
+@bash
 @pytest.mark.parametrize("given", ["<(cat {})", "- < {}", "/dev/stdin < {}"])
 def test_texts_come_out_of_pipes(tmp_path: Path, given: str) -> None:
     hellaswag = FIXTURES / "tasks" / "hellaswag.txt"
@@ -145,6 +152,7 @@ def test_a_document_is_written_whatever_is_in_it(tmp_path: Path) -> None:
     assert (tmp_path / "d.json").read_bytes() == '{\n  "name": "\\udce9\u00e9"\n}\n'.encode()
 
 
+@bash
 def test_companions_come_out_of_pipes_too(tmp_path: Path, tiny: Model) -> None:
     matrix, plan, out = tmp_path / "i.dat", tmp_path / "plan.json", tmp_path / "out.dat"
     legacy_imatrix(matrix, tiny)

@@ -170,11 +170,13 @@ def test_outputs_must_differ_from_each_other_and_from_inputs(tmp_path: Path) -> 
     check_outputs([tmp_path / "a", None, tmp_path / "b"], [source, None], force=False)
     with pytest.raises(OutputError, match="named as an output twice"):
         check_outputs([tmp_path / "a", tmp_path / "." / "a"], [source], force=True)
+    with pytest.raises(OutputError, match="named as an output twice"):  # some systems say so
+        check_outputs([tmp_path / "scores.json", tmp_path / "Scores.json"], [source], force=True)
     with pytest.raises(OutputError, match="is the input itself"):
         check_outputs([tmp_path / "a", text], [source, text], force=True)
     with pytest.raises(OutputError, match="not a regular file"):
-        check_outputs([Path("/dev/null")], [], force=True)
-    with pytest.raises(OutputError, match=r"(?i)name too long"):
+        check_outputs([Path(os.devnull)], [], force=True)
+    with pytest.raises(OutputError, match=r"(?i)name too long|cannot be written"):
         check_outputs([tmp_path / ("x" * 300)], [], force=True)
 
 

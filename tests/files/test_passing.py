@@ -21,6 +21,7 @@ from ggprune.files.passing import (
     remove_abandoned,
     remove_unheld,
 )
+from tests.systems import kills
 
 KILLED = """
 import os, signal, sys
@@ -50,6 +51,7 @@ def things(folder: Path) -> set[Path]:
     return {path for path in folder.iterdir() if path.suffix != BESIDE}
 
 
+@kills
 def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     assert killed(tmp_path)
     with PendingFile(tmp_path / "out") as pending:
@@ -86,6 +88,7 @@ def test_only_hidden_names_are_removed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} >= set(names)
 
 
+@kills
 @pytest.mark.parametrize("lacking", ["file system", "system"])
 def test_where_nothing_can_be_locked_nothing_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str

@@ -20,6 +20,7 @@ from ggprune.files.reading import (
     read_utf8,
     seekable,
 )
+from tests.systems import shell
 
 
 @pytest.fixture
@@ -61,6 +62,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert name_of(STDIN) == "stdin"
 
 
+@shell
 def test_a_pipe_is_read_as_often_as_one_likes(pipe: Path) -> None:
     with seekable(pipe) as path:
         assert [read_bytes(path, 3), read_bytes(path), path.stat().st_size] == [

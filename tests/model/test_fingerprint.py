@@ -111,6 +111,13 @@ def test_a_settled_file_is_read_once(copy: Path, monkeypatch: pytest.MonkeyPatch
     assert open_model(copy).known_fingerprint is None
 
 
+def test_files_that_cannot_be_told_apart_are_not_remembered() -> None:
+    """Some file systems that Windows knows number no files."""
+    fields = 0o100644, 5, 1, 1, 0, 0, 10, 1, 1, 1  # mode, inode, device, ...
+    assert digests._place(os.stat_result(fields), ()) is not None
+    assert digests._place(os.stat_result((fields[0], 0, *fields[2:])), ()) is None
+
+
 @pytest.mark.parametrize("edit", [
     lambda text: text.replace(text[0], "0" if text[0] != "0" else "1", 1),
     lambda text: text[:100], lambda _: "", lambda text: text + "\n", lambda text: "\xe9" + text,

@@ -154,6 +154,22 @@ def test_evil_files_give_one_clear_error(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("name", ["sound", "truncated", "no GGUF"])
+def test_nothing_stays_mapped_or_open(tmp_path: Path, name: str) -> None:
+    """Where a file is in use, Windows neither replaces nor removes it."""
+    data = TINY.read_bytes()[:200_000]
+    path = write(tmp_path, {"sound": TINY.read_bytes(), "truncated": data, "no GGUF": b"x"}[name])
+    kept: list[object] = []
+    try:
+        kept.append(open_model(path))
+    except FormatError as e:
+        kept.append(e)  # and with it all that its frames hold
+    assert str(path) not in Path("/proc/self/maps").read_text("utf-8")
+    assert str(path) not in {str(fd.resolve()) for fd in Path("/proc/self/fd").iterdir()}
+    assert kept
+
+
 def test_overlapping_tensors_are_refused(tmp_path: Path) -> None:
     data = bytearray(build([], [FakeTensor("a", bytes(32)), FakeTensor("b", bytes(32))]))
     data[data.index(b"b" + struct.pack("<I", 1)) + 17 :][:8]

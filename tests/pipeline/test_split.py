@@ -23,6 +23,7 @@ from tests.conftest import TINY
 from tests.gguf_files import FakeTensor, build, kv, kv_str
 from tests.helpers import logits_of, pruned_copy, random_tokens
 from tests.split import split
+from tests.systems import kills
 
 DROP = (2, 5)
 
@@ -136,6 +137,7 @@ if __name__ == "__main__":
 """
 
 
+@kills
 @pytest.mark.parametrize("made_by", ["ggprune", "others"])
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_kill_between_two_renames_is_noticed(

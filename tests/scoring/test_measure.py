@@ -26,6 +26,7 @@ from ggprune.scoring.cache import ScoreCache
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.scoring.ranked import ranked
+from tests.systems import process_groups
 
 N_CTX, N_CHUNK = 128, 4
 
@@ -53,6 +54,7 @@ def test_what_is_cached_is_not_computed_again(tiny: Model, tmp_path: Path) -> No
     assert other.effort.n_cached == 0
 
 
+@process_groups
 def test_a_killed_run_continues(tiny: Model, tmp_path: Path) -> None:
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "ggprune", "rank", str(TINY), "-f", str(CALIBRATION),
