@@ -18,7 +18,10 @@ DIST ?=
 FUZZ_S ?= 60
 FUZZ_SEED ?= 1
 
-.PHONY: demo test test-archs test-train test-wheel fuzz faults hostile lint type format bench docs fixtures clean help
+# Of `make test-portable`: whatever opens, writes, locks, publishes and starts processes.
+PORTABLE := tests/test_portable.py tests/files tests/model tests/surgery tests/runtime
+
+.PHONY: demo test test-portable test-archs test-train test-wheel fuzz faults hostile lint type format bench docs fixtures clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -39,6 +42,9 @@ demo: $(READY)  ## rank, prune, requantize, heal, evaluate and benchmark the emb
 
 test: $(READY)  ## run all tests
 	@$(BIN)/python -m pytest --ignore tests/torch --ignore tests/wheel
+
+test-portable: $(READY)  ## tests that write files, without what Linux alone offers
+	@PYTHONPATH=$(CURDIR)/tests/portable $(BIN)/python -m pytest $(PORTABLE)
 
 test-train: $(READY)  ## tests of training; installs torch, transformers, peft, accelerate
 	@echo "Installing torch and what trains with it into .venv: about 200 MB for the CPU."
