@@ -18,8 +18,12 @@ DIST ?=
 FUZZ_S ?= 60
 FUZZ_SEED ?= 1
 
-# Of `make test-portable`: whatever opens, writes, locks, publishes and starts processes.
-PORTABLE := tests/test_portable.py tests/files tests/model tests/surgery tests/runtime
+# Of `make test-portable`: what opens, writes, locks, publishes and starts processes, but for what
+# takes long and does no more of that.
+PORTABLE := tests/test_portable.py tests/files tests/model tests/surgery tests/runtime \
+	tests/pipeline/test_files.py tests/pipeline/test_job.py tests/pipeline/test_split.py \
+	tests/quantize/test_quantizer.py tests/healing/test_kept.py tests/evaluation/test_baselogits.py \
+	tests/cli/test_cli.py -k 'not (40_gb or auto or a_size or chosen or interrupted or wrong_inputs)'
 
 .PHONY: demo test test-portable test-archs test-train test-wheel fuzz faults hostile lint type format bench docs fixtures clean help
 

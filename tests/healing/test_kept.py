@@ -22,7 +22,8 @@ def test_gives_back_what_was_put(tmp_path: Path, memory_bytes: int) -> None:
             assert np.array_equal(kept.get(*key), values)
         assert kept.held_bytes <= memory_bytes
         assert kept.held_bytes + kept.file_bytes == sum(a.nbytes for a in arrays.values())
-        assert not list(tmp_path.iterdir())  # nameless
+        assert all(path.name.startswith(".ggprune-") for path in tmp_path.iterdir())  # or nameless
+    assert not list(tmp_path.iterdir())
     assert not list(tmp_path.iterdir())
 
 
