@@ -13,14 +13,18 @@ class Progress:
         """The listener for a part of the job, which has steps of its own."""
         return self
 
+    def begin(self, ahead: str) -> None:
+        """The part begins; what is ahead of it, in a few words."""
+
     def step(self, done: int, total: int) -> None:
         """So many steps, bytes, or whatever the part counts, are done of all."""
 
     def note(self, text: str) -> None:
         """What the user should know although the job goes on; a line that stays."""
 
-    def say(self, text: str) -> None:
-        """What is being tried now, in a few words; "" when that is over."""
+    def say(self, text: str, share: float | None = None) -> None:
+        """What is being tried now, in a few words, and how much of that is done; "" when it is
+        over."""
 
 
 SILENT = Progress()

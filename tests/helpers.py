@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,18 @@ def pruned_copy(model: Model, drop: tuple[int, ...], path: Path) -> Model:
     return open_model(path)
 
 
+PARTS = (
+    r"auto|rank|choose|heal(?: \d of \d)?|train(?:, seed \d+)?|evaluate|benchmark|write|compare|"
+    r"read|copy|quantize to \w+|self-text|taylor"
+)
+TOLD = re.compile(rf"(?m)^ggprune: (?:{PARTS}): .+\n")
+
+
+def without_progress(stderr: str) -> str:
+    """What was said besides how far the job is: errors, notes, and whatever should not be there."""
+    return TOLD.sub("", stderr)
+
+
 class Steps(Progress):
     """A listener that remembers the steps, and what it is told."""
 
@@ -49,5 +62,5 @@ class Steps(Progress):
     def step(self, done: int, total: int) -> None:
         self.seen.append((done, total))
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, share: float | None = None) -> None:
         self.told.append(text)

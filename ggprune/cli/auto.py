@@ -128,7 +128,7 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         evaluation=given_text(options.eval_file, EVALUATION, options.errors),
         imatrix=quantizing.matrix(),
         healing=read_texts(heal_files, options.errors) if heal_files else None,
-        force=options.force, progress=TerminalProgress(),
+        force=options.force, progress=TerminalProgress(at_once=True),
     )  # fmt: skip
     read = result.ranking.calibration
     note_chunks(options.n_chunk, read.source, read.n_chunk_limit)

@@ -75,12 +75,12 @@ def command(options: Options) -> None:
         n_chunk=options.n_chunk, compute=options.computing.compute(),
         cache=cache_folder(options.cache), confidence=options.confidence,
     )  # fmt: skip
-    choice = choose(model, text, ranking, request, measuring, TerminalProgress())
+    choice = choose(model, text, ranking, request, measuring, TerminalProgress(at_once=True))
     heal_options = HealOptions(
         n_ctx=ranking.calibration.n_ctx, compute=measuring.compute, cache=measuring.cache
     )
     document = replace(ranking, chosen=choice)
-    document = settled(model, text, document, heal_options, TerminalProgress())
+    document = settled(model, text, document, heal_options, TerminalProgress(at_once=True))
     assert document.chosen is not None
     choice, force = document.chosen, options.force
     deliver(

@@ -232,7 +232,7 @@ def train_command(source: Path, out: Path, options: Options) -> None:
         log=asked.log, checkpoints=asked.checkpoints,
     )  # fmt: skip
     check_outputs([out, asked.curves], fitting.files, force=options.writing.force)
-    done = train(job, TerminalProgress())
+    done = train(job, TerminalProgress(at_once=True))
     model = pruned_model(base, plan, done.files, written=True)
     result, runs = (
         TrainedModel(model, done.healing, done.training, done.lora),
@@ -256,7 +256,7 @@ def carry_out(job: HealJob, base: Model, plan: PrunePlan, writing: shared.Writin
         )  # fmt: skip
         show(planned, blocks, writing.showing)
         return
-    healed = heal(job, TerminalProgress())
+    healed = heal(job, TerminalProgress(at_once=True))
     read = healed.healing.text
     note_chunks(job.options.n_chunk, read.source, read.n_chunk)
     model = pruned_model(base, plan, healed.files, written=True)

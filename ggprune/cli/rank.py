@@ -110,8 +110,8 @@ def command(source: shared.ModelPath, options: Options) -> None:
         n_decide=None if options.exhaustive else options.decide,
     )  # fmt: skip
     text = given_text(options.file, CALIBRATION, options.errors)
-    ranking = rank(model, text, rank_options, TerminalProgress("rank"))
-    ranking = settled(model, text, ranking, healing(measuring), TerminalProgress())
+    ranking = rank(model, text, rank_options, TerminalProgress("rank", at_once=True))
+    ranking = settled(model, text, ranking, healing(measuring), TerminalProgress(at_once=True))
     note_chunks(options.n_chunk, text.source, ranking.calibration.n_chunk_limit)
     force = options.force
     deliver(

@@ -87,8 +87,10 @@ def evaluate(
             saved = write_base(to, chunks, models[0].n_vocab, force=force, n_threads=n_threads)
             subjects[0].save = stack.enter_context(saved)
         readers = [*([reference] if reference is not None else []), *subjects]
+        count = _Count(len(readers), chunks, progress)
         for group in chunks.groups(subjects[0].n_seq):
-            for pieces in zip(*(reader.pieces(group) for reader in readers), strict=True):
+            pieces_of = (count.through(group, reader.pieces(group)) for reader in readers)
+            for pieces in zip(*pieces_of, strict=True):
                 bases: Bases = None
                 if stored is not None:
                     bases = stored.bases(group, pieces[0].rows)
@@ -96,7 +98,6 @@ def evaluate(
                     bases = reference.bases(group, pieces[0])
                 for subject, piece in zip(subjects, pieces[-len(subjects) :], strict=True):
                     subject.read(group, piece, bases)
-            progress.step(group.first + len(group), len(chunks))
     return tuple(subject.evaluation(info) for subject in subjects)
 
 
@@ -142,6 +143,24 @@ class _Piece:
 
 
 Bases = Sequence[BaseLogits] | Sequence[StoredLogits] | None
+
+
+class _Count:
+    """Scored tokens of all models so far, for whoever is told."""
+
+    def __init__(self, n_model: int, chunks: Chunks, progress: Progress) -> None:
+        n_chunk, n_ctx = len(chunks), chunks.n_ctx
+        self.done, self.total = 0, n_model * n_chunk * n_scored(n_ctx)
+        self.progress = progress
+        models = "1 model" if n_model == 1 else f"{n_model} models"
+        progress.begin(f"{models} on {n_chunk} chunks of {n_ctx} tokens")
+
+    def through(self, group: Chunks, pieces: Iterator[_Piece]) -> Iterator[_Piece]:
+        """Pieces as they are computed."""
+        for piece in pieces:
+            self.done += len(group) * (piece.rows.stop - piece.rows.start)
+            self.progress.step(self.done, self.total)
+            yield piece
 
 
 class _Reader:
@@ -248,7 +267,7 @@ def evaluate_strided(
             for i, tokens in enumerate(windows):
                 logits = session.chunk_logits(tokens[None, :], stride + 1, bos=False)[0, :-1]
                 scored.append(score_tokens(logits, tokens[-stride:], n_threads).nll)
-                progress.step(i + 1, len(windows))
+                progress.step((i + 1) * stride, len(windows) * stride)
         ppl = ppl_estimate(np.concatenate(scored))
         info = TextInfo(
             source=text.source, sha256=text.sha256, n_ctx=window, n_chunk=len(windows),

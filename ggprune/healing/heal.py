@@ -192,9 +192,10 @@ class _Job:
                 "free: fewer --chunks, or an output on another disk"
             )
         gib = 1 << 30
-        self.walk.progress.say(
-            f"healing {len(outline.sites)} matrices: {outline.memory_bytes / gib:.2f} GiB of "
-            f"memory above the models, {outline.disk_bytes / gib:.2f} GiB on the disk\n"
+        self.walk.progress.begin(
+            f"{len(outline.sites)} matrices, {outline.n_token} tokens; takes "
+            f"{outline.memory_bytes / gib:.2f} GiB of memory above the models, "
+            f"{outline.disk_bytes / gib:.2f} GiB on the disk"
         )
 
     def _fit(self) -> tuple[list[Refitted], list[Left]]:

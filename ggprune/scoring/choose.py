@@ -88,8 +88,11 @@ def choose_set(
     """
     options = options or SearchOptions()
     options = replace(options, protect=options.protect.union(request.protect))
+    target, progress = request.target, progress.part("choose")
+    wanted = target if target is not None else "as many layers as the limits allow"
+    strategy = request.strategy.value
+    progress.begin(f"{wanted} by {strategy}, on at most {source.n_chunk} chunks a set")
     chooser = _Chooser(model, source, request, options, progress)
-    target = request.target
     choice = chooser.beside(chooser.within() if target is None else chooser.reaching(target))
     progress.say("")
     return choice
@@ -191,7 +194,8 @@ class _Chooser:
         rows: list[list[Rows]] = [[] for _ in sets]
         n_chunk = self.source.n_chunk if sets else 0
         for i in range(n_chunk):
-            self.progress.say(f"measuring {len(sets)} sets, chunk {i + 1} of {n_chunk}")
+            said = f"measuring {len(sets)} sets, chunk {i + 1} of {n_chunk}"
+            self.progress.say(said, i / n_chunk)
             for kept, row in zip(rows, self.source.rows(i, sets), strict=True):
                 kept.append(row)
         return [self.point(drop, r) for drop, r in zip(sets, rows, strict=True)]

@@ -81,8 +81,8 @@ def rank(
     """Score every layer of the model on the text, or its attention or FFN alone.
 
     With `n_decide`, layers race: one that is surely among the least important ones, or surely not,
-    gets no more chunks. `progress` is stepped through the chunks, and told what is being tried
-    while a set of layers is chosen.
+    gets no more chunks. `progress` is told what is ahead and stepped through the chunks; a part of
+    it is told what is being tried while a set of layers is chosen.
 
     Raises ArchitectureError if layers of this model cannot be left out exactly, DataError if the
     text is too short or the importance matrix is of another model, LlamaError if llama.cpp cannot
@@ -96,7 +96,9 @@ def rank(
     activations = activation_statistics(options.imatrix, model) if options.imatrix else None
     with open_rows(model, text, options.measuring, progress) as source:
         measured = _Measured(source, unit)
-        race = Race(source, tuple(measured.rows), _rules(model, options))
+        rules = _rules(model, options)
+        progress.begin(_ahead(measured, rules, options.measuring.n_ctx))
+        race = Race(source, tuple(measured.rows), rules)
         measured.run(race, progress)
         scores = tuple(
             replace(
@@ -135,6 +137,15 @@ _RACED: dict[Metric, Callable[[Rows], Float64]] = {
 }
 
 
+_NAMES = {Unit.LAYER: "layers", Unit.ATTN: "attention blocks", Unit.FFN: "FFNs"}
+
+
+def _ahead(measured: _Measured, rules: RaceRules, n_ctx: int) -> str:
+    most = "at most " if rules.n_lowest is not None else ""
+    what = f"{len(measured.rows)} {_NAMES[measured.unit]}"
+    return f"{what} on {most}{measured.source.n_chunk} chunks of {n_ctx} tokens"
+
+
 def _rules(model: Model, options: RankOptions) -> RaceRules:
     """Where a number of layers is to go, they are those to be known."""
     request, n_lowest = options.request, options.n_decide
@@ -168,7 +179,7 @@ class _Measured:
             n_done = i * n_step + 1
             progress.step(n_done, n_all)
             race.lap(i, take)
-        if not race.active:  # over before its end
+        if n_done < n_all:  # over before its end, at least for some
             progress.step(n_all, n_all)
 
 

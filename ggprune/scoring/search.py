@@ -181,7 +181,8 @@ class Search:
         race, n_chunk = Race(self.source, sets, rules), self.source.n_chunk
         for i in race.laps():
             n_set = len(race.active)
-            self.progress.say(f"{what}: {n_set} sets, chunk {i + 1} of at most {n_chunk}")
+            said = f"{what}: {n_set} sets, chunk {i + 1} of at most {n_chunk}"
+            self.progress.say(said, i / n_chunk)
             race.lap(i)
         self.seen = race.seen
         winner = ranked(race.seen)[0]

@@ -64,6 +64,6 @@ def check_memory(outlook: Outlook, *, force: bool) -> str:
             "-c take less (--force tries)"
         )
     return (
-        f"training on {outlook.device} in {outlook.precision}: about {needed:.1f} GiB of memory, "
-        f"{free:.1f} free\n"
+        f"on {outlook.device} in {outlook.precision}: about {needed:.1f} GiB of memory, "
+        f"{free:.1f} free"
     )

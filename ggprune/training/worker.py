@@ -89,9 +89,9 @@ def run(task: Task, progress: Progress = SILENT) -> None:
         accelerator.device,
     )  # fmt: skip
     proof = _prove(pair, data, accelerator, base.arch, options.precision)
-    progress.say(
+    progress.part("train").begin(
         f"torch computes what llama.cpp does: KLD {proof.original:.2g} (original), "
-        f"{proof.pruned:.2g} (pruned)\n"
+        f"{proof.pruned:.2g} (pruned); {len(data.train)} rows to learn from"
     )
     runs, best = list[Run](), None
     for n in range(options.n_seed):

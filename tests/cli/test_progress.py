@@ -1,4 +1,4 @@
-"""Bars and the status line on stderr."""
+"""Bars and the status line on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from ggprune.cli.log import Clock
 from ggprune.cli.progress import TerminalProgress
+from ggprune.runtime.isolate import isolated
+from tests.cli.test_log import Hand
 
 
 class Terminal(io.StringIO):
@@ -46,19 +49,71 @@ def test_what_is_said_takes_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal.getvalue() == "\r\033[Klayers 1 and 2\r\033[K"
 
 
-def test_nothing_appears_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    stderr = shown(monkeypatch, io.StringIO())
-    progress = TerminalProgress()
+def test_a_stage_is_announced_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = shown(monkeypatch, Terminal())
+    TerminalProgress("evaluate").begin("2 models")
+    assert terminal.getvalue() == ""
+    TerminalProgress(at_once=True).part("rank").begin("9 layers")
+    assert terminal.getvalue() == "ggprune: rank: 9 layers\n"
+
+
+def test_a_log_gets_lines_and_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr, clock = shown(monkeypatch, io.StringIO()), Hand()
+    progress = TerminalProgress(clock=clock)
     progress.say("trying")
-    progress.part("rank").step(1, 2)
+    rank = progress.part("rank")
+    rank.begin("9 layers")
+    rank.step(1, 4)
     assert stderr.getvalue() == ""
+    clock.wait(6)
+    assert stderr.getvalue() == "ggprune: rank: 9 layers; 25 % after 5 s\n"
+    copy = progress.part("copy")
+    copy.step(1, 2)
+    clock.wait(28)
+    assert stderr.getvalue().count("\n") == 1
+    clock.wait(1)
+    assert stderr.getvalue().endswith("\nggprune: copy: 50 % after 29 s\n")
+
+
+def test_a_log_that_nobody_reads_ends_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    shown(monkeypatch, Gone())
+    TerminalProgress("rank", at_once=True, clock=Hand()).begin("9 layers")
+
+
+class Fast(Clock):
+    """A minute passes with every look, in any process."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        self.time += 60
+        return self.time
+
+
+def count(progress: TerminalProgress) -> None:
+    progress.begin("3 steps")
+    for n in range(3):
+        progress.step(n + 1, 3)
+
+
+def test_a_child_process_has_a_clock_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    isolated(count, TerminalProgress(at_once=True, clock=Fast()).part("count"))
+    said = capfd.readouterr().err.splitlines()
+    assert said[0] == "ggprune: count: 3 steps"
+    assert said[1].startswith("ggprune: count: 33 % after ")
+    assert said[-1].startswith("ggprune: count: done after ")
 
 
 def test_it_can_be_sent_before_and_after_it_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     shown(monkeypatch, Terminal())
-    part = TerminalProgress().part("rank")
+    part = TerminalProgress(at_once=True).part("rank")
     for _ in range(2):
         sent = pickle.loads(pickle.dumps(part))
-        assert (sent.label, sent.bar) == ("rank", None)
+        assert (sent.label, sent.at_once, sent.bar) == ("rank", True, None)
         part.step(1, 2)
     part.step(2, 2)
