@@ -15,7 +15,7 @@ JSON_NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?"
 # Columns of tables, by their header.
 COLUMNS = re.compile(
     r"time s"  # of a race
-    r"|(?:.* )?t/s|tg speed-up|times the first \(95 % interval\)|reached|measured|peak RSS"
+    r"|(?:.* )?t/s|(?:tg speed-up|times the first) \(95 % interval\)|reached|measured|peak RSS"
     r"|latency s|tokens/s|ms/token"
 )
 # Fields of JSON documents.
@@ -23,9 +23,12 @@ FIELDS = (
     "decode_s", "callback_s", "statistics_s", "time_s",  # effort of a ranking, races
     "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts",  # tests of speed
     "latency_s", "stddev_s", "tok_per_s", "token_s", "samples_s",
-    "ratio", "measured_speedup", "predicted_ts", "bandwidth_bytes_per_s",
+    "ratio", "predicted_ts", "bandwidth_bytes_per_s",
     "free_bytes", "start_rss_bytes", "peak_rss_bytes",
 )  # fmt: skip
+
+RATIOS = "(?:ratio|speedup|measured_speedup)"
+RATIO = r'\s*"value": \S+,\s*"low": \S+,\s*"high": \S+,\s*"n": \d+,\s*"confidence": \S+\s*'
 
 Replace = str | Callable[[re.Match[str]], str]
 
@@ -36,23 +39,33 @@ def without_digits(found: re.Match[str]) -> str:
 
 
 def as_kind(found: re.Match[str]) -> str:
-    """Numbers of JSON: is it whole or not?"""
+    """Numbers of JSON: is it whole or not? How many repetitions there were depends on them."""
     key, value = found[1], found[2]
-    return key + re.sub(JSON_NUMBER, lambda n: "#.#" if re.search("[.e]", n[0]) else "#", value)
+    value = re.sub(JSON_NUMBER, lambda n: "#.#" if re.search("[.e]", n[0]) else "#", value)
+    return key + re.sub(r"(#(?:\.#)?)(?:,\s*\1)+", r"\1, ...", value)
 
 
 RULES: tuple[tuple[str, Replace], ...] = (
     (rf'("(?:{"|".join(FIELDS)})": )({JSON_NUMBER}|\[[^]"]*\])', as_kind),
     # the ratio of two speeds, with its interval
-    (rf'("ratio": )(\{{\s*"value": {JSON_NUMBER},\s*"low": \S+,\s*"high": \S+)', as_kind),
+    (rf'("{RATIOS}": )({{{RATIO}}})', as_kind),
     (r'"test_time": "\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"', without_digits),
     (r'"short": (?:true|false)', '"short": #'),
     # the last columns of llama-bench's CSV and SQL
     (r"""(['"])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\1(?:, ?\1[\d.]+\1){4}(?=\n|\);)""", without_digits),
-    (r"Pruning generates at [\d.]+x the speed of it\.", without_digits),
+    (
+        r"(?:Pruning generates at|No difference in the speed of generating was measured:) [^;\n]*",
+        "Pruning generates at #",
+    ),
+    # how far a job is, and what it would take
+    (r"(?m)^ggprune: [\w ,]+: .*(?:% .*|done )after .*\n", ""),
+    (
+        r"(?m)(?:takes|about) [\d.e-]+(?: h| min| s)(?: \d+ (?:min|s))?(?= at most|, so|$)",
+        "takes # s",
+    ),
     (r"Memory is read at [\d.]+ GB/s at best\.", without_digits),
     (r"\n! less than 85 % of the predicted speed-up(?=\n)", ""),
-    (r"(?<=: )(?:not )?reached, [\d.]+x measured", "#reached, #x measured"),
+    (r"(?<=: )(?:reached|not reached|not decided), .* measured", "#reached, #x measured"),
     (r"[\d.]+ [KMG]iB free", without_digits),
     # matplotlib's SVG: when it was drawn, and names that it makes up
     (r"<dc:date>[^<]*</dc:date>", "<dc:date>#</dc:date>"),

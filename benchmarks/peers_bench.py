@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from ggprune.bench import Ratio, paired_ratio
-from ggprune.report.bench import ratio_cell
 from ggprune.report.blocks import markdown_table
+from ggprune.report.units import ratio_cell
 
 SHAPE = ("--shape", "llama-3.2-1b", "--type", "Q4_K_M")
 BAR = 0.02  # how far apart the two may be

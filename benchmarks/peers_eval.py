@@ -24,8 +24,8 @@ from ggprune.bench import paired_ratio
 from ggprune.model import open_model
 from ggprune.model.layers import parse_layers
 from ggprune.pipeline import Job, write
-from ggprune.report.bench import ratio_cell
 from ggprune.report.blocks import markdown_table
+from ggprune.report.units import ratio_cell
 from ggprune.runtime.library import default_threads
 from ggprune.surgery import make_plan
 

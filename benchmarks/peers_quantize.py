@@ -26,9 +26,8 @@ from ggprune.evaluation import evaluate
 from ggprune.metrics.text import read_text
 from ggprune.model import Model, open_model
 from ggprune.model.layers import format_layers
-from ggprune.report.bench import ratio_cell
 from ggprune.report.blocks import markdown_table
-from ggprune.report.units import size
+from ggprune.report.units import ratio_cell, size
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Compute
 

@@ -25,9 +25,8 @@ from typing import Any
 from ggprune.arch.footprint import footprints_of
 from ggprune.bench import paired_ratio
 from ggprune.model import open_model
-from ggprune.report.bench import ratio_cell
 from ggprune.report.blocks import markdown_table
-from ggprune.report.units import count, size
+from ggprune.report.units import count, ratio_cell, size
 
 SHAPE = "llama-2-7b"
 BLOCKS = "32,26,21,17,12,6"

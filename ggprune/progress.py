@@ -28,3 +28,15 @@ class Progress:
 
 
 SILENT = Progress()
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, seconds_left = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds_left} s" if seconds_left else f"{minutes} min"
+    hours, minutes_left = divmod(round(whole / 60), 60)
+    return f"{hours} h {minutes_left} min" if minutes_left else f"{hours} h"

@@ -14,6 +14,8 @@ from typing import Annotated
 import numpy as np
 
 CONFIDENCE = 0.95
+WIDTH = 0.03  # of an interval, from end to end, as a share of the ratio
+N_LEAST = 5  # repetitions before an interval is believed: by chance, two or three may agree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,38 @@ class Ratio:
     high: float | None
     n: Annotated[int, "pairs of repetitions"]
     confidence: float = CONFIDENCE
+
+    @property
+    def width(self) -> float:
+        """Of the interval, as a share of the value; infinite where there is none."""
+        if self.low is None or self.high is None:
+            return math.inf
+        return (self.high - self.low) / self.value
+
+    def is_above(self, value: float) -> bool | None:
+        """None where the interval holds the value, or there is none: not known."""
+        if self.low is None or self.high is None or self.low <= value <= self.high:
+            return None
+        return self.low > value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How well ratios are to be known, and what that may cost at most."""
+
+    pairs: tuple[tuple[int, int], ...]  # models whose speeds are compared: above, below
+    width: float = WIDTH  # that every interval is narrower than
+    n_most: int = 100  # repetitions
+    most_s: float = (
+        120.0  # of one test of all models; the repetitions asked for take what they take
+    )
+
+    def is_reached(self, samples: Sequence[Sequence[float]]) -> bool:
+        """`samples` are the times of every model, taken in turns."""
+        if any(len(times) < N_LEAST for times in samples):
+            return False
+        ratios = (paired_ratio(samples[below], samples[above]) for above, below in self.pairs)
+        return all(ratio.width < self.width for ratio in ratios)
 
 
 def paired_ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:

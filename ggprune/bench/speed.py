@@ -18,7 +18,7 @@ from typing import Annotated, TypeVar
 import numpy as np
 
 from ggprune.bench.cases import Case
-from ggprune.bench.ratio import Ratio, paired_ratio
+from ggprune.bench.ratio import Ratio, Wanted, paired_ratio
 from ggprune.bench.runner import Runner
 from ggprune.files.keys import INLINE, LEFT_OUT, Key, written
 from ggprune.progress import SILENT, Progress
@@ -125,16 +125,21 @@ def benchmark(
     n_gen: int = 128,
     n_repeat: int = 5,
     compute: Compute | None = None,
+    wanted: Wanted | None = None,
     seed: int = 1,
     progress: Progress = SILENT,
 ) -> Benchmark:
     """Measure pp{n_prompt} and tg{n_gen} of all models, taking turns; 0 leaves a test out.
 
+    With `wanted`, tg is repeated until those ratios are known so well, or a limit is reached.
+
     Raises LlamaError if llama.cpp cannot load or compute a model.
     """
     compute = compute or Compute()
     cases = [Case(*pair, 0, compute) for pair in ((n_prompt, 0), (0, n_gen)) if any(pair)]
-    return benchmark_cases(paths, cases, n_repeat=n_repeat, seed=seed, progress=progress)
+    return benchmark_cases(
+        paths, cases, n_repeat=n_repeat, wanted=wanted, seed=seed, progress=progress
+    )
 
 
 def benchmark_cases(
@@ -143,14 +148,18 @@ def benchmark_cases(
     *,
     n_repeat: int = 5,
     warmup: bool = True,
+    wanted: Wanted | None = None,
     seed: int = 1,
     progress: Progress = SILENT,
 ) -> Benchmark:
     """Measure all cases of all models, n_repeat times each; without cases, describe the models.
 
+    With `wanted`, cases that generate tokens alone are repeated more often if it takes that.
     Raises LlamaError if llama.cpp cannot load or compute a model.
     """
-    turns = Turns(len(cases) * len(paths), int(warmup), n_repeat, progress)
+    turns = Turns(len(cases) * len(paths), int(warmup), n_repeat, progress, wanted)
+    least = "at least " if wanted is not None else ""
+    progress.begin(f"models: {len(paths)}, tests: {len(cases)}, repetitions: {least}{n_repeat}")
     by_load = itertools.groupby(cases, lambda case: case.compute.n_gpu_layers)
     groups = [list(group) for _, group in by_load] or [[]]
     loads = [_measure(paths, group, seed, turns) for group in groups]
@@ -201,7 +210,10 @@ def _take_turns(runners: Sequence[Runner], case: Case, turns: Turns) -> list[Spe
     for runner in runners:
         runner.open(case)
     warm_ups = [runner.warm_up for runner in runners]
-    samples = turns.take(warm_ups, [runner.time_ns for runner in runners])
+    runs = [runner.time_ns for runner in runners]
+    samples = turns.take(warm_ups, runs)
+    if not case.n_prompt:
+        turns.take_more(runs, samples)
     speeds = [
         Speed(case=case, test_time=began, samples_ns=tuple(times), caches=runner.buffers.caches)
         for runner, times in zip(runners, samples, strict=True)
@@ -214,8 +226,16 @@ def _take_turns(runners: Sequence[Runner], case: Case, turns: Turns) -> list[Spe
 class Turns:
     """Models that take turns run by run; what is done is counted for whoever is told."""
 
-    def __init__(self, n_setting: int, n_warmup: int, n_run: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        n_setting: int,
+        n_warmup: int,
+        n_run: int,
+        progress: Progress,
+        wanted: Wanted | None = None,
+    ) -> None:
         self.n_warmup, self.n_run, self.progress = n_warmup, n_run, progress
+        self.wanted, self.began = wanted, time.monotonic()
         self.done, self.total = 0, n_setting * (n_warmup + n_run)
 
     def take(
@@ -223,6 +243,7 @@ class Turns:
     ) -> list[list[T]]:
         """What every model's run returns, `n_run` times, after as many warm-ups as there are."""
         returned: list[list[T]] = [[] for _ in runs]
+        self.began = time.monotonic()
         for i in range(self.n_warmup + self.n_run):
             for warm_up, run, own in zip(warm_ups, runs, returned, strict=True):
                 if i < self.n_warmup:
@@ -232,6 +253,21 @@ class Turns:
                 self.done += 1
                 self.progress.step(self.done, self.total)
         return returned
+
+    def take_more(self, runs: Sequence[Callable[[], int]], samples: Sequence[list[int]]) -> None:
+        """Add repetitions to `samples`, until ratios are known as well as is wanted."""
+        wanted = self.wanted
+        if wanted is None:
+            return
+        progress, n_most = self.progress.part("repeat"), wanted.n_most
+        while not wanted.is_reached(samples) and len(samples[0]) < n_most:
+            if time.monotonic() - self.began > wanted.most_s:
+                break
+            for run, own in zip(runs, samples, strict=True):
+                own.append(run())
+            progress.step(len(samples[0]), n_most)
+        if len(samples[0]) > self.n_run:
+            progress.step(n_most, n_most)
 
 
 def _stdev(values: Sequence[float]) -> float:

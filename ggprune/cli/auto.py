@@ -30,6 +30,7 @@ from ggprune.metrics.text import CALIBRATION, EVALUATION, read_texts
 from ggprune.model import open_model
 from ggprune.pipeline import AutoOptions, auto
 from ggprune.pipeline.launch import check_extra
+from ggprune.pipeline.options import ALL, EVAL_TOKENS
 from ggprune.report.auto import blocks, report
 from ggprune.report.blocks import check_report, report_text
 from ggprune.report.plot import check_plot, ranking_figure, write_figure
@@ -62,12 +63,17 @@ class Options:
     errors: shared.Errors = TextErrors.STRICT
     n_ctx: shared.ContextSize = 512
     n_chunk: Annotated[int | None, Option(
-        "--chunks", min=1, show_default="all", help="Rank on the first N chunks; judge on all."
+        "--chunks", min=1, show_default="all", help="Rank on the first N chunks."
     )] = None
+    n_eval_chunk: Annotated[int | None, Option(
+        "--eval-chunks", min=ALL, show_default=f"{EVAL_TOKENS} tokens",
+        help="Judge on the first N chunks of the other text; -1: all.")] = None
     report: Annotated[Path | None, Option(help="Write everything down (.json or .md).")] = None
     n_prompt: Annotated[int, Option("-p", "--n-prompt", min=0, help="pp test.")] = 512
     n_gen: Annotated[int, Option("-n", "--n-gen", min=0, help="tg test.")] = 128
-    n_repeat: Annotated[int, Option("-r", "--repetitions", min=1, help="Repetitions.")] = 5
+    n_repeat: Annotated[int, Option("-r", "--repetitions", min=1,
+        help="Repetitions at least; tg takes more until speed-ups are known to 3 %, or 2 minutes.",
+    )] = 5
     quantizing: Quantizing
     computing: Computing
     search: Search
@@ -115,7 +121,8 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     job = AutoOptions(
         request=options.targets.required(model, options.search), drop_mtp=options.drop_mtp,
         quantize=quantize, n_ctx=options.n_ctx, n_chunk=options.n_chunk,
-        n_prompt=options.n_prompt, n_gen=options.n_gen, n_repeat=options.n_repeat,
+        n_eval_chunk=_eval_chunks(options.n_eval_chunk), n_prompt=options.n_prompt,
+        n_gen=options.n_gen, n_repeat=options.n_repeat,
         compute=options.computing.compute(), cache=cache_folder(options.cache),
         measure_front=options.measure_front, generate=options.generate,
         heal=_healing(options), train=_training(options), n_round=options.rounds,
@@ -132,6 +139,9 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     )  # fmt: skip
     read = result.ranking.calibration
     note_chunks(options.n_chunk, read.source, read.n_chunk_limit)
+    judged = result.evaluation_text
+    if options.n_eval_chunk != ALL:
+        note_chunks(options.n_eval_chunk, judged.source, judged.n_chunk)
     force, ranking = options.force, result.ranking
     deliver(
         lambda: show(result, blocks, options.showing),
@@ -139,6 +149,12 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
          lambda path: write_text(path, report_text(result, report(result), path), force=force)),
         (options.plot, lambda path: write_figure(ranking_figure(ranking), path, force=force)),
     )  # fmt: skip
+
+
+def _eval_chunks(n_chunk: int | None) -> int | None:
+    if n_chunk == 0:
+        raise UsageError(f"--eval-chunks 0: write 1 or more, or {ALL} for all")
+    return n_chunk
 
 
 def _training(options: Options) -> TrainOptions | None:

@@ -33,7 +33,7 @@ PANELS: Mapping[str, str] = {
     DROP: "--prune-layers --keep-layers --plan --scores --drop --drop-percent --target-size "
     "--target-params --target-speedup --max-kld --max-ppl-ratio --strategy --protect --decide "
     "--exhaustive --confidence --rounds --drop-mtp --trust-uniform-layers",
-    TEXT: "--file --eval-file --errors --ctx-size --chunks",
+    TEXT: "--file --eval-file --errors --ctx-size --chunks --eval-chunks",
     MEASURE: "--model --base --metric --unit --measure-front --kl-divergence-base --ppl-stride "
     "--hellaswag --hellaswag-tasks --winogrande --winogrande-tasks --multiple-choice "
     "--multiple-choice-tasks --tasks --limit --generate --prompts --predict",

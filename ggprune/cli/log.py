@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from ggprune.progress import duration
+
 FIRST_S = 5.0  # a job that is over by then says nothing
 EVERY_S = 30.0  # between two lines
 POLL_S = 1.0
@@ -119,15 +121,3 @@ class Log:
     def _write(self, label: str, text: str) -> None:
         self.is_quiet, self.last = False, self.clock.now()
         self.write(label, text)
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, seconds_left = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds_left} s" if seconds_left else f"{minutes} min"
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left} min" if minutes_left else f"{hours} h"

@@ -16,11 +16,11 @@ from ggprune.arch import architecture_of, check_scored, first_legal, mtp_blocks,
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.files.passing import passing_folder
-from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import Text
 from ggprune.model import Model, open_model
 from ggprune.model.cut import Cut
 from ggprune.model.imatrix import Imatrix
+from ggprune.pipeline.ahead import Ahead, look_ahead
 from ggprune.pipeline.candidate import Candidate, rival_name
 from ggprune.pipeline.heal import HealJob
 from ggprune.pipeline.heal import outline as heal_outline
@@ -39,10 +39,12 @@ from ggprune.pipeline.recovery import (
 )
 from ggprune.pipeline.result import (
     AutoResult,
+    JudgedText,
     PlannedCut,
     described,
     front_of,
     rows_of,
+    verdict_of,
 )
 from ggprune.pipeline.rivals import rivals_of
 from ggprune.pipeline.safe import rank
@@ -51,7 +53,6 @@ from ggprune.progress import SILENT, Progress
 from ggprune.quantize.checks import select_entries
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import LlamaModel
 from ggprune.scoring import DropRequest, Goal, Ranking, Target
 from ggprune.scoring.target import sizes_to_try
 from ggprune.surgery import PrunePlan, make_plan
@@ -81,7 +82,8 @@ def auto(
     whole = Job(model=model, out=out, quantize=options.quantize, imatrix=imatrix, force=force)
     options = replace(options, request=_counted(whole, options))
     means = Means(heal=options.heal, train=options.train, text=healing or calibration)
-    _check(whole, options, calibration, evaluation, means.text)
+    ahead = _check(whole, options, calibration, evaluation, means.text)
+    _announce(ahead, whole, options, evaluation, progress)
     with disk_errors(out), contextlib.ExitStack() as stack:
         folder = stack.enter_context(_room(out, options))
         rounds = _earlier_rounds(whole, options, calibration, means, folder, progress)
@@ -91,6 +93,7 @@ def auto(
         assert ranking.chosen is not None
         plan = _plan(start, ranking.chosen.drop, options)
         job = replace(whole, model=start, plan=plan)
+        progress.part("write").begin(f"{out.name}, without layers {plan.cut}")
         recovery = recover(job, model, means, folder, progress)
 
         def aside(other: Job) -> Path:
@@ -99,29 +102,30 @@ def auto(
             write_into(other, pending, progress)
             return pending.path
 
-        candidates = [*_whole_models(whole, aside), *stages_of(job, recovery, rounds, aside)]
+        candidates = _whole_models(whole, aside, progress)
+        candidates += stages_of(job, recovery, rounds, aside)
         smaller = {
             len(point.drop): aside(replace(job, plan=_plan(start, point.drop, options)))
             for point in (ranking.chosen.front[1:-1] if options.measure_front else ())
         }
         evaluations = evaluate_all(candidates, evaluation, options, progress)
         timed = time_all(candidates, list(smaller.values()), options, progress)
-        speeds = {Path(speed.path): speed for speed in timed.models}
         health = let_write(candidates, options, progress) if options.generate else None
-        rows = rows_of(candidates, evaluations, speeds)
-    known = {n_drop: speeds[path].speed("tg") for n_drop, path in smaller.items()}
+        rows = rows_of(candidates, evaluations, timed)
     return AutoResult(
         out=out, target=target, ranking=ranking, rows=rows,
         plan=PlannedCut(all_dropped(model, plan.cut, rounds), model.n_layer),
-        front=front_of(ranking.chosen, rows, known, options.quantize),
-        evaluation_text=evaluations[out].text, machine=timed.hardware, health=health,
+        front=front_of(ranking.chosen, rows, smaller, timed, options.quantize),
+        evaluation_text=JudgedText(**vars(evaluations[out].text), n_chunk_whole=ahead.n_whole),
+        verdict=verdict_of(rows), machine=timed.hardware, health=health,
         versions=versions(), healing=recovery.healing, training=recovery.training,
         rounds=described(rounds, recovery, rows) if options.train is not None else None,
     )  # fmt: skip
 
 
-def _whole_models(whole: Job, aside: Callable[[Job], Path]) -> list[Candidate]:
+def _whole_models(whole: Job, aside: Callable[[Job], Path], progress: Progress) -> list[Candidate]:
     """What the pruned models stand beside; the first is the base."""
+    progress.part("compare").begin("writing what is not pruned, to stand beside the result")
     rivals = [
         Candidate(rival_name(rival), aside(replace(whole, quantize=rival)))
         for rival in rivals_of(whole)
@@ -212,7 +216,8 @@ def _counted(job: Job, options: AutoOptions) -> DropRequest:
 
 def _check(
     job: Job, options: AutoOptions, calibration: Text, evaluation: Text, healing: Text
-) -> None:
+) -> Ahead:
+    """Raises what makes the job impossible."""
     if evaluation.sha256 in (calibration.sha256, healing.sha256):
         raise UsageError(
             "the layers would be judged by the very text they were chosen with: "
@@ -228,19 +233,25 @@ def _check(
     check_output(job.out, [file.path for file in model.files], force=job.force)
     if job.quantize is not None:
         planned(replace(job, plan=plan))
-    for text, n_chunk in ((calibration, options.n_chunk), (evaluation, None)):
-        isolated(check_text, model.path, text, options.n_ctx, n_chunk)
     if options.train is not None:
         check_memory(look(model, plan.keep, options.train), force=job.force)
     if options.heal is not None:
         heal_outline(HealJob(base=model, out=job.out, plan=plan, text=healing,
                              options=options.heal, force=job.force))  # fmt: skip
+    return isolated(look_ahead, model.path, calibration, evaluation, options)
 
 
-def check_text(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> None:
-    """Raises DataError if the text is too short for the model. Loads the vocabulary alone."""
-    with LlamaModel(path, vocab_only=True) as model:
-        make_chunks(text, model.tokenize, n_ctx, n_chunk)
+def _announce(
+    ahead: Ahead, whole: Job, options: AutoOptions, evaluation: Text, progress: Progress
+) -> None:
+    """Say how long it takes, and what is left out."""
+    rivals = 2 if options.quantize is not None else 1
+    stages = (options.heal is not None) + (options.train is not None) + options.n_round - 1
+    n_model = 2 + rivals + stages  # what gains nothing, or has no rival, is not evaluated
+    progress.part("auto").begin(ahead.told(whole.model.n_layer, n_model))
+    left_out = ahead.left_out(evaluation.source, n_model)
+    if options.n_eval_chunk is None and left_out is not None:
+        progress.note(left_out)
 
 
 def choose_first(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ggprune.bench import ModelSpeed, Speed
+from ggprune.arch.footprint import footprints_of
+from ggprune.bench import Benchmark, Ratio, Speed, paired_ratio
+from ggprune.bench.roofline import make_roofline
 from ggprune.bench.speed import Machine
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health
@@ -26,6 +28,13 @@ from ggprune.scoring.target import OPTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgedText(TextInfo):
+    """Which text the models were judged on."""
+
+    n_chunk_whole: Annotated[int, "chunks that the whole text gives"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One model of the final table; all rows come from one evaluation and one benchmark run."""
 
@@ -39,6 +48,21 @@ class Row:
     same_top_p: Annotated[Estimate | None, "as the base; null for the base itself"]
     pp: Speed | None
     tg: Speed | None
+    speedup: Annotated[
+        Ratio | None, "of generating tokens, over the base; null for the base itself"
+    ] = None
+    predicted_speedup: Annotated[float | None, "the same, by the bytes read for every token"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The result beside what loses least of the models that are no larger and not pruned."""
+
+    rival: Annotated[str, "its name"]
+    kld: Annotated[Estimate, "the result's"]
+    rival_kld: Estimate
+    speedup: Annotated[Ratio | None, "of generating tokens, of the result over the rival"]
+    predicted_speedup: Annotated[float | None, "the same, by the bytes read for every token"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,9 @@ class FrontRow:
     point: Annotated[Point, INLINE]
     tg: Annotated[Speed | None, "where a file was timed"]
     speedup: Annotated[
-        float | None, Key(name="measured_speedup"), "over the same type without pruning"
+        Ratio | None,
+        Key(name="measured_speedup"),
+        "over the same type without pruning; null for that itself",
     ]
 
 
@@ -60,7 +86,9 @@ class RoundRow:
     n_param: int
     ppl: Estimate
     ppl_ratio: Annotated[float, "over the original's"]
-    speedup: Annotated[float | None, "of generating tokens, over the original's"]
+    speedup: Annotated[
+        Ratio | None, "of generating tokens, over the original; null for the original itself"
+    ]
     seed_ppls: Annotated[tuple[float, ...], "of every seed, on rows set aside"]
 
 
@@ -100,11 +128,12 @@ class AutoResult:
     ]
     plan: PlannedCut
     ranking: Ranking
-    evaluation_text: Annotated[TextInfo, Key(name="evaluation"), "what the models were judged on"]
+    evaluation_text: Annotated[JudgedText, Key(name="evaluation"), "what the models were judged on"]
     rows: Annotated[
         tuple[Row, ...],
         "the base, rivals that are not pruned, with --heal what is not healed, the result",
     ]
+    verdict: Annotated[Verdict | None, "null where nothing that is not pruned is as small"]
     front: tuple[FrontRow, ...]
     health: Annotated[tuple[Health, ...] | None, "of all rows but the first, with --generate"]
     machine: Machine
@@ -132,7 +161,7 @@ def described(rounds: Sequence[Round], last: Recovery, rows: Sequence[Row]) -> t
         found.append(RoundRow(
             n_layer=row.n_layer, n_param=row.n_param, ppl=row.ppl,
             ppl_ratio=row.ppl.value / base.ppl.value,
-            speedup=row.tg.mean / base.tg.mean if row.tg and base.tg else None,
+            speedup=row.speedup,
             seed_ppls=tuple(run.best.ppl for run in runs),
         ))  # fmt: skip
     return tuple(found)
@@ -141,10 +170,12 @@ def described(rounds: Sequence[Round], last: Recovery, rows: Sequence[Row]) -> t
 def rows_of(
     candidates: Sequence[Candidate],
     evaluations: Mapping[Path, Evaluation],
-    speeds: Mapping[Path, ModelSpeed],
+    timed: Benchmark,
 ) -> tuple[Row, ...]:
     """One row for each candidate. The first is the base, which the others were compared with."""
-    rows = []
+    rows, base = list[Row](), timed.models[0].speed("tg")
+    speeds = {Path(model.path): model for model in timed.models}
+    predicted = _predicted(timed)
     compared = next(iter(evaluations.values())).divergence
     assert compared is not None
     for candidate in candidates:
@@ -158,25 +189,66 @@ def rows_of(
             kld=divergence.kld.mean if divergence else None,
             same_top_p=divergence.same_top_p if divergence else None,
             pp=speed.speed("pp"), tg=speed.speed("tg"),
+            speedup=_ratio(speed.speed("tg"), base) if rows else None,
+            predicted_speedup=predicted.get(candidate.path),
         )  # fmt: skip
         rows.append(row)
     return tuple(rows)
 
 
+def _ratio(above: Speed | None, below: Speed | None) -> Ratio | None:
+    """How many times as fast, by repetitions in which the models took turns."""
+    if above is None or below is None or above is below:
+        return None
+    return paired_ratio(above.samples_tok_per_s, below.samples_tok_per_s)
+
+
+def _predicted(timed: Benchmark) -> dict[Path, float]:
+    """By the bytes that are read for a token: how many times as fast as the first model."""
+    paths = [Path(model.path) for model in timed.models]
+    read = [footprints_of(open_model(path)).without(()).token_bytes for path in paths]
+    roofs = make_roofline(timed, read, None).roofs
+    return {Path(roof.path): roof.predicted_speedup for roof in roofs}
+
+
+def verdict_of(rows: Sequence[Row]) -> Verdict | None:
+    """None where there is no rival of at most the result's size."""
+    base, result = rows[0], rows[-1]
+    rivals = {
+        row.kld.value: row
+        for row in rows[1:-1]
+        if row.n_layer == base.n_layer and row.size_bytes <= result.size_bytes and row.kld
+    }
+    if not rivals or result.kld is None:
+        return None
+    rival = rivals[min(rivals)]
+    assert rival.kld is not None
+    predicted, of_rival = result.predicted_speedup, rival.predicted_speedup
+    return Verdict(
+        rival=rival.name, kld=result.kld, rival_kld=rival.kld, speedup=_ratio(result.tg, rival.tg),
+        predicted_speedup=predicted / of_rival if predicted and of_rival else None,
+    )  # fmt: skip
+
+
 def front_of(
     choice: Choice,
     rows: Sequence[Row],
-    known: Mapping[int, Speed | None],
+    smaller: Mapping[int, Path],
+    timed: Benchmark,
     quantize: QuantizeOptions | None,
 ) -> tuple[FrontRow, ...]:
-    """Every number of layers, with the speeds that were measured in the one benchmark run."""
+    """Every number of layers, with the speeds that were measured in the one benchmark run.
+
+    `smaller` are files without fewer layers than the result, as far as there are any.
+    """
+    speeds = {Path(model.path): model.speed("tg") for model in timed.models}
     name = rival_name(quantize) if quantize is not None else None
     # the row that differs from the result by the pruning alone
     whole = next((row for row in rows[1:-1] if row.name == name), rows[0]).tg
+    known = {n_drop: speeds[path] for n_drop, path in smaller.items()}
     known = {0: whole, **known, len(choice.drop): rows[-1].tg}
     front = []
     for point in choice.front:
         tg = known.get(len(point.drop))
-        speedup = tg.mean / whole.mean if tg and whole else None
-        front.append(FrontRow(point, tg, speedup))
+        front.append(FrontRow(point, tg, _ratio(tg, whole)))
     return tuple(front)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ggprune.bench import Benchmark
+from ggprune.bench import Benchmark, Wanted
 from ggprune.evaluation import Evaluation
 from ggprune.evaluation.health import Health, read_prompts
 from ggprune.metrics.text import Text
@@ -22,7 +22,8 @@ def evaluate_all(
     """All candidates against the first, the base."""
     base, *others = (candidate.path for candidate in candidates)
     evaluations = evaluate(
-        others, text, base=base, n_ctx=options.n_ctx, compute=options.compute,
+        others, text, base=base, n_ctx=options.n_ctx, n_chunk=options.eval_limit,
+        compute=options.compute,
         progress=progress.part("evaluate"),
     )  # fmt: skip
     return dict(zip(others, evaluations, strict=True))
@@ -31,11 +32,15 @@ def evaluate_all(
 def time_all(
     candidates: Sequence[Candidate], more: Sequence[Path], options: AutoOptions, progress: Progress
 ) -> Benchmark:
-    """All candidates and some more, taking turns."""
+    """All candidates and some more, taking turns until is known how each of the candidates compares
+    with the first and the last one, the base and the result.
+    """
+    last = len(candidates) - 1
+    pairs = [(n, 0) for n in range(1, last + 1)] + [(last, n) for n in range(1, last)]
     return benchmark(
         [*(candidate.path for candidate in candidates), *more], n_prompt=options.n_prompt,
-        n_gen=options.n_gen, n_repeat=options.n_repeat, compute=options.compute,
-        progress=progress.part("benchmark"),
+        n_gen=options.n_gen, n_repeat=options.n_repeat, wanted=Wanted(pairs=tuple(pairs)),
+        compute=options.compute, progress=progress.part("benchmark"),
     )  # fmt: skip
 
 

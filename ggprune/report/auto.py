@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ggprune.bench.ratio import CONFIDENCE, WIDTH, Ratio
 from ggprune.model.layers import format_layers
 from ggprune.pipeline import AutoResult
-from ggprune.pipeline.result import Row
+from ggprune.pipeline.result import JudgedText, Row, Verdict
 from ggprune.report import ranking
 from ggprune.report.blocks import Block, Heading, Table, Text, table_of
 from ggprune.report.evaluation import text_blocks, texts_table
 from ggprune.report.heal import healing_blocks
-from ggprune.report.units import count, estimate, named_versions, percent, size, speed_cell
+from ggprune.report.units import (
+    count,
+    estimate,
+    named_versions,
+    percent,
+    ratio_cell,
+    size,
+    speed_cell,
+)
 from ggprune.scoring import Goal
 
 
@@ -21,7 +31,7 @@ def blocks(result: AutoResult) -> tuple[Block, ...]:
     text = result.evaluation_text
     dropped = (
         f"dropped layers {format_layers(result.plan.drop)} of 0-{result.plan.n_layer - 1}; "
-        f"judged on {text.source} ({text.n_token} tokens scored)"
+        f"judged on {text.source} ({_chunks(text)}, {text.n_token} tokens scored)"
     )
     front = "Every number of layers on the calibration text; sizes before requantizing:"
     choice = result.ranking.chosen
@@ -33,13 +43,19 @@ def blocks(result: AutoResult) -> tuple[Block, ...]:
     return (
         Text((dropped,)),
         _table(result.rows),
-        Text((*_verdict(result.rows), *_promise(result), *_healing(result))),
+        Text((*_verdict(result.verdict), *_promise(result), *_healing(result))),
         *_rounds(result),
         *steps,
         Text((front,)),
         ranking.front_table(result.front),
         *((texts_table(result.health),) if result.health else ()),
     )
+
+
+def _chunks(text: JudgedText) -> str:
+    """`34 chunks`, `64 of 938 chunks`."""
+    of = "" if text.n_chunk == text.n_chunk_whole else f" of {text.n_chunk_whole}"
+    return f"{text.n_chunk}{of} chunks"
 
 
 def report(result: AutoResult) -> tuple[Block, ...]:
@@ -67,6 +83,10 @@ def report(result: AutoResult) -> tuple[Block, ...]:
     )
 
 
+Z_95 = 1.96  # errors within which the difference of two losses is no difference
+SPEEDUP = f"tg speed-up ({100 * CONFIDENCE:.0f} % interval)"
+
+
 def _table(rows: Sequence[Row]) -> Table:
     pp, tg = rows[0].pp, rows[0].tg
     return table_of(
@@ -78,26 +98,41 @@ def _table(rows: Sequence[Row]) -> Table:
         ("same top p", lambda row: percent(row.same_top_p) if row.same_top_p else "100 %"),
         (f"{pp.case.name if pp else 'pp'} t/s", lambda row: speed_cell(row.pp)),
         (f"{tg.case.name if tg else 'tg'} t/s", lambda row: speed_cell(row.tg)),
-        ("tg speed-up", lambda row: f"{row.tg.mean / tg.mean:.2f}x" if row.tg and tg else None),
+        (SPEEDUP, lambda row: ratio_cell(row.speedup) if row.tg else None),
+        ("predicted", lambda r: f"{r.predicted_speedup:.3f}x" if r.predicted_speedup else None),
         spare=("bpw", "layers", f"{pp.case.name if pp else 'pp'} t/s", "same top p", "PPL",
-               f"{tg.case.name if tg else 'tg'} t/s", "tg speed-up"),
+               "predicted", f"{tg.case.name if tg else 'tg'} t/s", SPEEDUP),
     )  # fmt: skip
 
 
-def _verdict(rows: Sequence[Row]) -> Iterator[str]:
+def _verdict(verdict: Verdict | None) -> Iterator[str]:
     """What the table says about size and speed: the result against the rival of its size."""
-    result = rows[-1]
-    whole = [row for row in rows[1:-1] if row.n_layer == rows[0].n_layer]
-    rivals = [row for row in whole if row.size_bytes <= result.size_bytes]
-    if not rivals or result.kld is None:
+    if verdict is None:
         return
-    rival = min(rivals, key=lambda row: row.kld.value if row.kld else 0.0)
-    assert rival.kld is not None
-    loss, rival_loss = result.kld.value, rival.kld.value
-    compared = f"loses {'less' if rival_loss < loss else 'more'} than pruning"
-    yield (f"At no more bytes, '{rival.name}' {compared}: KLD {rival_loss:.4f} against {loss:.4f}.")
-    if result.tg and rival.tg:
-        yield f"Pruning generates at {result.tg.mean / rival.tg.mean:.2f}x the speed of it."
+    loss, rival_loss = verdict.kld, verdict.rival_kld
+    more = loss.value - rival_loss.value
+    compared = f"loses {'less' if more > 0 else 'more'} than pruning"
+    if abs(more) < Z_95 * math.hypot(loss.se, rival_loss.se):
+        compared = "and pruning lose the same, as far as is known"
+    values = f"KLD {estimate(rival_loss)} against {estimate(loss)}"
+    yield f"At no more bytes, '{verdict.rival}' {compared}: {values}."
+    if verdict.speedup is not None:
+        yield compared_speed(verdict.speedup, verdict.predicted_speedup)
+
+
+def compared_speed(ratio: Ratio, predicted: float | None) -> str:
+    """How much faster pruning generates than the rival, as far as that is known."""
+    measured = ratio_cell(ratio)
+    if ratio.low is None:
+        said = f"Pruning generates at {measured} the speed of it, measured once"
+    elif ratio.is_above(1.0) is None:
+        said = f"No difference in the speed of generating was measured: {measured}"
+    else:
+        said = f"Pruning generates at {measured} the speed of it"
+    if math.isfinite(ratio.width) and ratio.width >= WIDTH:
+        share = f"{100 * WIDTH:.0f} %"
+        said += f", not known to {share} after {ratio.n} repetitions"
+    return f"{said}; {predicted:.3f}x is predicted by the bytes read." if predicted else f"{said}."
 
 
 def _healing(result: AutoResult) -> Iterator[str]:
@@ -132,14 +167,15 @@ def _rounds(result: AutoResult) -> tuple[Block, ...]:
     """As the depth-first recipe prints it: what every round gave."""
     if result.rounds is None:
         return ()
+    first = result.rounds[0]
     heading = "Trained; perplexities of seeds are those on rows set aside:"
     table = table_of(
         result.rounds,
         ("layers", lambda row: row.n_layer), ("parameters", lambda row: count(row.n_param)),
         ("PPL", lambda row: estimate(row.ppl)), ("PPL ratio", lambda row: f"{row.ppl_ratio:.3f}"),
-        ("tg speed-up", lambda row: f"{row.speedup:.2f}x" if row.speedup else None),
+        (SPEEDUP, lambda row: ratio_cell(row.speedup) if row.speedup or row is first else None),
         ("seeds", lambda row: " / ".join(f"{ppl:.2f}" for ppl in row.seed_ppls) or None),
-        left=(), spare=("seeds", "parameters", "PPL ratio", "tg speed-up"),
+        left=(), spare=("seeds", "parameters", "PPL ratio", SPEEDUP),
     )  # fmt: skip
     return (Text((heading,)), table)
 
@@ -148,9 +184,10 @@ def _promise(result: AutoResult) -> Iterator[str]:
     """Was the target reached, by what was measured?"""
     target, last, size_bytes = result.target, result.front[-1], result.rows[-1].size_bytes
     if target is not None and target.goal is Goal.SPEEDUP and last.speedup is not None:
-        kept = "reached" if last.speedup >= target.value else "not reached"
-        measured = f"{last.speedup:.3f}x measured, {last.point.speedup:.3f}x predicted"
-        yield f"{target}: {kept}, {measured}."
+        is_reached = last.speedup.is_above(target.value)
+        verdict = {True: "reached", False: "not reached", None: "not decided"}[is_reached]
+        measured = f"{ratio_cell(last.speedup)} measured, {last.point.speedup:.3f}x predicted"
+        yield f"{target}: {verdict}, {measured}."
     if target is not None and target.goal is Goal.SIZE:
         kept = "reached" if size_bytes <= target.value else "not reached"
         yield f"{target}: {kept}, {size_bytes} bytes."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ggprune.bench import Benchmark, Ratio
+from ggprune.bench import Benchmark
 from ggprune.bench.latency import LatencyReport
 from ggprune.bench.ratio import CONFIDENCE
 from ggprune.bench.roofline import LEAST_SHARE, Roofline
@@ -14,7 +14,7 @@ from ggprune.bench.speed import Machine
 from ggprune.files.documents import encode_fields
 from ggprune.pipeline.bench import Suite
 from ggprune.report.blocks import Block, Table, Text, table_of
-from ggprune.report.units import count, size, speed_cell
+from ggprune.report.units import count, ratio_cell, size, speed_cell
 
 COMPARED = f"times the first ({100 * CONFIDENCE:.0f} % interval)"
 # Parameters that have a column where the tests differ in them.
@@ -76,15 +76,6 @@ def speed_table(result: Benchmark) -> Table:
     headers += (COMPARED,) * several
     spare = ("backend", "params", "threads", "size", "model")
     return Table((*headers, "file"), tuple(rows), (0, 3, len(headers)), spare)
-
-
-def ratio_cell(ratio: Ratio | None) -> str:
-    """`1.234x (1.200 - 1.268)`; the first model is as fast as itself."""
-    if ratio is None:
-        return "1.000x"
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.3f}x"
-    return f"{ratio.value:.3f}x ({ratio.low:.3f} - {ratio.high:.3f})"
 
 
 def memory_table(models: Sequence[ModelMemory]) -> Table:

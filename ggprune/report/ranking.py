@@ -8,7 +8,7 @@ from ggprune.model.cut import Unit
 from ggprune.pipeline.result import FrontRow
 from ggprune.report.blocks import Block, Column, Table, Text, table_of
 from ggprune.report.plot import bars, choice_figure, is_log_scale, ranking_figure
-from ggprune.report.units import count, estimate, number, percent, size, speed_cell
+from ggprune.report.units import count, estimate, number, percent, ratio_cell, size, speed_cell
 from ggprune.scoring import Choice, LayerScore, Metric, Ranking
 from ggprune.scoring.ranking import BY_KLD
 
@@ -150,7 +150,7 @@ def front_table(front: Sequence[FrontRow]) -> Table:
     """What each number of layers costs and gives; predicted from bytes, measured where it was."""
     measured: tuple[Column[FrontRow], ...] = (
         ("tg t/s", lambda row: speed_cell(row.tg)),
-        ("measured", lambda row: f"{row.speedup:.3f}x" if row.speedup else None),
+        ("measured", lambda row: ratio_cell(row.speedup) if row.tg else None),
     )
     return table_of(
         front,

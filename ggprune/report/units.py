@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ggprune.bench import Speed
+    from ggprune.bench import Ratio, Speed
     from ggprune.metrics.estimates import Estimate
 
 
@@ -43,6 +43,15 @@ def number(value: float, digits: int = 4) -> str:
 def speed_cell(speed: Speed | None) -> str:
     """`12.34 ± 0.56`."""
     return f"{speed.mean:.2f} ± {speed.stdev:.2f}" if speed else "-"
+
+
+def ratio_cell(ratio: Ratio | None) -> str:
+    """`1.234x (1.200 - 1.268)`; the first model is as fast as itself."""
+    if ratio is None:
+        return "1.000x"
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.value:.3f}x"
+    return f"{ratio.value:.3f}x ({ratio.low:.3f} - {ratio.high:.3f})"
 
 
 def named_versions(versions: Mapping[str, str]) -> str:

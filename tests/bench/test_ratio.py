@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from ggprune.bench import paired_ratio
-from ggprune.bench.ratio import t_quantile
+from ggprune.bench import Ratio, Wanted, paired_ratio
+from ggprune.bench.ratio import N_LEAST, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,38 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
         assert ratio.high is not None
         hits += ratio.low <= 1 <= ratio.high
     assert 925 <= hits <= 975
+
+
+def test_how_wide_an_interval_is_and_on_which_side() -> None:
+    ratio = Ratio(value=1.25, low=1.2, high=1.3, n=5)
+    assert ratio.width == pytest.approx(0.08)
+    assert (ratio.is_above(1.1), ratio.is_above(1.4)) == (True, False)
+    assert ratio.is_above(1.2) is ratio.is_above(1.25) is ratio.is_above(1.3) is None
+    once = Ratio(value=1.25, low=None, high=None, n=1)
+    assert once.width == math.inf
+    assert once.is_above(1.0) is None
+
+
+def test_ratios_are_known_when_all_that_are_asked_for_are_narrow() -> None:
+    steady, noisy = [1.0] * 5, [1.0, 1.1, 1.0, 1.1, 1.0]
+    assert Wanted(pairs=((1, 0),)).is_reached([steady, [2.0] * 5, noisy])
+    assert not Wanted(pairs=((1, 0), (2, 0))).is_reached([steady, steady, noisy])
+    assert Wanted(pairs=((2, 0),), width=0.2).is_reached([steady, steady, noisy])
+    assert not Wanted(pairs=((1, 0),)).is_reached([steady[1:], steady[1:]])  # too few to tell
+
+
+def test_intervals_of_repetitions_that_stopped_in_time_hold_the_truth() -> None:
+    """Looking after every repetition costs some of the confidence, and not much."""
+    rng, wanted, hits, n_taken = np.random.default_rng(1), Wanted(pairs=((1, 0),)), 0, 0
+    for _ in range(200):
+        samples: list[list[float]] = [[], []]
+        while not wanted.is_reached(samples):
+            for own in samples:
+                own.append(math.exp(rng.normal(0, 0.02)))
+        ratio = paired_ratio(*samples)
+        assert ratio.low is not None and ratio.high is not None
+        assert ratio.width < 0.03
+        hits += ratio.low <= 1 <= ratio.high
+        n_taken += ratio.n
+    assert hits >= 175
+    assert N_LEAST < n_taken / 200 < 25  # 2 * 1.96 * 0.02 * sqrt(2 / n) = 0.03: n = 14

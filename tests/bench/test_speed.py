@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from ggprune.bench import Case, Grid, Speed, benchmark, benchmark_cases
+from ggprune.bench import Case, Grid, Speed, Wanted, benchmark, benchmark_cases
 from ggprune.bench.runner import Runner
+from ggprune.bench.speed import Turns
 from ggprune.files.documents import encode_fields
+from ggprune.progress import SILENT
 from ggprune.report.bench import speed_table
 from ggprune.report.blocks import terminal
 from ggprune.runtime.session import Compute
@@ -43,6 +47,48 @@ def test_models_are_measured_side_by_side() -> None:
     assert ratio is not None
     assert ratio.value == pytest.approx(product ** (1 / 3))
     assert f"{ratio.value:.3f}x (" in table[5]
+
+
+def taken(times: Sequence[Sequence[int]], n_run: int, wanted: Wanted | None) -> list[int]:
+    """How many repetitions of every model are taken, which would last so long one after another."""
+    runs = [iter(own).__next__ for own in times]
+    turns = Turns(len(runs), 0, n_run, SILENT, wanted)
+    samples = turns.take([int] * len(runs), runs)
+    turns.take_more(runs, samples)
+    assert samples == [list(own[: len(got)]) for own, got in zip(times, samples, strict=True)]
+    return [len(own) for own in samples]
+
+
+def test_repetitions_go_on_until_ratios_are_known() -> None:
+    steady, waves = [1000] * 100, [1000, 1100] * 50
+    pair = Wanted(pairs=((1, 0),))
+    assert taken([steady, steady], 3, pair) == [5, 5]
+    assert taken([steady, steady], 7, pair) == [7, 7]
+    assert taken([steady, waves], 5, None) == [5, 5]
+    # deviation 0.048 of the logarithms: 2 t 0.048 / sqrt(n) < 0.03 from n = 42 on
+    n_wave = taken([steady, waves], 5, pair)[0]
+    assert 38 <= n_wave <= 46
+    assert taken([waves, waves], 5, pair) == [5, 5]  # what slows down both cancels
+    assert taken([steady, waves, steady], 5, Wanted(pairs=((2, 0),))) == [5, 5, 5]
+    assert taken([steady, waves], 5, replace(pair, n_most=12)) == [12, 12]
+
+
+def test_repetitions_end_when_their_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 10)  # seconds, each time that somebody looks
+    monkeypatch.setattr("ggprune.bench.speed.time.monotonic", lambda: float(next(clock)))
+    pair = Wanted(pairs=((1, 0),), most_s=45.0)
+    # begins at 10; looks at 20, 30, 40 and 50 leave time for one more, that at 60 does not
+    assert taken([[1000] * 100, [1000, 1100] * 50], 5, pair) == [9, 9]
+
+
+def test_only_generating_is_repeated_more_often() -> None:
+    never = Wanted(pairs=((1, 0),), width=0.0, n_most=7)
+    one, two = benchmark([TINY, TINY], n_prompt=4, n_gen=2, n_repeat=2, wanted=never).models
+    for model in (one, two):
+        assert [len(test.samples_ns) for test in model.speeds] == [2, 7]
+    ratio = two.tests[1].ratio
+    assert ratio is not None
+    assert ratio.n == 7
 
 
 def test_tests_can_be_left_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -238,9 +239,54 @@ def test_auto_does_the_whole_job(tmp_path: Path, suffix: str) -> None:
         assert document["plan"]["drop"] == document["ranking"]["chosen"]["drop"]
         written = [one["model"]["path"] for one in document["health"]]
         assert written == [row["name"] for row in rows[1:]]
+        ratio, rival = document["verdict"]["speedup"], rows[-2]["tg"]
+        products = zip(rows[-1]["tg"]["samples_ts"], rival["samples_ts"], strict=True)
+        logs = [math.log(ours / theirs) for ours, theirs in products]
+        assert document["verdict"]["rival"] == rows[-2]["name"]
+        assert ratio["value"] == pytest.approx(math.exp(sum(logs) / len(logs)))
+        assert rows[0]["speedup"] is None
+        assert rows[-1]["predicted_speedup"] > 1
     else:
         assert text.strip().splitlines()[3] in report.read_text()
         assert "Q4_K_M, 2 layers pruned (64 tokens, cut off):" in report.read_text()
+
+
+def test_auto_says_what_is_ahead_and_how_far_it_is(tmp_path: Path) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text(3 * EVALUATION.read_text())
+    texts = ("-f", CALIBRATION, "--eval-file", text)
+    fast = ("--chunks", "2", "-p", "0", "-n", "2", "-r", "1", "-t", "1", "--json")
+    args = ("auto", TINY, tmp_path / "out.gguf", "--drop", "1", *texts, *fast)
+    done = ggprune(*args)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    lines = [line.removeprefix("ggprune: ") for line in done.stderr.splitlines()]
+    assert re.fullmatch(
+        r"auto: a chunk of 512 tokens takes [\d.e-]+ s, so ranking on 2 of them takes .+ at most, "
+        r"and evaluating 3 models on 64 about .+", lines[0],
+    )  # fmt: skip
+    assert re.fullmatch(
+        rf"note: {re.escape(str(text))}: 64 of its (\d+) chunks are evaluated on; --eval-chunks -1 "
+        r"takes all of them, about .+", lines[1],
+    )  # fmt: skip
+    stages = [line for line in lines[2:] if "% after" not in line and "done after" not in line]
+    assert stages == [
+        "rank: 9 layers on at most 2 chunks of 512 tokens",
+        "choose: --drop 1 by search, on at most 2 chunks a set",
+        f"write: out.gguf, without layers {document['plan']['drop'][0]}",
+        "compare: writing what is not pruned, to stand beside the result",
+        "evaluate: 3 models on 64 chunks of 512 tokens",
+        "benchmark: models: 3, tests: 1, repetitions: at least 1",
+    ]
+    judged = document["evaluation"]
+    assert (judged["n_chunk"], judged["n_chunk_whole"]) == (64, 107)
+    asked = ggprune(*args, "--eval-chunks", "1000", "--force")
+    judged = json.loads(asked.stdout)["evaluation"]
+    assert judged["n_chunk"] == judged["n_chunk_whole"] == 107
+    said = f"ggprune: note: {text}: gives 107 chunks, not 1000: all of them are read\n"
+    assert without_progress(asked.stderr) == said
+    few = json.loads(succeed(*args, "--eval-chunks", "3", "--force"))["evaluation"]
+    assert (few["n_chunk"], few["n_chunk_whole"]) == (3, 107)
 
 
 def test_auto_without_a_type_finds_the_rival_of_its_size(tmp_path: Path) -> None:
@@ -338,6 +384,9 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
         "quantized already": (
             (p, "1", quantized, out, "--type", "Q8_0"), 1, "--allow-requantize",
         ),
+        "no chunk to judge on": (
+            ("auto", TINY, out, "--drop", "1", "--eval-chunks", "0"), 2, "write 1 or more, or -1",
+        ),
         "text too short to judge": (
             ("auto", TINY, out, "--drop", "1", "--eval-file", short), 1, "at least 1024 are needed",
         ),
@@ -415,7 +464,8 @@ def test_auto_shows_what_every_number_of_layers_gives(tmp_path: Path) -> None:
     front = document["front"]
     assert [row["n_drop"] for row in front] == [0, 1, 2, 3]
     assert all(row["tg"]["avg_ts"] > 0 for row in front)
-    assert front[0]["measured_speedup"] == 1
+    assert front[0]["measured_speedup"] is None
+    assert all(row["measured_speedup"]["n"] >= 5 for row in front[1:])
     assert front[3]["drop"] == document["plan"]["drop"]
     assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"]
 

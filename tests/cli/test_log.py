@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ggprune.cli.log import EVERY_S, Clock, Log, duration
+from ggprune.cli.log import EVERY_S, Clock, Log
+from ggprune.progress import duration
 
 
 class Hand(Clock):

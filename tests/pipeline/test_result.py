@@ -13,11 +13,19 @@ from ggprune.errors import DataError
 from ggprune.files.documents import encode_fields, to_text
 from ggprune.metrics.estimates import Estimate
 from ggprune.model.cut import Cut
-from ggprune.pipeline.result import AutoResult, FrontRow, PlannedCut, Row, read_report
+from ggprune.pipeline.result import (
+    AutoResult,
+    FrontRow,
+    JudgedText,
+    PlannedCut,
+    Row,
+    Verdict,
+    read_report,
+)
 from ggprune.scoring.choice import Alternative, Choice, Point, Step, Strategy
 from ggprune.scoring.ranking import CalibrationInfo, LayerScore, Metric, ModelInfo, OrderBy, Ranking
 from ggprune.scoring.target import Goal, Target
-from tests.files.test_round_trips import MACHINE, MEASURED, SPEED, TEXT, VERSIONS
+from tests.files.test_round_trips import MACHINE, MEASURED, RATIO, SPEED, TEXT, VERSIONS
 
 COUNTED = Estimate(0.5, 0.25, 765)
 SCORE = LayerScore(
@@ -45,10 +53,14 @@ ROW = Row(
     name="base", n_layer=4, size_bytes=9, bits_per_weight=4.5, ppl=MEASURED, kld=None,
     same_top_p=None, pp=SPEED, tg=None,
 )  # fmt: skip
+VERDICT = Verdict(
+    rival="Q3_K_S", kld=MEASURED, rival_kld=MEASURED, speedup=RATIO, predicted_speedup=1.25
+)
 RESULT = AutoResult(
     out=Path("b.gguf"), target=Target(Goal.PERCENT, 50.0), plan=PlannedCut(Cut.of((1, 2)), 4),
-    ranking=RANKING, evaluation_text=TEXT, rows=(ROW, replace(ROW, kld=MEASURED)),
-    front=(FrontRow(POINT, SPEED, 1.5), FrontRow(POINT, None, None)), health=None,
+    ranking=RANKING, evaluation_text=JudgedText(**vars(TEXT), n_chunk_whole=5), verdict=VERDICT,
+    rows=(ROW, replace(ROW, kld=MEASURED, speedup=RATIO, predicted_speedup=1.25)),
+    front=(FrontRow(POINT, SPEED, RATIO), FrontRow(POINT, None, None)), health=None,
     machine=MACHINE, versions=VERSIONS,
 )  # fmt: skip
 
