@@ -41,7 +41,7 @@ def pruned_copy(model: Model, drop: tuple[int, ...], path: Path) -> Model:
 
 
 PARTS = (
-    r"auto|rank|choose|heal(?: \d of \d)?|train(?:, seed \d+)?|evaluate|benchmark|write|compare|"
+    r"auto|repeat|rank|choose|heal(?: \d of \d)?|train(?:, seed \d+)?|evaluate|benchmark|write|compare|"
     r"read|copy|quantize to \w+|self-text|taylor"
 )
 TOLD = re.compile(rf"(?m)^ggprune: (?:{PARTS}): .+\n")
