@@ -22,22 +22,22 @@ from pathlib import Path
 
 from replaceme import NAME, Replaced, Task, replace_cuts
 
-from ggprune.arch import n_trunk
+from ggprune.arch.hparams import n_trunk
 from ggprune.errors import ArchitectureError
-from ggprune.evaluation import Evaluation
+from ggprune.evaluation.perplexity import Evaluation
 from ggprune.healing.result import HealOptions
 from ggprune.metrics.text import Text, read_texts
-from ggprune.model import Model, open_model
 from ggprune.model.layers import format_layers, parse_layers
-from ggprune.pipeline import Job, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.evaluate import evaluate
 from ggprune.pipeline.heal import HealJob, heal
-from ggprune.pipeline.safe import evaluate
+from ggprune.pipeline.job import Job, write
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.report.blocks import markdown_table
 from ggprune.report.units import estimate, size
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 HEADERS = ("", "tokens", "ridge", "KLD", "times", "PPL", "time s", "memory", "disk")

@@ -30,8 +30,8 @@ from ggprune.healing.result import HealOptions, is_aside
 from ggprune.healing.walk import Walk, stages_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.logits import score_tokens
-from ggprune.model import Model, open_model
 from ggprune.model.layers import parse_layers
+from ggprune.model.model import Model, open_model
 from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
 from ggprune.runtime.buffers import peak_rss_bytes
 from ggprune.runtime.isolate import isolated

@@ -20,18 +20,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ggprune.evaluation import evaluate
+from ggprune.evaluation.perplexity import evaluate
 from ggprune.metrics.text import EVALUATION, Text, read_text, shipped_text
-from ggprune.model import Model, open_model
 from ggprune.model.layers import format_layers
-from ggprune.pipeline import Job, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import Job, write
 from ggprune.quantize.forecast import Unpruned, forecast
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
 from ggprune.report.blocks import markdown_table
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Compute
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 LADDER = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")

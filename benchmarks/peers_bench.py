@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ggprune.bench import Ratio, paired_ratio
+from ggprune.bench.ratio import Ratio, paired_ratio
 from ggprune.report.blocks import markdown_table
 from ggprune.report.units import ratio_cell
 

@@ -19,15 +19,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from ggprune.arch import n_trunk
-from ggprune.bench import paired_ratio
-from ggprune.model import open_model
+from ggprune.arch.hparams import n_trunk
+from ggprune.bench.ratio import paired_ratio
 from ggprune.model.layers import parse_layers
-from ggprune.pipeline import Job, write
+from ggprune.model.model import open_model
+from ggprune.pipeline.job import Job, write
 from ggprune.report.blocks import markdown_table
 from ggprune.report.units import ratio_cell
 from ggprune.runtime.library import default_threads
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 TASKS = FIXTURES / "tasks"

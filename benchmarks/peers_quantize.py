@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ggprune.bench import paired_ratio
-from ggprune.evaluation import evaluate
+from ggprune.bench.ratio import paired_ratio
+from ggprune.evaluation.perplexity import evaluate
 from ggprune.metrics.text import read_text
-from ggprune.model import Model, open_model
 from ggprune.model.layers import format_layers
+from ggprune.model.model import Model, open_model
 from ggprune.report.blocks import markdown_table
 from ggprune.report.units import ratio_cell, size
 from ggprune.runtime.isolate import isolated

@@ -33,12 +33,12 @@ from pathlib import Path
 
 from heal import Case, add_options, compare, print_case
 
-from ggprune.arch import n_trunk
+from ggprune.arch.hparams import n_trunk
 from ggprune.files.outputs import PendingFile
 from ggprune.metrics.text import Text, read_texts
-from ggprune.model import Model, open_model
 from ggprune.model.layers import parse_layers
-from ggprune.pipeline import Job, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import Job, write
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.report.units import size
 from ggprune.runtime.library import versions

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggprune.arch import architecture_of, check_scored
+from ggprune.arch.architecture import architecture_of, check_scored
 from ggprune.errors import ArchitectureError
 from ggprune.files.outputs import PendingFile
 from ggprune.healing.kept import Kept
@@ -33,18 +33,19 @@ from ggprune.metrics.chunks import Chunk, make_chunks
 from ggprune.metrics.estimates import Float32, Float64, mean_estimate
 from ggprune.metrics.logits import base_logits
 from ggprune.metrics.text import Text
-from ggprune.model import Model, Tensor
+from ggprune.model.gguf import Tensor
 from ggprune.model.layers import runs_of
+from ggprune.model.model import Model
 from ggprune.model.types import TensorType, tensor_type
-from ggprune.pipeline import Job, write
+from ggprune.pipeline.job import Job, write
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.buffers import peak_rss_bytes
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.nodes import exchange_weights
 from ggprune.runtime.session import Compute, LlamaModel
-from ggprune.surgery import make_plan
 from ggprune.surgery.contents import Replacement
+from ggprune.surgery.plan import make_plan
 
 NAME = "ReplaceMe-LS"
 # Few tokens, such as the first of a chunk, may be most of M^T M: small shares count.

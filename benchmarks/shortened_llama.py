@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from ggprune.arch.footprint import footprints_of
-from ggprune.bench import paired_ratio
-from ggprune.model import open_model
+from ggprune.bench.ratio import paired_ratio
+from ggprune.model.model import open_model
 from ggprune.report.blocks import markdown_table
 from ggprune.report.units import count, ratio_cell, size
 

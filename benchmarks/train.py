@@ -25,17 +25,17 @@ from pathlib import Path
 
 from ggprune.healing.result import HealOptions
 from ggprune.metrics.text import Text, read_texts
-from ggprune.model import Model, open_model
 from ggprune.model.layers import parse_layers
-from ggprune.pipeline import Job, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.evaluate import evaluate
 from ggprune.pipeline.heal import HealJob, heal
-from ggprune.pipeline.safe import evaluate
+from ggprune.pipeline.job import Job, write
 from ggprune.pipeline.train import TrainJob, train
 from ggprune.report.blocks import markdown_table
 from ggprune.report.units import estimate
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 from ggprune.training.options import Loss, TrainOptions
 from ggprune.training.samples import Corpus
 

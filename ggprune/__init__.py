@@ -10,71 +10,97 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ggprune.lean import import_lean
 from ggprune.version import __version__
 
 if TYPE_CHECKING:
     from ggprune.errors import GGPruneError
     from ggprune.healing.result import HealOptions
     from ggprune.metrics.text import read_text, read_texts, shipped_text
-    from ggprune.model import Model, open_model
     from ggprune.model.cut import Cut
     from ggprune.model.imatrix import read_imatrix
     from ggprune.model.layers import parse_layers
+    from ggprune.model.model import Model, open_model
     from ggprune.pipeline.auto import auto
+    from ggprune.pipeline.bench import benchmark
+    from ggprune.pipeline.evaluate import evaluate
     from ggprune.pipeline.heal import HealJob, heal
     from ggprune.pipeline.job import Job, planned, write
     from ggprune.pipeline.options import AutoOptions
+    from ggprune.pipeline.rank import choose, rank
     from ggprune.pipeline.result import read_report
-    from ggprune.pipeline.safe import benchmark, choose, evaluate, rank
     from ggprune.pipeline.train import TrainJob, train
     from ggprune.progress import Progress
     from ggprune.quantize.options import QuantizeOptions
     from ggprune.runtime.session import Compute
-    from ggprune.scoring import (
-        ChooseOptions,
-        DropRequest,
-        Goal,
-        Limits,
-        MeasureOptions,
-        RankOptions,
-        Target,
-        read_ranking,
-    )  # fmt: skip
-    from ggprune.surgery import PrunePlan, Split, load_plan, make_plan
+    from ggprune.scoring.choose import ChooseOptions
+    from ggprune.scoring.measure import MeasureOptions
+    from ggprune.scoring.rank import RankOptions
+    from ggprune.scoring.ranking import read_ranking
+    from ggprune.scoring.target import DropRequest, Goal, Limits, Target
+    from ggprune.surgery.layout import Split
+    from ggprune.surgery.plan import PrunePlan, load_plan, make_plan
     from ggprune.training.options import TrainOptions
     from ggprune.training.samples import read_corpus
 
 _HOMES = {
     "ggprune.errors": ("GGPruneError",),
     "ggprune.healing.result": ("HealOptions",),
-    "ggprune.metrics.text": ("read_text", "read_texts", "shipped_text"),
-    "ggprune.model": ("Model", "open_model"),
+    "ggprune.metrics.text": (
+        "read_text",
+        "read_texts",
+        "shipped_text",
+    ),
     "ggprune.model.cut": ("Cut",),
     "ggprune.model.imatrix": ("read_imatrix",),
     "ggprune.model.layers": ("parse_layers",),
+    "ggprune.model.model": (
+        "Model",
+        "open_model",
+    ),
     "ggprune.pipeline.auto": ("auto",),
-    "ggprune.pipeline.heal": ("HealJob", "heal"),
+    "ggprune.pipeline.bench": ("benchmark",),
+    "ggprune.pipeline.evaluate": ("evaluate",),
+    "ggprune.pipeline.heal": (
+        "HealJob",
+        "heal",
+    ),
+    "ggprune.pipeline.job": (
+        "Job",
+        "planned",
+        "write",
+    ),
     "ggprune.pipeline.options": ("AutoOptions",),
-    "ggprune.pipeline.train": ("TrainJob", "train"),
-    "ggprune.training.options": ("TrainOptions",),
-    "ggprune.training.samples": ("read_corpus",),
-    "ggprune.pipeline.job": ("Job", "planned", "write"),
+    "ggprune.pipeline.rank": (
+        "choose",
+        "rank",
+    ),
     "ggprune.pipeline.result": ("read_report",),
-    "ggprune.pipeline.safe": ("benchmark", "choose", "evaluate", "rank"),
+    "ggprune.pipeline.train": (
+        "TrainJob",
+        "train",
+    ),
     "ggprune.progress": ("Progress",),
     "ggprune.quantize.options": ("QuantizeOptions",),
     "ggprune.runtime.session": ("Compute",),
-    "ggprune.scoring": (
-        "ChooseOptions",
+    "ggprune.scoring.choose": ("ChooseOptions",),
+    "ggprune.scoring.measure": ("MeasureOptions",),
+    "ggprune.scoring.rank": ("RankOptions",),
+    "ggprune.scoring.ranking": ("read_ranking",),
+    "ggprune.scoring.target": (
         "DropRequest",
         "Goal",
         "Limits",
-        "MeasureOptions",
-        "RankOptions",
         "Target",
-        "read_ranking",
     ),
-    "ggprune.surgery": ("PrunePlan", "Split", "load_plan", "make_plan"),
+    "ggprune.surgery.layout": ("Split",),
+    "ggprune.surgery.plan": (
+        "PrunePlan",
+        "load_plan",
+        "make_plan",
+    ),
+    "ggprune.training.options": ("TrainOptions",),
+    "ggprune.training.samples": ("read_corpus",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -86,6 +112,8 @@ __all__ = [
     "parse_layers", "planned", "rank", "read_corpus", "read_imatrix", "read_ranking", "read_report",
     "read_text", "read_texts", "shipped_text", "train", "write",
 ]  # fmt: skip
+
+import_lean("gguf")
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
 

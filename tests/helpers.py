@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ggprune.model import Model, open_model
-from ggprune.pipeline import Job, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import Job, write
 from ggprune.progress import Progress
 from ggprune.runtime.nodes import Taps
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 
 ONE_GRAPH = Compute(n_threads=1, n_batch=512, n_ubatch=512)  # small: threads would only wait
 
@@ -41,8 +41,8 @@ def pruned_copy(model: Model, drop: tuple[int, ...], path: Path) -> Model:
 
 
 PARTS = (
-    r"auto|repeat|rank|choose|heal(?: \d of \d)?|train(?:, seed \d+)?|evaluate|benchmark|write|compare|"
-    r"read|copy|quantize to \w+|self-text|taylor"
+    r"auto|repeat|rank|choose|heal(?: \d of \d)?|train(?:, seed \d+)?|evaluate|benchmark|write|"
+    r"compare|read|copy|quantize to \w+|self-text|taylor"
 )
 TOLD = re.compile(rf"(?m)^ggprune: (?:{PARTS}): .+\n")
 

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.model import Value
 from ggprune.model.gguf import read_gguf
-from ggprune.model.metadata import string
+from ggprune.model.metadata import Value, string
 from ggprune.runtime.library import ggml, llama
 from ggprune.runtime.nodes import TensorStruct, accessors, tensor_name
 from tests.gguf_files import FakeTensor, build, kv

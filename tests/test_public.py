@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 
 import ggprune
-from ggprune.pipeline import safe
 from tests.conftest import TINY
-
-COMPUTING = ("benchmark", "choose", "evaluate", "rank")
 
 
 def test_every_name_is_there() -> None:
@@ -24,12 +21,26 @@ def test_every_name_is_there() -> None:
 def test_importing_costs_nothing() -> None:
     script = "import sys, ggprune; print(*(m for m in sys.modules if m.startswith('ggprune')))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert done.stdout.split() == [b"ggprune.version", b"ggprune"]
+    assert done.stdout.split() == [b"ggprune.lean", b"ggprune.version", b"ggprune"]
 
 
-@pytest.mark.parametrize("name", COMPUTING)
-def test_what_computes_does_so_in_a_child(name: str) -> None:
-    assert getattr(ggprune, name) is getattr(safe, name)
+def test_what_computes_does_so_in_a_child() -> None:
+    """All four, on a model that is fine: llama.cpp is never loaded where they are called."""
+    script = f"""
+import sys, ggprune
+from pathlib import Path
+path, text = Path({str(TINY)!r}), ggprune.shipped_text("calibration.txt")
+model, compute = ggprune.open_model(path), ggprune.Compute(n_threads=1)
+measuring = ggprune.MeasureOptions(n_ctx=64, n_chunk=1, compute=compute)
+ggprune.benchmark([path], n_prompt=1, n_gen=0, n_repeat=1, compute=compute)
+ggprune.evaluate([path], text, n_ctx=64, n_chunk=1, compute=compute)
+ranking = ggprune.rank(model, text, ggprune.RankOptions(measuring=measuring))
+request = ggprune.DropRequest(ggprune.Target(ggprune.Goal.LAYERS, 1))
+ggprune.choose(model, text, ranking, request)
+print("llama_cpp.llama_cpp" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.split() == [b"False"]
 
 
 def test_a_bad_file_does_not_end_the_caller(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ggprune"
 # In the order in which the data walks: each may import from those before it.
 ORDER = (
-    "version", "errors", "progress", "files", "model", "metrics", "arch", "surgery", "runtime",
-    "ablation", "quantize", "scoring", "healing", "training",
+    "version", "lean", "errors", "progress", "files", "model", "metrics", "arch", "surgery",
+    "runtime", "ablation", "quantize", "scoring", "healing", "training",
     "evaluation", "bench", "pipeline", "report", "cli",
 )  # fmt: skip
 # Neighbours that do not know each other, though the order would allow it.

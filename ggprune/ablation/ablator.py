@@ -24,7 +24,7 @@ from ggprune.ablation.taps import (
     reader,
     writer,
 )
-from ggprune.arch import StreamNames
+from ggprune.arch.architecture import StreamNames
 from ggprune.errors import LlamaError
 from ggprune.metrics.estimates import Float32
 from ggprune.model.layers import runs_of

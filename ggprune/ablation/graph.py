@@ -8,13 +8,15 @@ left out. Knows nothing of layers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ctypes import c_int32
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import LlamaError
-from ggprune.runtime.nodes import COMPUTE, TensorStruct, op_name, tensor_name
+from ggprune.runtime.nodes import COMPUTE, TensorStruct, flags_of, op_name, tensor_name
 
 Mask = NDArray[np.bool_]
 
@@ -35,6 +37,11 @@ class Graph:
     ops: tuple[str, ...]
     factors: tuple[bytes, ...]
     reads: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def flags(self) -> tuple[c_int32, ...]:
+        """Those of all nodes, in memory."""
+        return tuple(map(flags_of, self.pointers))
 
     def find(self, names: Sequence[str]) -> int:
         """Position of the last node with one of these names. Raises LlamaError if there is none."""

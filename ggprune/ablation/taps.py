@@ -7,13 +7,16 @@ without it would.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ctypes import c_int32
 
 from ggprune.ablation.graph import Graph, Mask
-from ggprune.arch import StreamNames
+from ggprune.arch.architecture import StreamNames
 from ggprune.errors import LlamaError
 from ggprune.metrics.estimates import Float32
 from ggprune.model.layers import runs_of
-from ggprune.runtime.nodes import Handler, NamedTaps, StreamNode, Taps, set_computed
+from ggprune.runtime.nodes import COMPUTE, Handler, NamedTaps, StreamNode, Taps
+
+NO_STEP = (0, c_int32(), False, False)  # behind the last node of a graph: fits none
 
 
 class Tracer(NamedTaps):
@@ -36,16 +39,21 @@ class PartOfGraph:
     """Computes only some nodes of a traced graph; handlers are called by position."""
 
     def __init__(self, graph: Graph, live: Mask, handlers: Mapping[int, Handler]) -> None:
-        self.pointers, self.handlers = graph.pointers, handlers
-        self.live = live.tolist()
+        self.handlers = handlers
         self.position = -1
+        is_read = [False] * len(live)
+        for position in handlers:
+            is_read[position] = True
+        self._steps = zip(graph.pointers, graph.flags, live.tolist(), is_read, strict=True)
 
     def ask(self, pointer: int) -> bool:
+        """Called for every node of every pass: what can be looked up was looked up before."""
         self.position += 1
-        if self.position >= len(self.live) or pointer != self.pointers[self.position]:
+        known, flags, is_live, is_read = next(self._steps, NO_STEP)
+        if known != pointer:
             raise GraphChangedError("llama.cpp has built another graph")
-        set_computed(pointer, self.live[self.position])
-        return self.position in self.handlers
+        flags.value = flags.value | COMPUTE if is_live else flags.value & ~COMPUTE
+        return is_read
 
     def computed(self, pointer: int) -> None:
         self.handlers[self.position](StreamNode(pointer))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ggprune.ablation.graph import Graph, graph_of
 from ggprune.ablation.taps import Tracer
-from ggprune.arch import Architecture, StreamNames
+from ggprune.arch.architecture import Architecture, StreamNames
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.model.cut import Unit
 from ggprune.model.names import MIXER, Role, roles_of

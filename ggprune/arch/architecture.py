@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from ggprune.arch.hparams import Hparams
 from ggprune.arch.table import ArchitectureRow, RefusedRow, architecture_table
 from ggprune.errors import ArchitectureError
-from ggprune.model import Model
-from ggprune.model.model import MAX_LAYERS
+from ggprune.model.model import MAX_LAYERS, Model
 
 TRUST = "ggprune prune --trust-uniform-layers"
 

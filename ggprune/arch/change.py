@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ggprune.model import Value
+from ggprune.model.metadata import Value
 
 
 @dataclass(frozen=True)

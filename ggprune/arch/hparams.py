@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ggprune.errors import ArchitectureError, FormatError
-from ggprune.model import Model, Value, ValueType
 from ggprune.model.fields import MAX_U32, Fields
-from ggprune.model.metadata import SCALAR_SIZES, array, scalar
+from ggprune.model.metadata import SCALAR_SIZES, Value, ValueType, array, scalar
+from ggprune.model.model import Model
 
 
 class Key:

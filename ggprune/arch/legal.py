@@ -15,7 +15,7 @@ from ggprune.arch.change import Change
 from ggprune.arch.hparams import Illegal, Removal, n_trunk
 from ggprune.arch.rules import Generic
 from ggprune.arch.table import ArchitectureRow
-from ggprune.model import Model
+from ggprune.model.model import Model
 
 
 def removal_change(model: Model, keep: Sequence[int], *, trust: bool = False) -> Change:

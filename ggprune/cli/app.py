@@ -24,6 +24,7 @@ from ggprune.cli.help import MAX_WIDTH, Described
 from ggprune.cli.messages import say_error
 from ggprune.cli.streams import prepare_streams
 from ggprune.errors import GGPruneError
+from ggprune.runtime.program import POLITE_KILLS, program
 from ggprune.version import __version__
 
 # name -> how the help of `command` in the module of that name begins
@@ -48,7 +49,6 @@ COMMANDS = {
 }
 REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan", "--scores", "--drop-mtp")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-POLITE = ("SIGTERM", "SIGHUP", "SIGBREAK")  # requests to end, where there are such
 
 
 class Group(Described, TyperGroup):
@@ -143,10 +143,11 @@ for name, summary in COMMANDS.items():  # what stands for a command in the help,
 
 def main() -> None:
     """Entry point. A polite kill is treated like Ctrl-C, so that nothing is left behind."""
-    for sign in (getattr(signal, name) for name in POLITE if hasattr(signal, name)):
+    for sign in POLITE_KILLS:
         if signal.getsignal(sign) == signal.SIG_DFL:  # a job under nohup keeps ignoring it
             signal.signal(sign, signal.default_int_handler)
     prepare_streams()
+    program().allow_forks()
     try:
         app()
     except KeyboardInterrupt:  # before the command line had been read

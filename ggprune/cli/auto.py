@@ -27,10 +27,10 @@ from ggprune.files.outputs import check_outputs, write_text
 from ggprune.files.reading import TextErrors
 from ggprune.healing.result import HealOptions
 from ggprune.metrics.text import CALIBRATION, EVALUATION, read_texts
-from ggprune.model import open_model
-from ggprune.pipeline import AutoOptions, auto
+from ggprune.model.model import open_model
+from ggprune.pipeline.auto import auto
 from ggprune.pipeline.launch import check_extra
-from ggprune.pipeline.options import ALL, EVAL_TOKENS
+from ggprune.pipeline.options import ALL, EVAL_TOKENS, AutoOptions
 from ggprune.report.auto import blocks, report
 from ggprune.report.blocks import check_report, report_text
 from ggprune.report.plot import check_plot, ranking_figure, write_figure

@@ -10,8 +10,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ggprune.bench import Grid
-from ggprune.bench.cases import CACHE_TYPES, FLASH, parse_pairs, parse_ranges, parse_words
+from ggprune.bench.cases import CACHE_TYPES, FLASH, Grid, parse_pairs, parse_ranges, parse_words
 from ggprune.bench.latency import LatencyReport, Requests
 from ggprune.cli.completion import one_of
 from ggprune.cli.options import Showing
@@ -19,9 +18,8 @@ from ggprune.cli.output import show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.streams import stdout_encoding
 from ggprune.errors import UsageError
-from ggprune.model import open_model
-from ggprune.pipeline.bench import run_suite
-from ggprune.pipeline.safe import measure_latency
+from ggprune.model.model import open_model
+from ggprune.pipeline.bench import measure_latency, run_suite
 from ggprune.report.bench import blocks, latency_blocks
 from ggprune.report.llamabench import render_rows
 

@@ -16,12 +16,13 @@ from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
 from ggprune.files.reading import TextErrors
 from ggprune.healing.result import HealOptions
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.pipeline.healed import settled
-from ggprune.pipeline.safe import choose
+from ggprune.pipeline.rank import choose
 from ggprune.report.plot import check_plot, choice_figure, write_figure
 from ggprune.report.ranking import choice_blocks
-from ggprune.scoring import ChooseOptions, check_ranking, ranked_text, read_ranking
+from ggprune.scoring.choose import ChooseOptions
+from ggprune.scoring.ranking import check_ranking, ranked_text, read_ranking
 
 
 @dataclass(frozen=True, kw_only=True)

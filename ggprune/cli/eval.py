@@ -16,15 +16,15 @@ from ggprune.cli.options import Chunks, Errors, Force, Showing, TextFile
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.errors import UsageError
-from ggprune.evaluation import Evaluation, SaveLogits
 from ggprune.evaluation.choices import ChoiceKind, ChoiceScore, read_questions
 from ggprune.evaluation.health import Health, read_prompts
+from ggprune.evaluation.perplexity import Evaluation, SaveLogits
 from ggprune.evaluation.tasks import TaskScores, check_tasks
 from ggprune.files.outputs import check_outputs, write_text
 from ggprune.files.reading import TextErrors, name_of, seekable
 from ggprune.metrics.text import EVALUATION, Text
-from ggprune.model import open_model
-from ggprune.pipeline import safe
+from ggprune.model.model import open_model
+from ggprune.pipeline import evaluate
 from ggprune.report import evaluation
 from ggprune.report.blocks import Block, check_report, report_text
 from ggprune.runtime.session import Compute
@@ -168,7 +168,7 @@ def _perplexity(question: Question) -> Sequence[Evaluation]:
     check_outputs([save_logits], [*paths, file], force=options.force)
     given = seekable(base_logits) if base_logits is not None else nullcontext()
     with given as stored:
-        results: Sequence[Evaluation] = safe.evaluate(
+        results: Sequence[Evaluation] = evaluate.evaluate(
             paths, options.text() if stored is None else None, base=base, base_logits=stored,
             save_logits=SaveLogits(save_logits, options.force) if save_logits is not None else None,
             n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.compute(),
@@ -191,7 +191,7 @@ def _strided(question: Question) -> Sequence[Evaluation]:
     assert options.stride is not None
     if question.base is not None:
         raise UsageError("--ppl-stride or --base, not both")
-    results = safe.evaluate_strided(
+    results = evaluate.evaluate_strided(
         question.paths, options.text(), options.stride,
         n_ctx=options.n_ctx or CTX, n_chunk=options.n_chunk, compute=options.compute(),
         progress=TerminalProgress("evaluate"),
@@ -203,7 +203,7 @@ def _choices(kind: ChoiceKind, question: Question) -> Sequence[ChoiceScore]:
     options = question.options
     file, n_task = options.choice_tasks(kind)
     assert file is not None
-    return safe.score_choices(
+    return evaluate.score_choices(
         question.all_paths, read_questions(kind, file, n_task, options.errors),
         n_ctx=options.n_ctx or CTX,
         compute=options.compute(), progress=TerminalProgress(kind.value),
@@ -214,7 +214,7 @@ def _tasks(question: Question) -> Sequence[TaskScores]:
     options = question.options
     names = [name.strip() for name in (options.tasks or "").split(",") if name.strip()]
     check_tasks()
-    return safe.run_tasks(
+    return evaluate.run_tasks(
         question.all_paths, names, limit=options.limit, n_ctx=options.n_ctx or TASKS_CTX,
         compute=options.compute(), progress=TerminalProgress("tasks"),
     )  # fmt: skip
@@ -222,7 +222,7 @@ def _tasks(question: Question) -> Sequence[TaskScores]:
 
 def _generation(question: Question) -> Sequence[Health]:
     options = question.options
-    return safe.check_health(
+    return evaluate.check_health(
         question.paths, read_prompts(options.prompts, options.errors), base=question.base,
         n_predict=options.n_predict, compute=options.compute(), progress=TerminalProgress("write"),
     )  # fmt: skip

@@ -23,7 +23,7 @@ from ggprune.files.reading import TextErrors
 from ggprune.healing.result import RANK, Fitted, HealOptions, parse_fitted
 from ggprune.healing.selftext import SelfTextOptions
 from ggprune.metrics.text import Text, read_texts
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from ggprune.pipeline.heal import HealJob, heal, kept_layers, outline
 from ggprune.pipeline.launch import check_extra, follow, is_follower
 from ggprune.pipeline.selftext import text_to_fit
@@ -34,7 +34,7 @@ from ggprune.report.plot import check_plot, training_figure, write_figure
 from ggprune.report.training import TrainedModel
 from ggprune.report.training import blocks as training_blocks
 from ggprune.report.written import pruned_model
-from ggprune.surgery import PrunePlan, make_plan
+from ggprune.surgery.plan import PrunePlan, make_plan
 from ggprune.training.samples import read_corpus
 
 HealTexts = Annotated[

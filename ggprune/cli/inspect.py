@@ -9,7 +9,7 @@ from typer import Option
 from ggprune.cli.options import ModelPath, Showing
 from ggprune.cli.output import show
 from ggprune.cli.progress import READ, TerminalProgress
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.report.model import blocks, describe
 
 

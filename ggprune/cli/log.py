@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from ggprune.progress import duration
+from ggprune.runtime.program import Aside
 
 FIRST_S = 5.0  # a job that is over by then says nothing
 EVERY_S = 30.0  # between two lines
@@ -30,7 +31,7 @@ class Clock:
                 time.sleep(POLL_S)
                 call()
 
-        threading.Thread(target=run, daemon=True).start()
+        Aside(target=run, daemon=True).start()
 
 
 class Part:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from typer import Option
 
-from ggprune.arch import n_trunk
+from ggprune.arch.hparams import n_trunk
 from ggprune.cli.completion import values_of
 from ggprune.cli.messages import say_note
 from ggprune.cli.options import Threads
@@ -19,11 +19,11 @@ from ggprune.errors import UsageError
 from ggprune.files.cachefolder import user_cache
 from ggprune.files.reading import TextErrors
 from ggprune.metrics.text import Text, read_text, shipped_text
-from ggprune.model import Model
 from ggprune.model.layers import parse_layers
+from ggprune.model.model import Model
 from ggprune.runtime.session import Compute
-from ggprune.scoring import DropRequest, Goal, Limits, Strategy, Target, parse_strategy
-from ggprune.scoring.target import OPTIONS, parse_amount
+from ggprune.scoring.choice import Strategy, parse_strategy
+from ggprune.scoring.target import OPTIONS, DropRequest, Goal, Limits, Target, parse_amount
 
 
 class FlashAttention(str, Enum):

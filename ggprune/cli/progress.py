@@ -58,6 +58,7 @@ class TerminalProgress(Progress):
             return
         if self.bar is None:
             tqdm.set_lock(threading.RLock())  # its default lock is for several processes
+            tqdm.monitor_interval = 0  # no thread of its own: it does not survive a fork
             units = UNITS.get(self.label, {"unit": "step"})
             self.bar = tqdm(total=total, desc=self.label, file=sys.stderr, leave=False, **units)
         self.bar.update(done - self.bar.n)

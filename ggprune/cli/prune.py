@@ -21,12 +21,12 @@ from ggprune.files.outputs import check_outputs, write_text
 from ggprune.files.reading import TextErrors
 from ggprune.healing.result import HealOptions
 from ggprune.metrics.text import CALIBRATION, read_texts, shipped_text
-from ggprune.model import open_model
-from ggprune.pipeline import Job, planned, write
+from ggprune.model.model import open_model
 from ggprune.pipeline.heal import HealJob
+from ggprune.pipeline.job import Job, planned, write
 from ggprune.report.written import blocks, pruned_model
 from ggprune.runtime.session import Compute
-from ggprune.surgery import PrunePlan
+from ggprune.surgery.plan import PrunePlan
 
 
 @dataclass(frozen=True, kw_only=True)

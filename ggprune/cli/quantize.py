@@ -14,8 +14,8 @@ from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs
-from ggprune.model import open_model
-from ggprune.pipeline import AS_INPUT, Job, planned, write
+from ggprune.model.model import open_model
+from ggprune.pipeline.job import AS_INPUT, Job, planned, write
 from ggprune.quantize.options import is_type, parse_type
 from ggprune.report.written import blocks, quantized_model
 

@@ -27,12 +27,14 @@ from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
 from ggprune.files.reading import TextErrors
 from ggprune.metrics.text import CALIBRATION
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.pipeline.healed import healing, settled
-from ggprune.pipeline.safe import rank
+from ggprune.pipeline.rank import rank
 from ggprune.report.plot import check_plot, ranking_figure, write_figure
 from ggprune.report.ranking import blocks
-from ggprune.scoring import MeasureOptions, Metric, RankOptions, parse_metric
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.rank import RankOptions
+from ggprune.scoring.ranking import Metric, parse_metric
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,17 @@ from typing import Annotated
 
 from typer import Option
 
-from ggprune.arch import mtp_blocks
+from ggprune.arch.hparams import mtp_blocks
 from ggprune.cli.options import KeepSplit
 from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.errors import UsageError
-from ggprune.model import Model
 from ggprune.model.layers import parse_layers
-from ggprune.pipeline import AS_INPUT, choose_first
-from ggprune.pipeline.job import Division
-from ggprune.scoring import check_ranking, read_ranking
-from ggprune.surgery import PrunePlan, Split, load_plan, make_plan
+from ggprune.model.model import Model
+from ggprune.pipeline.auto import choose_first
+from ggprune.pipeline.job import AS_INPUT, Division
+from ggprune.scoring.ranking import check_ranking, read_ranking
+from ggprune.surgery.layout import Split
+from ggprune.surgery.plan import PrunePlan, load_plan, make_plan
 
 _SIZE = re.compile(r"[1-9][0-9]{0,8}")
 SPLIT_UNITS = {"M": 1000**2, "G": 1000**3}  # llama-gguf-split's

@@ -6,17 +6,19 @@ computed is in trees and generate, which know nothing of lm-eval.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict, TypeVar
 
 import numpy as np
+from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from ggprune.errors import UsageError
 from ggprune.evaluation import trees
 from ggprune.evaluation.generate import Wish, generate
+from ggprune.evaluation.tasks import TaskName
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.sequences import SharedSession
 from ggprune.runtime.session import Compute, LlamaModel
@@ -72,6 +74,16 @@ class GgufModel(LM):  # type: ignore[misc]
         self.model = LlamaModel(Path(pretrained), compute)
         n_cell = CELLS_PER_CTX * self.n_ctx
         self.session = SharedSession(self.model, n_cell, n_seq=N_SEQ, compute=compute)
+
+    def evaluate(
+        self, tasks: Sequence[TaskName], limit: int | None
+    ) -> Mapping[str, Mapping[str, object]]:
+        """What lm-eval finds, by task and metric. Raises what it raises."""
+        found = simple_evaluate(
+            self, tasks=tasks, limit=limit, bootstrap_iters=1000, log_samples=False
+        )
+        results: Mapping[str, Mapping[str, object]] = found["results"]
+        return results
 
     def close(self) -> None:
         self.session.close()

@@ -71,21 +71,16 @@ def run_tasks(
     its data.
     """
     check_tasks()
-    from lm_eval import simple_evaluate
-
     from ggprune.evaluation.harness import GgufModel
 
     scores = []
     for path in paths:
         with closing(GgufModel(path, n_ctx, compute=compute, progress=progress)) as model:
             try:
-                results = simple_evaluate(
-                    model, tasks=_expanded(tasks), limit=limit, bootstrap_iters=1000,
-                    log_samples=False,
-                )  # fmt: skip
+                results = model.evaluate(_expanded(tasks), limit)
             except (KeyError, ValueError, OSError) as e:
                 raise DataError(f"lm-eval cannot run the tasks: {e}") from e
-        metrics = tuple(_metrics(results["results"]))
+        metrics = tuple(_metrics(results))
         if COMMONSENSE in tasks:
             metrics = (*metrics, commonsense_mean(metrics))
         used = {**versions(), "lm-eval": version("lm-eval")}

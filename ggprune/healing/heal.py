@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggprune.arch import architecture_of, check_scored
+from ggprune.arch.architecture import architecture_of, check_scored
 from ggprune.errors import ArchitectureError, DataError, OutputError
 from ggprune.files.outputs import PendingFile
 from ggprune.healing.judge import Judge
@@ -33,7 +33,7 @@ from ggprune.healing.walk import Walk, stages_of
 from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
 from ggprune.metrics.estimates import ppl_estimate
 from ggprune.metrics.text import Text
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.buffers import peak_rss_bytes

@@ -12,7 +12,7 @@ from ggprune.ablation.graph import Graph
 from ggprune.ablation.partial import PartialComputer
 from ggprune.ablation.taps import ablation_taps, joined, reader
 from ggprune.ablation.units import find_middles
-from ggprune.arch import Architecture
+from ggprune.arch.architecture import Architecture
 from ggprune.errors import ArchitectureError
 from ggprune.healing.sites import Span
 from ggprune.metrics.chunks import Chunk, Tokens

@@ -17,7 +17,7 @@ from ggprune.healing.leastsquares import Moments, relative_weights
 from ggprune.healing.result import FIRST_RIDGE, RIDGES
 from ggprune.healing.sites import Factor, Norm, Site, Sum
 from ggprune.metrics.estimates import Float32, Float64
-from ggprune.model import Tensor
+from ggprune.model.gguf import Tensor
 from ggprune.model.types import TensorType
 from ggprune.runtime.convert import Dequantizer, encode_rows
 

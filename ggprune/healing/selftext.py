@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggprune.arch import architecture_of, check_scored
+from ggprune.arch.architecture import architecture_of, check_scored
 from ggprune.errors import DataError, NonFiniteError
 from ggprune.files.documents import read_document, to_text
 from ggprune.files.outputs import disk_errors, write_text
@@ -25,7 +25,7 @@ from ggprune.healing.result import ASIDE, GOOD_ROWS_PER_INPUT
 from ggprune.metrics.estimates import Float64
 from ggprune.metrics.logits import NOT_FINITE
 from ggprune.metrics.text import Text
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.devices import computing_on
 from ggprune.runtime.finite import naming

@@ -26,7 +26,7 @@ from ggprune.healing.routed import fit_routed
 from ggprune.healing.sites import ExpertSite, Site, experts_of, sites_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.estimates import Float32
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.model.names import rename_block
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress

@@ -13,16 +13,17 @@ from pathlib import Path
 
 from ggprune.files.outputs import PendingFile
 from ggprune.healing.result import Refitted
-from ggprune.model import Model, Tensor, Value, ValueType
-from ggprune.model.metadata import scalar, string
+from ggprune.model.gguf import Tensor
+from ggprune.model.metadata import Value, ValueType, scalar, string
+from ggprune.model.model import Model
 from ggprune.model.types import tensor_type
 from ggprune.pipeline.files import header_only
 from ggprune.pipeline.synth.write import NEW
 from ggprune.runtime.adapters import check_adapter_loads
 from ggprune.runtime.isolate import isolated
-from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import ARCHITECTURE, Contents, OutTensor, contents_of
 from ggprune.surgery.layout import lay_out
+from ggprune.surgery.plan import PrunePlan
 from ggprune.surgery.remap import ADAPTER_TYPE
 from ggprune.surgery.rewrite import write_proved
 

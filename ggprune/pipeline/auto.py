@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ggprune.arch import architecture_of, check_scored, first_legal, mtp_blocks, n_trunk
+from ggprune.arch.architecture import architecture_of, check_scored
+from ggprune.arch.hparams import mtp_blocks, n_trunk
+from ggprune.arch.legal import first_legal
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.files.passing import passing_folder
 from ggprune.metrics.text import Text
-from ggprune.model import Model, open_model
 from ggprune.model.cut import Cut
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.model import Model, open_model
 from ggprune.pipeline.ahead import Ahead, look_ahead
 from ggprune.pipeline.candidate import Candidate, rival_name
 from ggprune.pipeline.heal import HealJob
@@ -28,6 +30,7 @@ from ggprune.pipeline.healed import settled
 from ggprune.pipeline.job import Job, planned, write_into
 from ggprune.pipeline.launch import look
 from ggprune.pipeline.options import AutoOptions
+from ggprune.pipeline.rank import rank
 from ggprune.pipeline.recovery import (
     Means,
     Round,
@@ -47,15 +50,14 @@ from ggprune.pipeline.result import (
     verdict_of,
 )
 from ggprune.pipeline.rivals import rivals_of
-from ggprune.pipeline.safe import rank
 from ggprune.pipeline.table import evaluate_all, let_write, time_all
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.checks import select_entries
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
-from ggprune.scoring import DropRequest, Goal, Ranking, Target
-from ggprune.scoring.target import sizes_to_try
-from ggprune.surgery import PrunePlan, make_plan
+from ggprune.scoring.ranking import Ranking
+from ggprune.scoring.target import DropRequest, Goal, Target, sizes_to_try
+from ggprune.surgery.plan import PrunePlan, make_plan
 from ggprune.training.memory import check_memory
 
 

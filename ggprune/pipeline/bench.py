@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ggprune.arch.footprint import footprints_of
-from ggprune.bench import Benchmark, Case, benchmark_cases
+from ggprune.bench import latency, speed
+from ggprune.bench.cases import Case
 from ggprune.bench.roofline import Roofline, make_roofline, measure_bandwidth
 from ggprune.bench.runner import ModelMemory, measure_memory
+from ggprune.bench.speed import Benchmark, benchmark_cases
 from ggprune.files.keys import INLINE
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
-from ggprune.runtime.isolate import isolated
+from ggprune.runtime.isolate import in_child, isolated
+
+benchmark = in_child(speed.benchmark)
+measure_latency = in_child(latency.measure_latency)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 from ggprune.errors import LlamaAbortError, VerificationError
 from ggprune.files.outputs import PendingFile, commit_all, disk_errors
 from ggprune.files.passing import passing_folder
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.probe import Sense, check_taken, probe
-from ggprune.surgery import Layout
+from ggprune.surgery.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from ggprune.healing.heal import Outline, Patient, Workplace
 from ggprune.healing.patch import discard_unused
 from ggprune.healing.result import METHOD, Healing, HealOptions, Refitted
 from ggprune.metrics.text import Text
-from ggprune.model import Model, Tensor, Value, ValueType, open_model
+from ggprune.model.gguf import Tensor
 from ggprune.model.imatrix import Imatrix
-from ggprune.model.metadata import array, scalar, string
+from ggprune.model.metadata import Value, ValueType, array, scalar, string
+from ggprune.model.model import Model, open_model
 from ggprune.model.names import rename_block
 from ggprune.model.types import tensor_type
 from ggprune.pipeline.adapter import AdapterFile, AdapterWriter, adapter_file, check_fits
@@ -34,7 +35,6 @@ from ggprune.runtime.devices import computing_on
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
-from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import (
     DROPPED_LAYERS,
     SOURCE_FINGERPRINT,
@@ -42,6 +42,7 @@ from ggprune.surgery.contents import (
     Replacement,
     prunings_of,
 )
+from ggprune.surgery.plan import PrunePlan
 from ggprune.version import __version__
 
 KEYS = "ggprune.heal."

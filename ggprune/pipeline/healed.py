@@ -13,12 +13,14 @@ from ggprune.healing import heal as healing_of
 from ggprune.healing.heal import Patient, Workplace
 from ggprune.healing.result import ASIDE, ROWS_PER_INPUT, HealOptions
 from ggprune.metrics.text import Text
-from ggprune.model import Model
 from ggprune.model.cut import Cut
+from ggprune.model.model import Model
 from ggprune.model.names import Role, roles_of
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
-from ggprune.scoring import MeasureOptions, Ranking, Strategy, Trial
+from ggprune.scoring.choice import Strategy, Trial
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.ranking import Ranking
 
 MIN_CHUNKS = 24  # of a brief healing; more where matrices are wide
 ENOUGH = 1.5  # times as many tokens as it takes at least

@@ -15,9 +15,9 @@ from typing import Final, Literal
 
 from ggprune.errors import GGPruneError
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
-from ggprune.model import Model, open_model
 from ggprune.model.gguf import DEFAULT_ALIGNMENT
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.model import Model, open_model
 from ggprune.pipeline.files import OutputFiles, check_source, header_only, publish
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.checks import select_entries
@@ -32,9 +32,9 @@ from ggprune.quantize.forecast import (
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
 from ggprune.runtime.isolate import isolated
-from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import Contents, Replacement, contents_of, unchanged_contents
 from ggprune.surgery.layout import Split, in_groups, lay_out, lay_out_shards, shard_names, split_as
+from ggprune.surgery.plan import PrunePlan
 from ggprune.surgery.rewrite import write_proved
 
 AS_INPUT: Final = "as the input"

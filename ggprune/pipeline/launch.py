@@ -17,7 +17,7 @@ from typing import cast
 
 from ggprune.errors import GGPruneError, LlamaError, MissingExtraError, UsageError
 from ggprune.files.passing import passing_folder
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
 from ggprune.training.memory import Outlook

@@ -8,7 +8,9 @@ from pathlib import Path
 from ggprune.healing.result import HealOptions
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.session import Compute
-from ggprune.scoring import DropRequest, MeasureOptions, RankOptions
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.rank import RankOptions
+from ggprune.scoring.target import DropRequest
 from ggprune.training.options import TrainOptions
 
 # Tokens read of the text that models are judged on. Half of them are scored: enough for an error of

@@ -14,7 +14,7 @@ from pathlib import Path
 from ggprune.errors import GGPruneError
 from ggprune.files.outputs import PendingFile
 from ggprune.metrics.estimates import Float32
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.pipeline.job import Job, write_into
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import QuantizeOptions

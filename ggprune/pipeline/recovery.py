@@ -13,8 +13,8 @@ from pathlib import Path
 from ggprune.errors import UsageError
 from ggprune.healing.result import Healing, HealOptions
 from ggprune.metrics.text import Text
-from ggprune.model import Model, open_model
 from ggprune.model.cut import Cut
+from ggprune.model.model import Model, open_model
 from ggprune.pipeline.candidate import (
     Candidate,
     healed_name,

@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import Annotated
 
 from ggprune.arch.footprint import footprints_of
-from ggprune.bench import Benchmark, Ratio, Speed, paired_ratio
+from ggprune.bench.ratio import Ratio, paired_ratio
 from ggprune.bench.roofline import make_roofline
-from ggprune.bench.speed import Machine
-from ggprune.evaluation import Evaluation
+from ggprune.bench.speed import Benchmark, Machine, Speed
 from ggprune.evaluation.health import Health
+from ggprune.evaluation.perplexity import Evaluation
 from ggprune.files.documents import INLINE, Key, read_document
 from ggprune.healing.result import Healing
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate
-from ggprune.model import open_model
 from ggprune.model.cut import Cut
+from ggprune.model.model import open_model
 from ggprune.pipeline.candidate import Candidate, rival_name, round_name
 from ggprune.pipeline.recovery import Recovery, Round
 from ggprune.pipeline.train import Training
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.scoring import Choice, Point, Ranking, Target
-from ggprune.scoring.target import OPTIONS
+from ggprune.scoring.choice import Choice, Point
+from ggprune.scoring.ranking import Ranking
+from ggprune.scoring.target import OPTIONS, Target
 
 
 @dataclass(frozen=True, kw_only=True)

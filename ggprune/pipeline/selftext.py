@@ -5,7 +5,7 @@ from __future__ import annotations
 from ggprune.healing import selftext
 from ggprune.healing.selftext import SelfTextOptions
 from ggprune.metrics.text import CALIBRATION, Text, shipped_text
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import isolated
 

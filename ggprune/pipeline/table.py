@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ggprune.bench import Benchmark, Wanted
-from ggprune.evaluation import Evaluation
+from ggprune.bench.ratio import Wanted
+from ggprune.bench.speed import Benchmark
 from ggprune.evaluation.health import Health, read_prompts
+from ggprune.evaluation.perplexity import Evaluation
 from ggprune.metrics.text import Text
+from ggprune.pipeline.bench import benchmark
 from ggprune.pipeline.candidate import Candidate
+from ggprune.pipeline.evaluate import check_health, evaluate
 from ggprune.pipeline.options import AutoOptions
-from ggprune.pipeline.safe import benchmark, check_health, evaluate
 from ggprune.progress import Progress
 
 

@@ -8,14 +8,15 @@ from typing import cast
 from ggprune.files.passing import passing_folder
 from ggprune.metrics.estimates import Float64
 from ggprune.metrics.text import Text
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.pipeline.job import one_file
 from ggprune.pipeline.launch import by_torch, check_extra
 from ggprune.pipeline.proof import exact_logits
 from ggprune.progress import Progress
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Compute
-from ggprune.scoring import Metric, RankOptions
+from ggprune.scoring.rank import RankOptions
+from ggprune.scoring.ranking import Metric
 from ggprune.training.rowsfile import read_chunks
 
 

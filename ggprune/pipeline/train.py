@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from ggprune.arch import n_trunk
+from ggprune.arch.hparams import n_trunk
 from ggprune.errors import UsageError, VerificationError
 from ggprune.files.documents import read_document, to_text
 from ggprune.files.outputs import PendingFile, check_outputs, disk_errors, write_text
 from ggprune.files.passing import passing_folder
 from ggprune.healing.result import Healing
-from ggprune.model import Model, Value, ValueType, open_model
-from ggprune.model.metadata import scalar, string
+from ggprune.model.metadata import Value, ValueType, scalar, string
+from ggprune.model.model import Model, open_model
 from ggprune.pipeline.adapter import AdapterFile, adapter_file
 from ggprune.pipeline.files import OutputFiles
 from ggprune.pipeline.heal import KEYS, HealJob, heal

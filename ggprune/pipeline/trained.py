@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from ggprune.files.outputs import PendingFile
 from ggprune.healing.matrix import read_stored, store
 from ggprune.metrics.estimates import Float32
-from ggprune.model import Model, Tensor, Value
+from ggprune.model.gguf import Tensor
+from ggprune.model.metadata import Value
+from ggprune.model.model import Model
 from ggprune.model.types import TensorType, tensor_type
 from ggprune.pipeline.adapter import adapter_metadata
 from ggprune.pipeline.synth.write import NEW

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ggprune.arch import mtp_blocks
+from ggprune.arch.hparams import mtp_blocks
 from ggprune.errors import DataError, LlamaError
-from ggprune.model import Model, Value, ValueType
 from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.metadata import Value, ValueType
+from ggprune.model.model import Model
 from ggprune.quantize.missing import check_entries, needs_imatrix
 from ggprune.quantize.options import QuantizeOptions
 

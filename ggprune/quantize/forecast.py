@@ -11,20 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggprune.arch import mtp_blocks
+from ggprune.arch.hparams import mtp_blocks
 from ggprune.errors import DataError, LlamaError, UsageError, VerificationError
-from ggprune.model import Model, Value, ValueType, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.layers import runs_of
-from ggprune.model.metadata import scalar, string
+from ggprune.model.metadata import Value, ValueType, scalar, string
+from ggprune.model.model import Model, open_model
 from ggprune.model.types import tensor_type
 from ggprune.quantize.checks import check_quantizable, check_types
 from ggprune.quantize.missing import missing_entries
 from ggprune.quantize.options import FILE_TYPES, QuantizeOptions, TensorTypeRule
 from ggprune.quantize.patterns import exact_rules, match_rules
 from ggprune.quantize.quantizer import added_metadata, dry_run
-from ggprune.surgery import PrunePlan
 from ggprune.surgery.contents import Contents
+from ggprune.surgery.plan import PrunePlan
 
 # Set by the quantizer whether the source has them or not.
 FILE_TYPE = "general.file_type"

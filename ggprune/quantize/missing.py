@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from math import prod
 
-from ggprune.arch import mtp_blocks
+from ggprune.arch.hparams import mtp_blocks
 from ggprune.errors import DataError
-from ggprune.model import Model
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.layers import format_layers
+from ggprune.model.model import Model
 from ggprune.model.names import HEAD, block_of
 from ggprune.model.types import tensor_type
 from ggprune.quantize.options import QuantizeOptions

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ggprune.errors import LlamaError
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.model.names import block_of
 from ggprune.quantize.options import QuantizeOptions, TensorTypeRule
 from ggprune.quantize.quantizer import dry_run, listen_to_lines

@@ -17,9 +17,9 @@ import numpy as np
 
 from ggprune.errors import LlamaError, UsageError
 from ggprune.files.copy import start_writeback
-from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import encode_text
+from ggprune.model.model import Model, open_model
 from ggprune.model.names import HEAD, LAYER_EMBEDDING, TOKEN_EMBEDDING
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ggprune.bench.ratio import CONFIDENCE, WIDTH, Ratio
 from ggprune.model.layers import format_layers
-from ggprune.pipeline import AutoResult
-from ggprune.pipeline.result import JudgedText, Row, Verdict
+from ggprune.pipeline.result import AutoResult, JudgedText, Row, Verdict
 from ggprune.report import ranking
 from ggprune.report.blocks import Block, Heading, Table, Text, table_of
 from ggprune.report.evaluation import text_blocks, texts_table
@@ -23,7 +22,7 @@ from ggprune.report.units import (
     size,
     speed_cell,
 )
-from ggprune.scoring import Goal
+from ggprune.scoring.target import Goal
 
 
 def blocks(result: AutoResult) -> tuple[Block, ...]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ggprune.bench import Benchmark
 from ggprune.bench.latency import LatencyReport
 from ggprune.bench.ratio import CONFIDENCE
 from ggprune.bench.roofline import LEAST_SHARE, Roofline
 from ggprune.bench.runner import ModelMemory
-from ggprune.bench.speed import Machine
+from ggprune.bench.speed import Benchmark, Machine
 from ggprune.files.documents import encode_fields
 from ggprune.pipeline.bench import Suite
 from ggprune.report.blocks import Block, Table, Text, table_of

@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from ggprune.evaluation import Evaluation
 from ggprune.evaluation.choices import ChoiceKind, ChoiceScore
 from ggprune.evaluation.health import Health, Sample, Texts
+from ggprune.evaluation.perplexity import Evaluation
 from ggprune.evaluation.tasks import TaskScores
 from ggprune.metrics.estimates import Distribution, Divergence
 from ggprune.report.blocks import Block, Code, Heading, Table, Text, table_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ggprune.bench import Benchmark, Speed
+from ggprune.bench.speed import Benchmark, Speed
 from ggprune.errors import UsageError
 from ggprune.files.documents import UTF_8, encode_fields, json_text
 from ggprune.files.printable import printable

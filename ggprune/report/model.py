@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ggprune.arch import layer_traits, shortest_runs
+from ggprune.arch.architecture import layer_traits
+from ggprune.arch.legal import shortest_runs
 from ggprune.errors import ArchitectureError
 from ggprune.files.keys import INLINE, LEFT_OUT
-from ggprune.model import Model, Tensor
+from ggprune.model.gguf import Tensor
 from ggprune.model.layers import format_layers
+from ggprune.model.model import Model
 from ggprune.model.names import Role, roles_of
 from ggprune.report.blocks import Block, Text, table_of
 from ggprune.report.units import count, size

@@ -20,7 +20,8 @@ from ggprune.files.outputs import write_bytes
 from ggprune.files.printable import printable
 from ggprune.model.cut import Unit
 from ggprune.report.blocks import Figure
-from ggprune.scoring import Choice, Ranking
+from ggprune.scoring.choice import Choice
+from ggprune.scoring.ranking import Ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

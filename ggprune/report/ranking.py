@@ -9,8 +9,8 @@ from ggprune.pipeline.result import FrontRow
 from ggprune.report.blocks import Block, Column, Table, Text, table_of
 from ggprune.report.plot import bars, choice_figure, is_log_scale, ranking_figure
 from ggprune.report.units import count, estimate, number, percent, ratio_cell, size, speed_cell
-from ggprune.scoring import Choice, LayerScore, Metric, Ranking
-from ggprune.scoring.ranking import BY_KLD
+from ggprune.scoring.choice import Choice
+from ggprune.scoring.ranking import BY_KLD, LayerScore, Metric, Ranking
 
 UNITS = {Unit.LAYER: "layer", Unit.ATTN: "attention of", Unit.FFN: "FFN of"}
 

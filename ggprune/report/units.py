@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ggprune.bench import Ratio, Speed
+    from ggprune.bench.ratio import Ratio
+    from ggprune.bench.speed import Speed
     from ggprune.metrics.estimates import Estimate
 
 

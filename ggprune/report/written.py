@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 from ggprune.files.keys import INLINE, Key
-from ggprune.model import Model
 from ggprune.model.layers import format_layers
-from ggprune.pipeline import OutputFiles
+from ggprune.model.model import Model
+from ggprune.pipeline.files import OutputFiles
 from ggprune.pipeline.synth import Blueprint, Shape, count_parameters, known_shapes, make_tensors
 from ggprune.report.blocks import Block, Text, table_of
 from ggprune.report.units import count, size
-from ggprune.surgery import PrunePlan
+from ggprune.surgery.plan import PrunePlan
 from ggprune.surgery.remap import Remapped
 
 Notes = Annotated[tuple[str, ...], "what a user must know about the result"]

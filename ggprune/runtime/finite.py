@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.errors import DataError, GGPruneError, NonFiniteError
-from ggprune.model import Model, Tensor, ValueType, open_model
+from ggprune.model.gguf import Tensor
+from ggprune.model.metadata import ValueType
+from ggprune.model.model import Model, open_model
 from ggprune.runtime.convert import Dequantizer
 
 FLOATS = (ValueType.FLOAT32, ValueType.FLOAT64)

@@ -1,7 +1,8 @@
 """Runs a function in a child process, because llama.cpp aborts the process on some files.
 
 The child's own messages (progress) go to the terminal; what the C++ side prints is kept apart and
-shown only if it died.
+shown only if it died. The command line's are forks, which saves starting an interpreter and
+importing everything anew; those of other programs are new processes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +24,8 @@ from typing import ParamSpec, TypeVar, cast
 from ggprune.errors import LlamaAbortError
 from ggprune.files.passing import passing_folder
 from ggprune.runtime.lastwords import SUBJECT, TIMED_OUT
+from ggprune.runtime.library import BINDINGS
+from ggprune.runtime.program import POLITE_KILLS, program
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,11 +36,13 @@ def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
 
     Raises what the function raises, LlamaAbortError if the child was killed or aborted.
     """
-    context = multiprocessing.get_context("spawn")
+    forks = program().forks(without=BINDINGS)
+    new = multiprocessing.get_context
+    context = new("fork") if forks else new("spawn")
     receiver, sender = context.Pipe(duplex=False)
     with passing_folder() as folder:
         log = folder / "stderr"
-        job = partial(function, *args, **kwargs)
+        job = pickle.dumps(partial(function, *args, **kwargs))  # a fork gets copies as well
         child = context.Process(target=_serve, args=(sender, log, job))
         try:
             with _without_main(), _undisturbed():
@@ -48,7 +54,7 @@ def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
             raise LlamaAbortError(_obituary(child.exitcode, log)) from None
         except BaseException:  # Ctrl-C: the child may be deep inside a computation
             if child.pid is not None:
-                child.terminate()
+                child.kill()
             raise
         finally:
             if child.pid is not None:
@@ -56,6 +62,16 @@ def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
     if not ok:
         raise value
     return cast(T, value)
+
+
+def in_child(function: Callable[P, T]) -> Callable[P, T]:
+    """The same function, computed in a child process; also raises LlamaAbortError if that dies."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return isolated(function, *args, **kwargs)
+
+    return call
 
 
 @contextlib.contextmanager
@@ -91,17 +107,21 @@ def _undisturbed() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
 
 
-def _serve(sender: Connection, log: Path, job: Callable[[], object]) -> None:
+def _serve(sender: Connection, log: Path, job: bytes) -> None:
     """Python's stderr keeps the terminal; file descriptor 2, the C++ side's, goes to `log`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
+    for sign in POLITE_KILLS:
+        if signal.getsignal(sign) != signal.SIG_IGN:  # a job under nohup keeps ignoring it
+            signal.signal(sign, signal.SIG_DFL)
     os.environ["GGML_NO_BACKTRACE"] = "1"
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    encoding = sys.stderr.encoding
+    sys.stderr = os.fdopen(os.dup(2), "w", 1, encoding=encoding, errors="backslashreplace")
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(fd, 2)
     os.close(fd)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        answer: tuple[bool, object] = (True, job())
+        answer: tuple[bool, object] = (True, pickle.loads(job)())
     except BaseException as e:
         answer = (False, e)
     sender.send(answer)

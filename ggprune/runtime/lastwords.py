@@ -111,4 +111,4 @@ def announce(path: Path) -> None:
     it is.
     """
     if multiprocessing.parent_process() is not None:
-        os.write(2, f"\n{SUBJECT}{path}\n".encode("utf-8", "surrogateescape"))
+        os.write(2, f"\n{SUBJECT}".encode() + os.fsencode(path) + b"\n")

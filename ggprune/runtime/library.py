@@ -20,9 +20,11 @@ from typing import TypeAlias
 import psutil
 
 from ggprune.errors import LlamaError
+from ggprune.lean import import_lean
 from ggprune.version import __version__
 
 Llama: TypeAlias = ModuleType  # llama_cpp: its functions are not typed
+BINDINGS = "llama_cpp.llama_cpp"
 
 # llama_log_callback (level, text, user data); ctypes makes one type of equal ones
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -64,15 +66,16 @@ class LogTail:
 
 @cache
 def llama() -> Llama:
-    """The llama_cpp module, initialised and quiet. Raises LlamaError if it cannot be loaded."""
+    """llama_cpp's bindings, initialised and quiet. Raises LlamaError if it cannot be loaded."""
+    import_lean("llama_cpp")
     try:
-        import llama_cpp
+        import llama_cpp.llama_cpp as module
     except (ImportError, OSError, RuntimeError) as e:
         raise LlamaError(f"llama-cpp-python cannot be loaded: {e}") from e
-    llama_cpp.llama_log_set(log_tail().callback, ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
-    module: Llama = llama_cpp
-    return module
+    module.llama_log_set(log_tail().callback, ctypes.c_void_p(0))
+    module.llama_backend_init()
+    bindings: Llama = module
+    return bindings
 
 
 log_tail = cache(LogTail)  # the one that llama.cpp logs to
@@ -82,7 +85,7 @@ log_tail = cache(LogTail)  # the one that llama.cpp logs to
 def ggml(name: str = "ggml-base") -> ctypes.CDLL:
     """One of ggml's libraries that llama_cpp brings but does not bind."""
     folder = Path(str(llama().__file__)).parent / "lib"
-    library: ctypes.CDLL = llama()._ctypes_extensions.load_shared_library(name, folder)
+    library: ctypes.CDLL = llama().load_shared_library(name, folder)
     return library
 
 

@@ -89,10 +89,9 @@ def op_name(op: int) -> str:
     return str(accessors().ggml_op_name(op).decode())
 
 
-def set_computed(pointer: int, computed: bool) -> None:
-    """Have ggml compute a graph node, or leave it out."""
-    flags = ctypes.c_int32.from_address(pointer + FLAGS_OFFSET)
-    flags.value = flags.value | COMPUTE if computed else flags.value & ~COMPUTE
+def flags_of(pointer: int) -> ctypes.c_int32:
+    """A node's flags where they are in memory; with COMPUTE ggml computes it."""
+    return ctypes.c_int32.from_address(pointer + FLAGS_OFFSET)
 
 
 def check_layout(pointer: int) -> None:
@@ -245,7 +244,7 @@ class NamedTaps:
         self.taps = taps
 
     def ask(self, pointer: int) -> bool:
-        set_computed(pointer, True)  # an earlier program may have left it out
+        flags_of(pointer).value |= COMPUTE  # an earlier program may have left it out
         return tensor_name(pointer) in self.taps
 
     def computed(self, pointer: int) -> None:

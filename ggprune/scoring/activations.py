@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggprune.arch import n_trunk
+from ggprune.arch.hparams import n_trunk
 from ggprune.errors import DataError, FormatError
 from ggprune.metrics.estimates import Float64
-from ggprune.model import Model, Tensor
+from ggprune.model.gguf import Tensor
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.model import Model
 from ggprune.model.names import block_of, rename_block
 from ggprune.scoring.weights import is_matrix
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ggprune.arch import n_trunk
 from ggprune.arch.footprint import footprints_of
+from ggprune.arch.hparams import n_trunk
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.metrics.estimates import Estimate, Float64, mean_estimate, ppl_estimate
 from ggprune.metrics.text import Text
-from ggprune.model import Model
 from ggprune.model.cut import Cut
 from ggprune.model.layers import format_layers
+from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.session import Compute
 from ggprune.scoring.choice import Alternative, Choice, Point, Strategy

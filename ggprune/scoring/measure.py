@@ -15,13 +15,13 @@ import numpy as np
 
 from ggprune.ablation.ablator import Ablator, Stream
 from ggprune.ablation.units import parts_of
-from ggprune.arch import architecture_of, check_scored
+from ggprune.arch.architecture import architecture_of, check_scored
 from ggprune.metrics.chunks import Chunk, make_chunks
 from ggprune.metrics.logits import BaseLogits, base_logits
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import Text
-from ggprune.model import Model
 from ggprune.model.cut import Cut, Unit
+from ggprune.model.model import Model
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.session import Compute, LlamaModel, Session

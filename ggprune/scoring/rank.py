@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ggprune.arch import legal_drop, n_trunk
+from ggprune.arch.hparams import n_trunk
+from ggprune.arch.legal import legal_drop
 from ggprune.errors import UsageError
 from ggprune.metrics.chunks import describe_text
 from ggprune.metrics.estimates import (
@@ -22,9 +23,9 @@ from ggprune.metrics.estimates import (
     share_estimate,
 )
 from ggprune.metrics.text import Text
-from ggprune.model import Model
 from ggprune.model.cut import Cut, Unit
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.scoring.activations import activation_statistics

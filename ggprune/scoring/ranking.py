@@ -10,15 +10,15 @@ from typing import Annotated, cast
 
 import numpy as np
 
-from ggprune.arch import n_trunk
+from ggprune.arch.hparams import n_trunk
 from ggprune.errors import DataError, UsageError
 from ggprune.files.documents import Key, decode, decode_fields, parse_json, written
 from ggprune.files.reading import TextErrors, read_bytes
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate, Float64
 from ggprune.metrics.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
-from ggprune.model import Model
 from ggprune.model.cut import Unit
+from ggprune.model.model import Model
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.rows import Effort

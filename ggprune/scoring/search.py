@@ -13,11 +13,12 @@ from itertools import combinations
 
 import numpy as np
 
-from ggprune.arch import first_legal, legal_drop, n_trunk, shortest_runs
+from ggprune.arch.hparams import n_trunk
+from ggprune.arch.legal import first_legal, legal_drop, shortest_runs
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.metrics.estimates import Float64, mean_estimate
-from ggprune.model import Model
 from ggprune.model.cut import Cut
+from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.scoring.choice import Step, Strategy
 from ggprune.scoring.race import Race, RaceRules, Seen, ranked

@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from ggprune.arch import n_trunk
 from ggprune.arch.footprint import Footprint, footprints_of
+from ggprune.arch.hparams import n_trunk
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.metrics.estimates import Estimate
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.scoring.choice import Strategy
 
 _NUMBER = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>|[KMGTB]|[KMGT]B|[KMGT]iB)", re.IGNORECASE)

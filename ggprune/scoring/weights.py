@@ -18,10 +18,11 @@ from io import FileIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ggprune.arch import n_trunk
+from ggprune.arch.hparams import n_trunk
 from ggprune.errors import DataError
 from ggprune.metrics.estimates import Float32, Float64
-from ggprune.model import Model, Tensor
+from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model
 from ggprune.model.names import Role, block_of, roles_of
 from ggprune.model.types import TensorType
 from ggprune.progress import SILENT, Progress

@@ -12,14 +12,14 @@ from dataclasses import KW_ONLY, dataclass, replace
 
 from gguf.utility import size_label
 
-from ggprune.arch import Change, removal_change
-from ggprune.arch.change import Edit, Slice
+from ggprune.arch.change import Change, Edit, Slice
+from ggprune.arch.legal import removal_change
 from ggprune.errors import DataError, FormatError
 from ggprune.files.documents import decode, parse_json
-from ggprune.model import Model, Tensor, Value, ValueType
 from ggprune.model.fields import MAX_U64, Fields
-from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT
-from ggprune.model.metadata import SCALAR_FORMATS, array, scalar, string
+from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT, Tensor
+from ggprune.model.metadata import SCALAR_FORMATS, Value, ValueType, array, scalar, string
+from ggprune.model.model import Model
 from ggprune.model.names import Role, roles_of
 from ggprune.model.types import TensorType, tensor_type
 from ggprune.surgery.plan import PrunePlan

@@ -11,7 +11,7 @@ import numpy as np
 
 from ggprune.arch.change import Scale, Slice
 from ggprune.files.system import read_at
-from ggprune.model import Tensor
+from ggprune.model.gguf import Tensor
 from ggprune.surgery.contents import OutTensor
 
 BLOCK_BYTES = 4 << 20

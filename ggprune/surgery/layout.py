@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggprune.errors import UsageError
-from ggprune.model import Model, ValueType
 from ggprune.model.gguf import ALIGNMENT, MAGIC
-from ggprune.model.metadata import encode_text, scalar, string
+from ggprune.model.metadata import ValueType, encode_text, scalar, string
 from ggprune.model.model import (
     SHARD,
     SPLIT_COUNT,
     SPLIT_NO,
     SPLIT_SET,
     SPLIT_TENSORS,
+    Model,
     shard_name,
 )
 from ggprune.surgery.contents import Contents, OutTensor

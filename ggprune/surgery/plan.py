@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from ggprune.arch import Change, nearest_legal, removal_change
+from ggprune.arch.change import Change
 from ggprune.arch.hparams import Illegal
+from ggprune.arch.legal import nearest_legal, removal_change
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import DocumentError, Key, decode, parse_json, written
 from ggprune.files.reading import read_bytes
-from ggprune.model import Model
 from ggprune.model.cut import Cut, Piece, parse_cut
 from ggprune.model.layers import format_layers
+from ggprune.model.model import Model
 from ggprune.model.names import block_of, rename_block
 from ggprune.progress import SILENT, Progress
 

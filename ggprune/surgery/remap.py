@@ -15,10 +15,10 @@ from pathlib import Path
 from ggprune.errors import DataError, FormatError
 from ggprune.files.outputs import PendingFile, check_output
 from ggprune.files.reading import read_bytes
-from ggprune.model import Model, Value, open_model
 from ggprune.model.gguf import MAGIC
 from ggprune.model.imatrix import read_legacy_entries
-from ggprune.model.metadata import scalar, string
+from ggprune.model.metadata import Value, scalar, string
+from ggprune.model.model import Model, open_model
 from ggprune.model.names import block_of
 from ggprune.surgery.contents import ARCHITECTURE, Contents, OutTensor
 from ggprune.surgery.layout import lay_out

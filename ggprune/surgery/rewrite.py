@@ -11,9 +11,8 @@ from ggprune.errors import FormatError
 from ggprune.files.copy import copy_range, start_writeback
 from ggprune.files.outputs import PendingFile
 from ggprune.files.system import open_fd, write_at
-from ggprune.model import Model
 from ggprune.model.fingerprint import joined
-from ggprune.model.model import open_shards
+from ggprune.model.model import Model, open_shards
 from ggprune.progress import SILENT, Progress
 from ggprune.surgery.contents import Contents, OutTensor
 from ggprune.surgery.edits import edited_blocks, is_edited

@@ -15,7 +15,8 @@ from blake3 import blake3
 
 from ggprune.errors import VerificationError
 from ggprune.files.system import open_fd, read_at
-from ggprune.model import Model, Tensor
+from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model
 from ggprune.surgery.contents import Contents, OutTensor
 from ggprune.surgery.edits import edited_blocks, is_edited
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.metrics.estimates import Float32
-from ggprune.model import Model, Tensor
+from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model
 
 TOLERANCE = 2.0**-7  # of the largest value: what rounding to bf16 changes, and no more
 SHIFTS = (0.0, 1.0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ggprune.errors import DataError
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.training.options import Precision, TrainOptions
 
 GIB = 1 << 30

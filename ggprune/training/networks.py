@@ -25,7 +25,8 @@ from transformers.utils import logging
 
 from ggprune.errors import ArchitectureError
 from ggprune.metrics.estimates import Float32
-from ggprune.model import Model, Tensor
+from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model
 from ggprune.model.types import TensorType
 from ggprune.runtime.convert import Dequantizer
 from ggprune.training.layout import LAYER, Layout, Parameter, find_layouts

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from ggprune.errors import ArchitectureError
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.training.loop import micro_batch, pick_device
 from ggprune.training.memory import Outlook, estimate_bytes
 from ggprune.training.options import TrainOptions

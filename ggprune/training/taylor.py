@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ggprune.arch import n_trunk
+from ggprune.arch.hparams import n_trunk
 from ggprune.errors import ArchitectureError, LlamaError
 from ggprune.metrics.chunks import Tokens
 from ggprune.metrics.estimates import Float32, Float64
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.training.loop import pick_device
 from ggprune.training.losses import cross_entropy, divergence, predictions

@@ -21,7 +21,7 @@ from torch import nn
 
 from ggprune.errors import ArchitectureError
 from ggprune.metrics.estimates import Float32
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.progress import SILENT, Progress
 from ggprune.training.checkpoint import Checkpoints
 from ggprune.training.course import plan_course

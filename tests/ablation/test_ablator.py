@@ -12,9 +12,9 @@ import pytest
 from ggprune.ablation.ablator import Ablator
 from ggprune.ablation.graph import Graph, graph_of
 from ggprune.ablation.taps import ablation_taps
-from ggprune.arch import architecture_of
+from ggprune.arch.architecture import architecture_of
 from ggprune.errors import LlamaError
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.runtime.session import Compute, LlamaModel, Session
 from tests.arch.families import FAMILIES
 from tests.helpers import ONE_GRAPH, logits_of, random_tokens

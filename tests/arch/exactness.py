@@ -9,17 +9,13 @@ from typing import Literal
 import numpy as np
 
 from ggprune.ablation.taps import ablation_taps
-from ggprune.arch import (
-    architecture_of,
-    legal_drop,
-    nearest_legal,
-    removal_change,
-)
+from ggprune.arch.architecture import architecture_of
+from ggprune.arch.legal import legal_drop, nearest_legal, removal_change
 from ggprune.errors import ArchitectureError
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.runtime.nodes import Taps
 from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 from tests.helpers import ONE_GRAPH, pruned_copy, random_tokens
 
 N_TOKEN = 192  # longer than the sliding windows of all models

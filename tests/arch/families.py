@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggprune.arch import n_trunk
-from ggprune.model import Model, Value, ValueType, open_model
+from ggprune.arch.hparams import n_trunk
 from ggprune.model.gguf import read_gguf
-from ggprune.model.metadata import array, scalar
+from ggprune.model.metadata import Value, ValueType, array, scalar
+from ggprune.model.model import Model, open_model
 from tests.conftest import FIXTURES
 from tests.random_models import derive_metadata, make_random_model
 

@@ -14,9 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from ggprune.errors import LlamaError
-from ggprune.model import Value, ValueType
 from ggprune.model.gguf import read_gguf
-from ggprune.model.metadata import array, scalar
+from ggprune.model.metadata import Value, ValueType, array, scalar
 from ggprune.runtime.library import ggml
 from ggprune.runtime.session import LlamaModel
 from tests.gguf_files import build, kv

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ggprune.arch.rules import RULES, Generic
 from ggprune.arch.table import ArchitectureRow, architecture_table
-from ggprune.model import Value, ValueType
+from ggprune.model.metadata import Value, ValueType
 from tests.arch.families import PATTERN, Family, flags, u32
 from tests.arch.keys import Metadata, ReadKey, changed, keys_read, metadata_of
 

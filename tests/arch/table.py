@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggprune.arch import architecture_of
+from ggprune.arch.architecture import architecture_of
 from ggprune.errors import ArchitectureError, GGPruneError, LlamaAbortError, LlamaError
 from ggprune.model.layers import format_layers
 from ggprune.report.blocks import markdown_table

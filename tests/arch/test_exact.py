@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggprune.arch import Change, architecture_of, removal_change
+from ggprune.arch.architecture import architecture_of
+from ggprune.arch.change import Change
+from ggprune.arch.legal import removal_change
 from ggprune.errors import ArchitectureError
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.surgery import contents
 from tests.arch.exactness import ROUNDING, Checker, Loaded
 from tests.arch.families import FAMILIES, METADATA, Family

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from ggprune.arch.footprint import Footprints
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32
 from tests.helpers import pruned_copy
 

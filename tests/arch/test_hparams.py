@@ -9,7 +9,7 @@ import pytest
 
 from ggprune.arch.hparams import Hparams
 from ggprune.errors import FormatError
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from tests.gguf_files import BOOL, F32, build, kv, kv_array, kv_str, kv_u32, layer_tensors
 
 KEY = "{arch}.some_key"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.arch import Change
+from ggprune.arch.change import Change
 from ggprune.arch.rules.positions import MoeStep
 from ggprune.arch.table import ArchitectureRow, architecture_table
 from ggprune.errors import LlamaError
-from ggprune.model import ValueType
+from ggprune.model.metadata import ValueType
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import LlamaModel
 from tests.arch import meaning

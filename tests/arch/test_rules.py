@@ -7,18 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.arch import (
-    first_legal,
-    legal_drop,
-    mtp_blocks,
-    nearest_legal,
-    removal_change,
-    shortest_runs,
-)
-from ggprune.arch.hparams import recurrent_flags, removed_below, swa_flags
+from ggprune.arch.hparams import mtp_blocks, recurrent_flags, removed_below, swa_flags
+from ggprune.arch.legal import first_legal, legal_drop, nearest_legal, removal_change, shortest_runs
 from ggprune.arch.rules import RULES, Generic
 from ggprune.errors import ArchitectureError, FormatError
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from tests.gguf_files import (
     ARR,
     BOOL,

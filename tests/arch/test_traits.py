@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.arch import layer_traits
+from ggprune.arch.architecture import layer_traits
 from ggprune.report.blocks import terminal
 from ggprune.report.model import blocks, describe
 from tests.arch.families import FAMILIES

@@ -22,10 +22,11 @@ from typing import Literal
 
 import numpy as np
 
-from ggprune.arch import legal_drop, n_trunk
+from ggprune.arch.hparams import n_trunk
+from ggprune.arch.legal import legal_drop
 from ggprune.errors import GGPruneError, LlamaError
-from ggprune.model import Model, Value, ValueType, open_model
-from ggprune.model.metadata import array, scalar
+from ggprune.model.metadata import Value, ValueType, array, scalar
+from ggprune.model.model import Model, open_model
 from tests.arch.exactness import Checker
 from tests.arch.families import Family
 from tests.arch.keys import Metadata, ReadKey, changed, keys_read, metadata_of, store

@@ -2,8 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from ggprune.bench import Case, Grid
-from ggprune.bench.cases import CACHE_TYPES, FLASH, parse_pairs, parse_ranges, parse_words
+from ggprune.bench.cases import (
+    CACHE_TYPES,
+    FLASH,
+    Case,
+    Grid,
+    parse_pairs,
+    parse_ranges,
+    parse_words,
+)
 from ggprune.errors import UsageError
 from ggprune.runtime.session import Compute
 

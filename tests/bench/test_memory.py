@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from ggprune.bench import Case
+from ggprune.bench.cases import Case
 from ggprune.bench.runner import measure_memory
 from ggprune.files.documents import encode_fields
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.runtime.buffers import Buffer, Cache, parse_buffers, peak_rss_bytes
 from ggprune.runtime.isolate import isolated
 from tests.conftest import TINY

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ggprune.bench import Ratio, Wanted, paired_ratio
-from ggprune.bench.ratio import N_LEAST, t_quantile
+from ggprune.bench.ratio import N_LEAST, Ratio, Wanted, paired_ratio, t_quantile
 
 
 @pytest.mark.parametrize(

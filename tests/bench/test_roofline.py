@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from ggprune.bench import Benchmark, Case, ModelSpeed, Speed
+from ggprune.bench.cases import Case
 from ggprune.bench.roofline import make_roofline, measure_bandwidth
-from ggprune.bench.speed import Machine, compared
+from ggprune.bench.speed import Benchmark, Machine, ModelSpeed, Speed, compared
 from ggprune.files.documents import encode_fields
 from ggprune.report.bench import roofline_blocks
 from ggprune.report.blocks import terminal

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from ggprune.bench import Case, Grid, Speed, Wanted, benchmark, benchmark_cases
+from ggprune.bench.cases import Case, Grid
+from ggprune.bench.ratio import Wanted
 from ggprune.bench.runner import Runner
-from ggprune.bench.speed import Turns
+from ggprune.bench.speed import Speed, Turns, benchmark, benchmark_cases
 from ggprune.files.documents import encode_fields
 from ggprune.progress import SILENT
 from ggprune.report.bench import speed_table

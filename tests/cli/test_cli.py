@@ -17,10 +17,10 @@ import pytest
 
 from ggprune.files.documents import to_text
 from ggprune.files.system import link_or_symlink
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, layer_tensors, llama_kvs
 from tests.helpers import without_progress

@@ -16,7 +16,8 @@ from ggprune.cli.app import COMMANDS, REMOVAL_OPTIONS, app
 from ggprune.cli.completion import mend_bash_words, one_of
 from ggprune.pipeline.synth import known_shapes
 from ggprune.quantize.options import FILE_TYPES, MADE_TYPES
-from ggprune.scoring import Metric, Strategy
+from ggprune.scoring.choice import Strategy
+from ggprune.scoring.ranking import Metric
 
 SCRIPT = "import sys; sys.argv = ['ggprune']; from ggprune.cli import main; main()"
 Shell: TypeAlias = Callable[[dict[str, str]], tuple[int, str]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.model import Model
+from ggprune.model.model import Model
 from tests.cli.test_cli import ggprune, succeed
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.helpers import pruned_copy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from tests.cli.test_cli import ggprune, succeed
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 

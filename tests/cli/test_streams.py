@@ -13,7 +13,7 @@ import pytest
 
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import write_text
-from ggprune.model import Model
+from ggprune.model.model import Model
 from tests.cli.test_cli import ggprune
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.gguf_files import build, kv_str, kv_u32, layer_tensors

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ggprune.model import Model
+from ggprune.model.model import Model
 from tests.conftest import EVALUATION, TINY
 from tests.helpers import pruned_copy
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggprune.arch import mtp_blocks
-from ggprune.model import Model, Value, open_model
+from ggprune.arch.hparams import mtp_blocks
 from ggprune.model.gguf import read_gguf
+from ggprune.model.metadata import Value
+from ggprune.model.model import Model, open_model
 from tests.arch.families import NEXTN, Family, flags, u32
 from tests.cli.test_cli import succeed
 from tests.conftest import CALIBRATION, TINY

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError, OutputError
-from ggprune.evaluation import Evaluation, SaveLogits, evaluate
 from ggprune.evaluation.baselogits import HEADER, decode_rows, encode_rows, open_base, write_base
+from ggprune.evaluation.perplexity import Evaluation, SaveLogits, evaluate
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.runtime.session import Compute
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.helpers import pruned_copy

@@ -18,7 +18,7 @@ from ggprune.evaluation.health import (
     scripts,
     stray_brackets,
 )
-from ggprune.model import Model
+from ggprune.model.model import Model
 from tests.conftest import TINY
 from tests.helpers import ONE_GRAPH, pruned_copy
 

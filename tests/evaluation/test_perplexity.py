@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError
-from ggprune.evaluation import Evaluation, evaluate
-from ggprune.evaluation.perplexity import SaveLogits
+from ggprune.evaluation.perplexity import Evaluation, SaveLogits, evaluate
 from ggprune.metrics.estimates import distribution, divergence
 from ggprune.metrics.text import Text, read_text
-from ggprune.model import Model
-from ggprune.pipeline import Job, write
+from ggprune.model.model import Model
+from ggprune.pipeline.job import Job, write
 from ggprune.report.blocks import terminal
 from ggprune.report.evaluation import blocks
 from ggprune.runtime.session import Compute
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.random_models import make_random_model
 

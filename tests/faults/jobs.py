@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggprune.errors import GGPruneError
-from ggprune.model import open_model
-from ggprune.scoring import read_ranking
+from ggprune.model.model import open_model
+from ggprune.scoring.ranking import read_ranking
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 TINY = str(FIXTURES / "tiny.gguf")

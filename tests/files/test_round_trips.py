@@ -13,9 +13,9 @@ from ggprune.bench.ratio import Ratio
 from ggprune.bench.roofline import Roof, Roofline
 from ggprune.bench.runner import ModelMemory, VideoMemory
 from ggprune.bench.speed import Benchmark, Compared, Machine, ModelSpeed, Speed
-from ggprune.evaluation import Evaluation
 from ggprune.evaluation.choices import ChoiceKind, ChoiceScore
 from ggprune.evaluation.health import Health, Sample, count_texts
+from ggprune.evaluation.perplexity import Evaluation
 from ggprune.evaluation.tasks import TaskMetric, TaskScores
 from ggprune.files.documents import DocumentError, Json, decode, encode, encode_fields, to_text
 from ggprune.files.keys import entries_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from ggprune.arch import hparams
 from ggprune.arch.rules import RULES, Rule
 from ggprune.arch.table import ArchitectureRow, architecture_table
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from tests.fuzz.gguf_parts import ARR, F32, I32, STR, Part, Parts, numbers, text
 
 ARCHS = Path(__file__).parents[2] / "fixtures" / "arch"  # metadata alone

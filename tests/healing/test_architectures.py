@@ -14,20 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggprune.arch import architecture_of, check_scored, removal_change
+from ggprune.arch.architecture import architecture_of, check_scored
+from ggprune.arch.legal import removal_change
 from ggprune.errors import ArchitectureError
 from ggprune.healing.heal import Patient, Workplace, open_walk
 from ggprune.healing.result import HealOptions, Refitted
 from ggprune.healing.sites import Site
 from ggprune.healing.walk import Stage, Walk, stages_of
 from ggprune.metrics.chunks import Chunks
-from ggprune.model import Model
 from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model
 from ggprune.model.types import tensor_type
-from ggprune.pipeline import Job, write
+from ggprune.pipeline.job import Job, write
 from ggprune.runtime.session import Logits
-from ggprune.surgery import make_plan
 from ggprune.surgery.contents import Replacement
+from ggprune.surgery.plan import make_plan
 from tests.arch.exactness import ROUNDING
 from tests.arch.families import FAMILIES, Family
 from tests.helpers import ONE_GRAPH, logits_of, random_tokens

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ggprune.ablation.taps import ablation_taps, joined
-from ggprune.arch import architecture_of
+from ggprune.arch.architecture import architecture_of
 from ggprune.errors import ArchitectureError, DataError, LlamaError, VerificationError
 from ggprune.files.locks import BESIDE
 from ggprune.healing.leastsquares import relative_weights
@@ -20,11 +20,11 @@ from ggprune.healing.walk import stages_of
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.metrics.text import Text, read_text
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from ggprune.pipeline.heal import Healed, HealJob, heal
 from ggprune.runtime.nodes import Handler, StreamNode
 from ggprune.runtime.session import Compute, LlamaModel, Session
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 from tests.conftest import CALIBRATION, TINY
 from tests.healing.test_leastsquares import dense
 from tests.helpers import ONE_GRAPH, logits_of, pruned_copy, random_tokens

@@ -17,17 +17,18 @@ from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32
 from ggprune.metrics.logits import base_logits
 from ggprune.metrics.text import read_texts
-from ggprune.model import Model, Tensor, open_model
+from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model, open_model
 from ggprune.model.types import tensor_type
-from ggprune.pipeline import Job, write
 from ggprune.pipeline.adapter import AdapterWriter
 from ggprune.pipeline.heal import Healed, HealJob, heal
+from ggprune.pipeline.job import Job, write
 from ggprune.progress import Progress
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.adapters import Adapter
 from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
-from ggprune.surgery import make_plan
 from ggprune.surgery.contents import Replacement
+from ggprune.surgery.plan import make_plan
 from tests.cli.test_cli import ggprune, succeed
 from tests.conftest import CALIBRATION, TINY
 from tests.helpers import ONE_GRAPH, logits_of, pruned_copy, random_tokens

@@ -10,7 +10,8 @@ import pytest
 from ggprune.errors import ArchitectureError
 from ggprune.healing.matrix import read_stored
 from ggprune.metrics.text import read_text
-from ggprune.model import Model, Tensor, open_model
+from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model, open_model
 from tests.conftest import CALIBRATION, EVALUATION
 from tests.helpers import ONE_GRAPH
 

@@ -21,7 +21,7 @@ from ggprune.healing.selftext import (
     write_self_text,
 )
 from ggprune.metrics.text import CALIBRATION, Text, shipped_text
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from ggprune.pipeline.selftext import text_to_fit
 from ggprune.runtime.session import LlamaModel
 from ggprune.runtime.vocabulary import Vocabulary

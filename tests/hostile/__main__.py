@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from tests.hostile.models import TINY, VARIANTS, made
 
 LIMIT_S = 300

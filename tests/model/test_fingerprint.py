@@ -13,9 +13,9 @@ import pytest
 
 from ggprune.files import digests
 from ggprune.files.cachefolder import user_cache
-from ggprune.model import Model, Value, open_model
 from ggprune.model.fingerprint import fingerprint
-from ggprune.model.metadata import scalar, string
+from ggprune.model.metadata import Value, scalar, string
+from ggprune.model.model import Model, open_model
 from tests.conftest import TINY
 
 U32, F32 = open_model(TINY).metadata["llama.block_count"].type, 6

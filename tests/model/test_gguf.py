@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ggprune.errors import FormatError
-from ggprune.model import ValueType, open_model
 from ggprune.model.gguf import read_gguf
-from ggprune.model.metadata import array, scalar, string
+from ggprune.model.metadata import ValueType, array, scalar, string
+from ggprune.model.model import open_model
 from tests.conftest import TINY
 from tests.gguf_files import (
     ARR,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import FormatError
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from ggprune.model.names import block_of, rename_block
 from tests.conftest import TINY
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, layer_tensors, llama_kvs

@@ -10,7 +10,7 @@ from ggprune.errors import DataError
 from ggprune.metrics.text import Text, read_text
 from ggprune.pipeline.ahead import Ahead, look_ahead
 from ggprune.pipeline.options import ALL, EVAL_TOKENS, AutoOptions
-from ggprune.scoring import DropRequest, Goal, Target
+from ggprune.scoring.target import DropRequest, Goal, Target
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 
 AHEAD = Ahead(n_ctx=512, n_rank=30, n_evaluate=64, n_whole=938, chunk_s=1.5)

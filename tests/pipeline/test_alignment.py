@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from ggprune.metrics.text import read_text
-from ggprune.model import Model, open_model
 from ggprune.model.fingerprint import fingerprint
 from ggprune.model.gguf import read_gguf
-from ggprune.pipeline import AutoOptions, Job, auto, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.auto import auto
+from ggprune.pipeline.job import Job, write
+from ggprune.pipeline.options import AutoOptions
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.scoring import DropRequest, Goal, Target
-from ggprune.surgery import Split, make_plan
+from ggprune.scoring.target import DropRequest, Goal, Target
+from ggprune.surgery.layout import Split
+from ggprune.surgery.plan import make_plan
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import FakeTensor, build, kv, kv_u32
 

@@ -11,15 +11,15 @@ import pytest
 
 from ggprune.errors import LlamaAbortError, LlamaError, OutputError, VerificationError
 from ggprune.files.outputs import PendingFile
-from ggprune.model import Model, open_model
 from ggprune.model.gguf import read_gguf
-from ggprune.pipeline import Job, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import Job, write
 from ggprune.progress import Progress
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.probe import Sense, probe
-from ggprune.surgery import make_plan
 from ggprune.surgery.contents import Replacement
+from ggprune.surgery.plan import make_plan
 from tests.conftest import TINY
 from tests.gguf_files import F32, FakeTensor, build, kv
 

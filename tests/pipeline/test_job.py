@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ggprune.files.outputs import PendingFile
-from ggprune.model import Model
-from ggprune.pipeline import Job, job, planned, write
-from ggprune.pipeline.job import write_into
+from ggprune.model.model import Model
+from ggprune.pipeline import job
+from ggprune.pipeline.job import Job, planned, write, write_into
 from ggprune.progress import Progress
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 from tests.conftest import TINY
 
 

@@ -15,12 +15,12 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from ggprune.arch import mtp_blocks
+from ggprune.arch.hparams import mtp_blocks
 from ggprune.errors import DataError, LlamaError, UsageError
-from ggprune.model import Model, open_model
 from ggprune.model.gguf import read_gguf
 from ggprune.model.imatrix import Imatrix
-from ggprune.pipeline import AS_INPUT, Job, planned, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import AS_INPUT, Job, planned, write
 from ggprune.quantize.options import (
     FILE_TYPES,
     KvOverride,
@@ -29,7 +29,7 @@ from ggprune.quantize.options import (
     parse_rule,
 )
 from ggprune.runtime.library import llama
-from ggprune.surgery import PrunePlan, make_plan
+from ggprune.surgery.plan import PrunePlan, make_plan
 from tests.arch.families import FAMILIES, METADATA
 from tests.conftest import TINY
 from tests.gguf_files import FakeTensor, build, kv, kv_array, kv_str, text

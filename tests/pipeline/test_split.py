@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from ggprune.errors import FormatError, OutputError
-from ggprune.model import Model, open_model
 from ggprune.model.gguf import read_gguf
-from ggprune.model.model import SPLIT_SET
-from ggprune.pipeline import AS_INPUT, Job, planned, write
+from ggprune.model.model import SPLIT_SET, Model, open_model
+from ggprune.pipeline.job import AS_INPUT, Job, planned, write
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.surgery import make_plan
 from ggprune.surgery.layout import Split, shard_names
+from ggprune.surgery.plan import make_plan
 from tests.conftest import TINY
 from tests.gguf_files import FakeTensor, build, kv, kv_str
 from tests.helpers import logits_of, pruned_copy, random_tokens
@@ -118,9 +117,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from ggprune.files.outputs import PendingFile
-from ggprune.model import open_model
-from ggprune.pipeline import Job, write
-from ggprune.surgery import Split, make_plan
+from ggprune.model.model import open_model
+from ggprune.pipeline.job import Job, write
+from ggprune.surgery.layout import Split
+from ggprune.surgery.plan import make_plan
 
 def killed(file, *, force, publish=PendingFile.publish):
     if file.target.name == sys.argv[3]:

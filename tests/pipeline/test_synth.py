@@ -20,8 +20,8 @@ import pytest
 from ggprune.errors import LlamaError, OutputError, UsageError
 from ggprune.files import system
 from ggprune.metrics.text import read_text
-from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix
+from ggprune.model.model import Model, open_model
 from ggprune.model.types import tensor_type
 from ggprune.pipeline.synth import (
     Shape,

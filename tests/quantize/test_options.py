@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import DataError, LlamaError, UsageError
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.quantize.checks import check_types
 from ggprune.quantize.options import (
     FILE_TYPES,

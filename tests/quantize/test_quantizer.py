@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError, LlamaError, UsageError
-from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix, read_imatrix
-from ggprune.pipeline import Job, planned, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import Job, planned, write
 from ggprune.quantize.options import FILE_TYPES, QuantizeOptions, parse_type
 from ggprune.runtime.library import llama
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 from tests.conftest import TINY
 from tests.gguf_files import FakeTensor, build, kv_array, kv_u32, text
 from tests.helpers import pruned_copy

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from ggprune.bench import Case, Ratio, Speed
+from ggprune.bench.cases import Case
+from ggprune.bench.ratio import Ratio
+from ggprune.bench.speed import Speed
 from ggprune.metrics.estimates import Estimate
 from ggprune.pipeline.result import FrontRow, JudgedText, Row, Verdict, verdict_of
 from ggprune.report.auto import blocks, compared_speed

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ggprune.bench import Benchmark, Case, ModelSpeed, Speed
-from ggprune.bench.speed import Machine, compared
+from ggprune.bench.cases import Case
+from ggprune.bench.speed import Benchmark, Machine, ModelSpeed, Speed, compared
 from ggprune.errors import UsageError
 from ggprune.report.llamabench import render_rows
 from ggprune.runtime.devices import Device

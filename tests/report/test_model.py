@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import FormatError
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.report.blocks import terminal
 from ggprune.report.model import blocks, describe
 from tests.gguf_files import build, layer_tensors, llama_kvs

@@ -10,7 +10,7 @@ import pytest
 
 from ggprune.errors import MissingExtraError, OutputError, UsageError
 from ggprune.metrics.text import read_text
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.report.blocks import Figure, terminal
 from ggprune.report.plot import check_plot, draw, ranking_figure, write_figure
 from ggprune.report.ranking import blocks

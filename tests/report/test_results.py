@@ -11,12 +11,12 @@ from pathlib import Path
 from ggprune.evaluation.health import Health, Sample, count_texts
 from ggprune.evaluation.tasks import TaskMetric, TaskScores
 from ggprune.files.documents import to_text
-from ggprune.model import Model
-from ggprune.pipeline import OutputFiles
+from ggprune.model.model import Model
+from ggprune.pipeline.files import OutputFiles
 from ggprune.report import evaluation, written
 from ggprune.report import model as described
 from ggprune.report.blocks import Code, Heading, Table, Text, markdown, terminal
-from ggprune.surgery import make_plan
+from ggprune.surgery.plan import make_plan
 from ggprune.surgery.remap import Remapped
 from tests.conftest import TINY
 
@@ -88,7 +88,8 @@ def test_a_model(tiny: Model) -> None:
 
 def test_describing_a_model_loads_nothing_that_computes() -> None:
     script = (
-        "import sys; from ggprune.model import open_model; from ggprune.report.model import *;"
+        "import sys; from ggprune.model.model import open_model;"
+        "from ggprune.report.model import *;"
         "from ggprune.report.blocks import terminal;"
         f"terminal(blocks(describe(open_model({str(TINY)!r}))));"
         "names = {name.split('.')[1] for name in sys.modules if name.startswith('ggprune.')};"

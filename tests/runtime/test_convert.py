@@ -10,7 +10,7 @@ from gguf.quants import _type_traits, dequantize
 
 from ggprune.errors import DataError, LlamaError
 from ggprune.metrics.estimates import Float32
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.model.types import TENSOR_TYPES, TensorType, tensor_type
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ggprune.errors import LlamaError, NonFiniteError
-from ggprune.evaluation import evaluate
+from ggprune.evaluation.perplexity import evaluate
 from ggprune.metrics.text import read_text
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from ggprune.runtime.finite import naming
 from ggprune.runtime.session import Compute
 from tests.conftest import CALIBRATION, TINY

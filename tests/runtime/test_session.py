@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ggprune.ablation.taps import StreamRecorder, ablation_taps
-from ggprune.arch import architecture_of
+from ggprune.arch.architecture import architecture_of
 from ggprune.errors import LlamaError
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.runtime.session import Compute, LlamaModel, Session
 from tests.conftest import CALIBRATION, TINY
 from tests.helpers import ONE_GRAPH, logits_of, pruned_copy, random_tokens

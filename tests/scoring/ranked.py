@@ -10,12 +10,13 @@ import numpy as np
 from ggprune.arch.footprint import Footprint
 from ggprune.metrics.estimates import Estimate
 from ggprune.metrics.text import CALIBRATION, Text, shipped_text
-from ggprune.model import Model
 from ggprune.model.cut import Cut
+from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
-from ggprune.scoring import MeasureOptions, Ranking, RankOptions, rank
 from ggprune.scoring.choice import Choice, Point, Strategy
-from ggprune.scoring.ranking import CalibrationInfo, LayerScore, ModelInfo
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.rank import RankOptions, rank
+from ggprune.scoring.ranking import CalibrationInfo, LayerScore, ModelInfo, Ranking
 
 MEASURING = MeasureOptions.__dataclass_fields__
 

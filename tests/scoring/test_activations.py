@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ggprune.errors import DataError
-from ggprune.model import Model, open_model
 from ggprune.model.imatrix import Imatrix, LegacyEntry, read_imatrix
+from ggprune.model.model import Model, open_model
 from ggprune.scoring.activations import LayerActivations, activation_statistics
 from tests.gguf_files import FakeTensor, build, kv_u32, llama_kvs
 

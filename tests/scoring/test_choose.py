@@ -9,35 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggprune.arch import legal_drop
+from ggprune.arch.legal import legal_drop
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import to_text
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text
-from ggprune.model import Model
 from ggprune.model.cut import Cut
-from ggprune.scoring import (
-    Choice,
-    ChooseOptions,
-    DropRequest,
-    Goal,
-    Limits,
-    MeasureOptions,
-    Ranking,
-    RankOptions,
-    Strategy,
-    Target,
-    choose,
-    choose_set,
-    open_rows,
-    parse_metric,
-    parse_strategy,
-    rank,
-    read_ranking,
-    search,
-)
-from ggprune.scoring.measure import Measurer
+from ggprune.model.model import Model
+from ggprune.scoring import search
+from ggprune.scoring.choice import Choice, Strategy, parse_strategy
+from ggprune.scoring.choose import ChooseOptions, choose, choose_set
+from ggprune.scoring.measure import MeasureOptions, Measurer
+from ggprune.scoring.rank import RankOptions, rank
+from ggprune.scoring.ranking import Ranking, parse_metric, read_ranking
+from ggprune.scoring.remembered import open_rows
 from ggprune.scoring.rows import NOTHING, Rows
+from ggprune.scoring.target import DropRequest, Goal, Limits, Target
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION
 from tests.helpers import Steps

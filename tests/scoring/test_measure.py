@@ -19,10 +19,11 @@ from ggprune.files.documents import to_text
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import read_text
-from ggprune.model import Model, open_model
 from ggprune.model.cut import Cut
-from ggprune.scoring import MeasureOptions, open_rows
+from ggprune.model.model import Model, open_model
 from ggprune.scoring.cache import ScoreCache
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.remembered import open_rows
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.scoring.ranked import ranked

@@ -18,10 +18,12 @@ GIB = 1 << 30
 SCRIPT = """
 import sys
 from pathlib import Path
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.runtime.session import LlamaModel
 from ggprune.metrics.text import read_text
-from ggprune.scoring import DropRequest, Goal, MeasureOptions, RankOptions, Target, rank
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.rank import RankOptions, rank
+from ggprune.scoring.target import DropRequest, Goal, Target
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from ggprune.metrics.text import read_text
-from ggprune.model import Model
 from ggprune.model.cut import Cut, Unit
-from ggprune.scoring import MeasureOptions, open_rows
+from ggprune.model.model import Model
+from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.race import Race, RaceRules, is_worse, ranked, survivors, undecided_pairs
+from ggprune.scoring.remembered import open_rows
 from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows
 from tests.conftest import CALIBRATION
 

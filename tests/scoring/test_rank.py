@@ -7,28 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggprune.arch import n_trunk
+from ggprune.arch.hparams import n_trunk
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import encode_fields, to_text
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text, shipped_text
-from ggprune.model import Model, open_model
 from ggprune.model.cut import Unit
 from ggprune.model.imatrix import Imatrix
-from ggprune.pipeline import Job, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import Job, write
 from ggprune.report.blocks import terminal
 from ggprune.report.ranking import blocks
-from ggprune.scoring import (
-    DropRequest,
-    Goal,
-    Ranking,
-    Target,
-    check_ranking,
-    parse_metric,
-    ranked_text,
-    read_ranking,
-)
-from ggprune.surgery import make_plan
+from ggprune.scoring.ranking import Ranking, check_ranking, parse_metric, ranked_text, read_ranking
+from ggprune.scoring.target import DropRequest, Goal, Target
+from ggprune.surgery.plan import make_plan
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION, EVALUATION, TINY
 from tests.gguf_files import build, kv_str, kv_u32, layer_tensors
@@ -68,7 +60,7 @@ def test_layers_of_the_trained_model_differ_widely(ranking: Ranking) -> None:
 def test_scores_are_those_of_the_written_files(
     ranking: Ranking, tiny: Model, tmp_path: Path
 ) -> None:
-    from ggprune.evaluation import evaluate
+    from ggprune.evaluation.perplexity import evaluate
     from ggprune.runtime.session import Compute
 
     compute = Compute(n_batch=512)

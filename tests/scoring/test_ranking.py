@@ -12,7 +12,7 @@ import pytest
 from ggprune.errors import DataError
 from ggprune.files.documents import to_text
 from ggprune.metrics.text import CALIBRATION, read_text, shipped_text
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.scoring.ranking import (
     Metric,
     OrderBy,

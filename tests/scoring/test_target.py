@@ -7,9 +7,8 @@ import pytest
 from ggprune.arch.footprint import footprints_of
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.metrics.estimates import Estimate
-from ggprune.model import Model, open_model
-from ggprune.scoring import Goal, Limits, Target
-from ggprune.scoring.target import parse_amount, sizes_to_try
+from ggprune.model.model import Model, open_model
+from ggprune.scoring.target import Goal, Limits, Target, parse_amount, sizes_to_try
 from tests.hostile.models import made
 
 

@@ -11,7 +11,8 @@ from gguf.quants import dequantize
 
 from ggprune.errors import DataError
 from ggprune.metrics.estimates import Float64
-from ggprune.model import Model, Tensor, open_model
+from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model, open_model
 from ggprune.scoring import weights
 from ggprune.scoring.weights import is_matrix, magnitudes
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32, llama_kvs

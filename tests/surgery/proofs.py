@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ggprune.model import Model, open_model
-from ggprune.surgery import PrunePlan
+from ggprune.model.model import Model, open_model
 from ggprune.surgery.contents import contents_of
+from ggprune.surgery.plan import PrunePlan
 from ggprune.surgery.verify import ByteComparison, verify_structure
 
 

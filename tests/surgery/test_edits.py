@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ggprune.errors import ArchitectureError, VerificationError
-from ggprune.model import Model, open_model
-from ggprune.surgery import edits, make_plan
+from ggprune.model.model import Model, open_model
+from ggprune.surgery import edits
+from ggprune.surgery.plan import make_plan
 from tests.gguf_files import FakeTensor, build, kv_array, kv_str, kv_u32, layer_tensors
 from tests.helpers import pruned_copy
 from tests.surgery.proofs import prove

@@ -7,11 +7,10 @@ import pytest
 
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import to_text
-from ggprune.model import Model, open_model
 from ggprune.model.cut import Cut, Piece, Unit
-from ggprune.pipeline import Job, planned
-from ggprune.surgery import load_plan, make_plan
-from ggprune.surgery.plan import read_plan
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import Job, planned
+from ggprune.surgery.plan import load_plan, make_plan, read_plan
 from tests.gguf_files import (
     I32,
     build,

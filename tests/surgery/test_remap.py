@@ -8,10 +8,9 @@ import pytest
 
 from ggprune.errors import DataError, OutputError
 from ggprune.files.documents import to_text
-from ggprune.model import Model, open_model
 from ggprune.model.imatrix import read_imatrix
-from ggprune.surgery import PrunePlan, make_plan
-from ggprune.surgery.plan import read_plan
+from ggprune.model.model import Model, open_model
+from ggprune.surgery.plan import PrunePlan, make_plan, read_plan
 from ggprune.surgery.remap import remap
 from tests.gguf_files import FakeTensor, build, kv_str, kv_u32
 

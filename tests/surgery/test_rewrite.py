@@ -9,10 +9,10 @@ import pytest
 from ggprune.errors import ArchitectureError, FormatError, VerificationError
 from ggprune.files import copy as copying
 from ggprune.files.system import read_at, write_at
-from ggprune.model import Model, open_model
-from ggprune.pipeline import Job, planned, write
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import Job, planned, write
 from ggprune.progress import Progress
-from ggprune.surgery import Layout, make_plan, rewrite
+from ggprune.surgery import rewrite
 from ggprune.surgery.contents import (
     DROPPED_LAYERS,
     HISTORY,
@@ -23,6 +23,8 @@ from ggprune.surgery.contents import (
     contents_of,
     prunings_of,
 )
+from ggprune.surgery.layout import Layout
+from ggprune.surgery.plan import make_plan
 from ggprune.surgery.rewrite import write_header, write_tensors
 from tests.conftest import TINY
 from tests.gguf_files import (

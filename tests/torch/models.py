@@ -9,7 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from tests.conftest import FIXTURES
 
 N_LAYER, N_EMBD, N_FF, N_HEAD, N_VOCAB = 7, 64, 96, 4, 1024

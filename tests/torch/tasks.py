@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.files.outputs import PendingFile
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.pipeline.job import Job, write_into
 from ggprune.pipeline.trained import stored_changes
 from ggprune.progress import SILENT, Progress

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import UsageError
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.pipeline.heal import kept_layers
 from ggprune.pipeline.recovery import shares
 from tests.cli.test_cli import ggprune, succeed

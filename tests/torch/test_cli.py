@@ -14,7 +14,7 @@ import torch
 
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import read_text
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.runtime.adapters import Adapter
 from ggprune.runtime.session import LlamaModel, Session
 from tests.cli.test_cli import ggprune, succeed

@@ -11,7 +11,7 @@ import torch
 
 from ggprune.errors import ArchitectureError
 from ggprune.metrics.estimates import Float32
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.training.networks import Pair, logits_of, make_pair
 from ggprune.training.options import PROOF_KLD, Task, TrainOptions
 from ggprune.training.worker import trainable

@@ -12,7 +12,7 @@ import torch
 
 from ggprune.errors import LlamaError
 from ggprune.metrics.logits import base_logits
-from ggprune.model import Model
+from ggprune.model.model import Model
 from ggprune.pipeline.launch import carry_out as launched
 from ggprune.progress import Progress
 from ggprune.training.losses import cross_entropy, divergence, predictions, summed_loss

@@ -13,7 +13,7 @@ import ggprune
 from ggprune.errors import ArchitectureError
 from ggprune.metrics.estimates import Float64
 from ggprune.metrics.text import read_text
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from ggprune.pipeline.launch import EXTRA, by_torch
 from ggprune.pipeline.taylor import with_taylor
 from ggprune.progress import SILENT
@@ -21,7 +21,9 @@ from ggprune.report.blocks import terminal
 from ggprune.report.ranking import blocks
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Compute, LlamaModel, Tokens
-from ggprune.scoring import MeasureOptions, RankOptions, parse_metric, read_ranking
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.rank import RankOptions
+from ggprune.scoring.ranking import parse_metric, read_ranking
 from ggprune.training.rowsfile import row_logits
 from tests.conftest import CALIBRATION, TINY
 from tests.helpers import without_progress

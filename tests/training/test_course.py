@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggprune.errors import UsageError
-from ggprune.model import open_model
+from ggprune.model.model import open_model
 from ggprune.training.course import plan_course
 from ggprune.training.memory import estimate_bytes
 from ggprune.training.options import FULL_LR, LORA_LR, Precision, TrainOptions

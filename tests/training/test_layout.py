@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ggprune.metrics.estimates import Float32
-from ggprune.model import Model, Tensor, open_model
+from ggprune.model.gguf import Tensor
+from ggprune.model.model import Model, open_model
 from ggprune.training.layout import Layout, Parameter, find_layouts
 from tests.conftest import FIXTURES
 

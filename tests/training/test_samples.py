@@ -14,8 +14,8 @@ from ggprune.errors import DataError
 from ggprune.healing.result import is_aside
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import Text
-from ggprune.model import open_model
 from ggprune.model.metadata import string
+from ggprune.model.model import open_model
 from ggprune.pipeline.job import Job, write
 from ggprune.runtime.chat import ChatVocabulary
 from ggprune.runtime.session import LlamaModel

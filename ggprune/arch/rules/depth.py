@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Flags, Hparams, Illegal, Key, Removal
 from ggprune.arch.rules.base import Condition, Rule, holds
-from ggprune.model import ValueType
-from ggprune.model.metadata import array, scalar
+from ggprune.model.metadata import ValueType, array, scalar
 
 LOGIT_SCALE = "{arch}.logit_scale"
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import HEAD_SIZES, PER_LAYER_ARRAYS, PREFIX_COUNTS, Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
-from ggprune.model import Value, ValueType
-from ggprune.model.metadata import scalar
+from ggprune.model.metadata import Value, ValueType, scalar
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Flags, Hparams, Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
-from ggprune.model import ValueType
-from ggprune.model.metadata import array, scalar
+from ggprune.model.metadata import ValueType, array, scalar
 from ggprune.model.names import rename_block
 
 ROPE_FREQS = "rope_freqs.weight"

@@ -12,8 +12,7 @@ from ggprune.arch.change import Change, Edit, Scale, Slice
 from ggprune.arch.hparams import Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.errors import FormatError
-from ggprune.model import ValueType
-from ggprune.model.metadata import array
+from ggprune.model.metadata import ValueType, array
 from ggprune.model.names import LAYER_EMBEDDING, rename_block
 
 ROUNDED = "equal to leaving the layers out up to the rounding of 32-bit floats"

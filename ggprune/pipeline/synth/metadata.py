@@ -6,8 +6,7 @@ tokens of the real one are not known here.
 
 from __future__ import annotations
 
-from ggprune.model import Value, ValueType
-from ggprune.model.metadata import array, scalar, string
+from ggprune.model.metadata import Value, ValueType, array, scalar, string
 from ggprune.pipeline.synth.shapes import Shape
 from ggprune.version import __version__
 

@@ -16,10 +16,10 @@ from ggprune.errors import LlamaError, UsageError
 from ggprune.files.copy import start_writeback
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.files.system import write_at
-from ggprune.model import GGUFFile, Model, Value, ValueType, open_model
-from ggprune.model.gguf import DEFAULT_ALIGNMENT, VERSIONS
+from ggprune.model.gguf import DEFAULT_ALIGNMENT, VERSIONS, GGUFFile
 from ggprune.model.imatrix import Imatrix
-from ggprune.model.metadata import scalar
+from ggprune.model.metadata import Value, ValueType, scalar
+from ggprune.model.model import Model, open_model
 from ggprune.model.types import tensor_type
 from ggprune.pipeline.files import OutputFiles, header_only, publish
 from ggprune.pipeline.synth.metadata import make_metadata

@@ -9,7 +9,7 @@ import numpy as np
 from ggprune.model.cut import Cut
 from ggprune.model.imatrix import read_imatrix
 from ggprune.scoring.activations import activation_statistics
-from ggprune.surgery import PrunePlan
+from ggprune.surgery.plan import PrunePlan
 from ggprune.surgery.remap import remap
 from tests.fuzz.case import Case, EscapeError
 from tests.fuzz.hostile import INTEGERS

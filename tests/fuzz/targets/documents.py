@@ -18,8 +18,7 @@ from ggprune.metrics.estimates import Float64
 from ggprune.model.cut import Cut
 from ggprune.scoring.choose import search_options
 from ggprune.scoring.ranking import Metric, OrderBy, check_ranking, ranked_text, read_ranking
-from ggprune.surgery import load_plan
-from ggprune.surgery.plan import read_plan
+from ggprune.surgery.plan import load_plan, read_plan
 from ggprune.surgery.remap import remap
 from tests.fuzz.case import Case, EscapeError
 from tests.fuzz.mutate_json import JsonMutator

@@ -11,13 +11,13 @@ from ggprune.arch.hparams import mtp_blocks
 from ggprune.arch.table import architecture_table
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import write_text
-from ggprune.model import Model, open_model
-from ggprune.pipeline import Job, planned, write
-from ggprune.pipeline.job import AS_INPUT, Division
+from ggprune.model.model import Model, open_model
+from ggprune.pipeline.job import AS_INPUT, Division, Job, planned, write
 from ggprune.report.blocks import terminal
 from ggprune.report.model import blocks, describe
-from ggprune.surgery import PrunePlan, Split, load_plan, make_plan
 from ggprune.surgery.contents import contents_of, prunings_of
+from ggprune.surgery.layout import Split
+from ggprune.surgery.plan import PrunePlan, load_plan, make_plan
 from tests.fuzz.case import Case, EscapeError
 from tests.fuzz.gguf_parts import I32, U16, Parts
 from tests.fuzz.mutate_bytes import mutate_bytes

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ggprune.model import Model, open_model
+from ggprune.model.model import Model, open_model
 from tests.fuzz.gguf_parts import Parts
 
 
