@@ -30,6 +30,7 @@ from ggprune.healing.result import HealOptions, is_aside
 from ggprune.healing.walk import Walk, stages_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.logits import score_tokens
+from ggprune.model.cut import Cut, NewLayer
 from ggprune.model.layers import parse_layers
 from ggprune.model.model import Model, open_model
 from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
@@ -85,7 +86,7 @@ def evaluate(path: Path, chunks: Chunks, compute: Compute) -> float:
 
 def heal(model: Model, chunks: Chunks, drop: tuple[int, ...], compute: Compute) -> dict[str, float]:
     """Seconds of healing without loading, the fixed part of them, and memory."""
-    keep = tuple(n for n in range(model.n_layer) if n not in drop)
+    keep = Cut.of(drop).remaining(model.n_layer)
     options = HealOptions(n_ctx=N_CTX, compute=compute)
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +105,7 @@ def heal(model: Model, chunks: Chunks, drop: tuple[int, ...], compute: Compute) 
     }  # fmt: skip
 
 
-def run(walk: Walk, keep: tuple[int, ...], drop: tuple[int, ...]) -> int:
+def run(walk: Walk, keep: tuple[NewLayer, ...], drop: tuple[int, ...]) -> int:
     """As `ggprune.healing.heal`, for any number of tokens."""
     aside = [chunk for chunk in walk.chunks if is_aside(chunk.number)]
     judge = Judge(walk.kept, aside, drop, default_threads())

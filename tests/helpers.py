@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model, open_model
 from ggprune.pipeline.job import Job, write
 from ggprune.progress import Progress
@@ -34,7 +35,7 @@ def logits_of(path: Path, tokens: Tokens, n_output: int, taps: Taps | None = Non
         return logits
 
 
-def pruned_copy(model: Model, drop: tuple[int, ...], path: Path) -> Model:
+def pruned_copy(model: Model, drop: Cut | tuple[int, ...], path: Path) -> Model:
     """The file that `ggprune prune` writes, without the check in another process."""
     write(Job(model=model, plan=make_plan(model, drop), out=path, check_load=False))
     return open_model(path)

@@ -13,7 +13,7 @@ from ggprune.ablation.graph import Graph, graph_of
 from ggprune.ablation.taps import Tracer
 from ggprune.arch.architecture import Architecture, StreamNames
 from ggprune.errors import ArchitectureError, UsageError
-from ggprune.model.cut import Unit
+from ggprune.model.cut import Cut, Unit
 from ggprune.model.names import MIXER, Role, roles_of
 from ggprune.runtime.session import Session, Tokens
 
@@ -49,10 +49,7 @@ def parts_of(
         return Parts(arch.places, {n: n for n in range(arch.n_trunk)})
     if arch.n_loop > 1:
         raise ArchitectureError(f"--unit {unit.value}: layers of {arch.name} are run repeatedly")
-    tracer = Tracer({})
-    session.run(tracer)
-    session.chunk_logits(chunk[None, :], n_output)
-    middles = find_middles(graph_of(tracer.pointers), arch.places)
+    middles = _middles(arch, session, chunk, n_output)
     if not middles:
         raise ArchitectureError(
             f"--unit {unit.value}: no layer of {arch.name} is attention and then an FFN"
@@ -65,6 +62,63 @@ def parts_of(
             number[layer] = len(divided) - 1 if unit is Unit.ATTN else len(divided)
             divided.append(((middles[layer],),))
     return Parts(tuple(divided), number)
+
+
+def halves_of(arch: Architecture, session: Session, chunk: Tokens, n_output: int) -> Halves:
+    """Where the graph of one chunk, (n_ctx,), divides the layers in two."""
+    return divided(arch, _middles(arch, session, chunk, n_output))
+
+
+def _middles(
+    arch: Architecture, session: Session, chunk: Tokens, n_output: int
+) -> Mapping[int, str]:
+    tracer = Tracer({})
+    session.run(tracer)
+    session.chunk_logits(chunk[None, :], n_output)
+    return find_middles(graph_of(tracer.pointers), arch.places)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Places of the residual stream with those between attention and FFN, and what is where.
+
+    `numbers[u]` is the part that unit u is (2n: the attention of layer n, 2n + 1: its FFN); a layer
+    that is not divided is one part and has none there.
+    """
+
+    places: tuple[StreamNames, ...]
+    numbers: Mapping[int, int]
+    whole: Mapping[int, tuple[int, ...]]  # parts of a layer
+
+    def parts(self, cut: Cut) -> tuple[int, ...]:
+        """Raises ArchitectureError for a half of a layer that is not divided."""
+        found: set[int] = set()
+        for piece in cut:
+            if piece.unit is Unit.LAYER:
+                found.update(self.whole[piece.layer])
+                continue
+            unit = 2 * piece.layer + (piece.unit is Unit.FFN)
+            if unit not in self.numbers:
+                raise ArchitectureError(f"{piece}: the graph does not divide the layer in two")
+            found.add(self.numbers[unit])
+        return tuple(sorted(found))
+
+
+def divided(arch: Architecture, middles: Mapping[int, str]) -> Halves:
+    """`middles` are names of nodes between attention and FFN, by layer."""
+    places: list[StreamNames] = []
+    numbers: dict[int, int] = {}
+    whole: dict[int, tuple[int, ...]] = {}
+    *entering, leaving = arch.places
+    for layer, place in enumerate(entering):
+        first = len(places)
+        places.append(place)
+        whole[layer] = (first,)
+        if layer in middles:
+            numbers |= {2 * layer: first, 2 * layer + 1: first + 1}
+            whole[layer] = (first, first + 1)
+            places.append(((middles[layer],),))
+    return Halves((*places, leaving), numbers, whole)
 
 
 def find_middles(graph: Graph, places: Sequence[StreamNames]) -> dict[int, str]:

@@ -12,9 +12,11 @@ from functools import cached_property
 from typing import Annotated
 
 from ggprune.arch.hparams import mtp_blocks
+from ggprune.arch.table import ArchitectureRow, architecture_table
+from ggprune.model.cut import Cut, Unit
 from ggprune.model.gguf import Tensor
 from ggprune.model.model import Model
-from ggprune.model.names import HEAD, TOKEN_EMBEDDING, Role, roles_of
+from ggprune.model.names import HEAD, TOKEN_EMBEDDING, Role, half_of, roles_of
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,10 @@ class Footprints:
         """`idle` are layers that generating does not read: MTP blocks."""
         self.model, self.idle = model, frozenset(idle)
 
-    def without(self, drop: Iterable[int]) -> Footprint:
+    def without(self, drop: Cut | Iterable[int]) -> Footprint:
         """The footprint without the layers `drop`; the file's size up to the header's change."""
-        gone = [self._layers[n] for n in set(drop)]
+        cut = drop if isinstance(drop, Cut) else Cut.of(drop)
+        gone = [self._units[n] for n in cut.units]
         whole = self._whole
         return Footprint(
             whole.size_bytes - sum(f.size_bytes for f in gone),
@@ -43,7 +46,7 @@ class Footprints:
             whole.token_bytes - sum(f.token_bytes for f in gone),
         )
 
-    def speedup(self, drop: Iterable[int]) -> float:
+    def speedup(self, drop: Cut | Iterable[int]) -> float:
         """How much faster tokens are generated if memory is what limits it."""
         return self._whole.token_bytes / max(self.without(drop).token_bytes, 1)
 
@@ -54,11 +57,18 @@ class Footprints:
         return Footprint(model.size_bytes, tensors.n_param, tensors.token_bytes - unread)
 
     @cached_property
-    def _layers(self) -> tuple[Footprint, ...]:
-        layers = [self._of(tensors) for tensors in self.model.layers]
-        for n in self.idle:
-            layers[n] = replace(layers[n], token_bytes=0)
-        return tuple(layers)
+    def _units(self) -> tuple[Footprint, ...]:
+        """Of the attention and the FFN of every layer, one behind the other."""
+        row = architecture_table().architectures.get(self.model.arch)
+        ffn = row.ffn_tensors if isinstance(row, ArchitectureRow) else ()
+        units = []
+        for n, tensors in enumerate(self.model.layers):
+            in_ffn = [half_of(t.name, ffn) is Unit.FFN for t in tensors]
+            for wanted in (False, True):
+                half = [t for t, is_ffn in zip(tensors, in_ffn, strict=True) if is_ffn is wanted]
+                unit = self._of(half)
+                units.append(replace(unit, token_bytes=0) if n in self.idle else unit)
+        return tuple(units)
 
     def _of(self, tensors: Sequence[Tensor]) -> Footprint:
         alignment = self.model.alignment

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ggprune.errors import ArchitectureError, FormatError
+from ggprune.model.cut import Unit
 from ggprune.model.fields import MAX_U32, Fields
 from ggprune.model.metadata import SCALAR_SIZES, Value, ValueType, array, scalar
 from ggprune.model.model import Model
@@ -54,6 +55,20 @@ PER_LAYER_ARRAYS = (
     Key.SWA_PATTERN, Key.RECURRENT, Key.INDEXER_TYPES, Key.ROPE_PATTERN,
     "{arch}.attention.compress_ratios", "{arch}.activation_sparsity_scale",
 )  # fmt: skip
+
+# Which half of a layer a key speaks of; of the others both halves must say the same.
+KEY_HALVES = {
+    **dict.fromkeys((
+        Key.HEAD_COUNT, Key.HEAD_COUNT_KV, Key.KEY_LENGTH, Key.VALUE_LENGTH, Key.SWA_PATTERN,
+        Key.RECURRENT, Key.INDEXER_TYPES, Key.ROPE_PATTERN, Key.SHARED_KV,
+        "{arch}.attention.compress_ratios",
+    ), Unit.ATTN),
+    **dict.fromkeys((
+        Key.FEED_FORWARD_LENGTH, Key.EXPERTS_USED, Key.LEADING_DENSE, Key.MOE_STEP,
+        "{arch}.expert_feed_forward_length", "{arch}.swiglu_clamp_exp",
+        "{arch}.swiglu_clamp_shexp", "{arch}.activation_sparsity_scale", "{arch}.hash_layer_count",
+    ), Unit.FFN),
+}  # fmt: skip
 
 # llama.cpp reads these without looking at their length, so they may be longer than the model.
 UNCHECKED_ARRAYS = (Key.SWA_PATTERN, Key.DEEPSTACK, "{arch}.attention.compress_ratios")

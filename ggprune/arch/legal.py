@@ -12,44 +12,67 @@ from operator import or_
 
 from ggprune.arch.architecture import architecture_of
 from ggprune.arch.change import Change
+from ggprune.arch.halves import check_halves, shifted_change
 from ggprune.arch.hparams import Illegal, Removal, n_trunk
 from ggprune.arch.rules import Generic
 from ggprune.arch.table import ArchitectureRow
+from ggprune.errors import ArchitectureError
+from ggprune.model.cut import HALVES, Cut
 from ggprune.model.model import Model
 
 
-def removal_change(model: Model, keep: Sequence[int], *, trust: bool = False) -> Change:
+def removal_change(
+    model: Model, keep: Sequence[int], ffn: Sequence[int] | None = None, *, trust: bool = False
+) -> Change:
     """Everything that changes when only the layers `keep` (sorted) remain.
 
-    Raises Illegal (an ArchitectureError) with the reasons if the result would not be exact,
-    FormatError if a per-layer array does not have one entry per layer.
+    With `ffn`, layer i has the attention of keep[i] and the FFN of ffn[i]. Raises Illegal (an
+    ArchitectureError) with the reasons if the result would not be exact, FormatError if a
+    per-layer array does not have one entry per layer.
     """
     row = architecture_of(model, trust=trust).row
     try:
-        return _change_by(row, Removal(model, tuple(keep), trust))
+        return _change_by(row, *_halves(model, keep, ffn, trust))
     except Illegal as e:
         raise Illegal(
             f"{model.path}: not exact for {model.arch}: {e} (llama.cpp {row.source})"
         ) from e
 
 
-def _change_by(row: ArchitectureRow, removal: Removal) -> Change:
+def _halves(
+    model: Model, keep: Sequence[int], ffn: Sequence[int] | None, trust: bool
+) -> tuple[Removal, Removal | None]:
+    """The layers whose attention stays, and those whose FFN stays where they are others."""
+    shifted = ffn is not None and tuple(ffn) != tuple(keep)
+    other = Removal(model, tuple(ffn), trust) if shifted and ffn is not None else None
+    return Removal(model, tuple(keep), trust), other
+
+
+def _change_by(row: ArchitectureRow, attn: Removal, ffn: Removal | None) -> Change:
     """What all rules change together. Raises Illegal with the reasons of all that object."""
-    answers = list(_answers(row, removal))
+    answers = list(_answers(row, attn, ffn))
     reasons = [str(answer) for answer in answers if isinstance(answer, Illegal)]
     if reasons:
         raise Illegal("; ".join(reasons))
     return reduce(or_, (answer for answer in answers if isinstance(answer, Change)))
 
 
-def _answers(row: ArchitectureRow, removal: Removal) -> Iterator[Change | Illegal]:
-    """What each rule changes, or why it objects."""
-    if not removal.trunk:
+def _answers(
+    row: ArchitectureRow, attn: Removal, ffn: Removal | None
+) -> Iterator[Change | Illegal]:
+    """What each rule changes, or why it objects. `ffn` is None where whole layers stay."""
+    if not attn.trunk:
         yield Illegal("at least one layer that is not an MTP block must stay")
+        return
+    try:
+        if ffn is not None:
+            check_halves(attn, ffn, row)
+    except Illegal as e:
+        yield e
         return
     for rule in (Generic(experts_by_layer=row.experts_by_layer), *row.rules):
         try:
-            yield rule.change(removal)
+            yield rule.change(attn) if ffn is None else shifted_change(rule, attn, ffn, row)
         except Illegal as e:
             yield e
 
@@ -61,12 +84,20 @@ MAX_RUN = 16  # longer than any period so far
 
 def legal_drop(model: Model, drop: Sequence[int], *, trust: bool = False) -> bool:
     """Can these layers be removed together? Raises ArchitectureError if none can ever be."""
-    gone = set(drop)
-    keep = tuple(n for n in range(model.n_layer) if n not in gone)
-    if not keep:
-        return False
+    return legal_cut(model, Cut.of(drop), trust=trust)
+
+
+def legal_cut(model: Model, cut: Cut, *, trust: bool = False) -> bool:
+    """Can these units be removed together? Raises ArchitectureError if no layer can ever be."""
     row = architecture_of(model, trust=trust).row
-    answers = _answers(row, Removal(model, keep, trust))
+    try:
+        layers = cut.remaining(model.n_layer)
+    except ArchitectureError:
+        return False
+    if not layers:
+        return False
+    keep, ffn = ([layer.half(half) for layer in layers] for half in HALVES)
+    answers = _answers(row, *_halves(model, keep, ffn, trust))
     return not any(isinstance(answer, Illegal) for answer in answers)
 
 

@@ -23,9 +23,11 @@ from ggprune.files.reading import TextErrors
 from ggprune.healing.result import RANK, Fitted, HealOptions, parse_fitted
 from ggprune.healing.selftext import SelfTextOptions
 from ggprune.metrics.text import Text, read_texts
+from ggprune.model.cut import gone_of
 from ggprune.model.model import Model, open_model
-from ggprune.pipeline.heal import HealJob, heal, kept_layers, outline
+from ggprune.pipeline.heal import HealJob, heal, outline
 from ggprune.pipeline.launch import check_extra, follow, is_follower
+from ggprune.pipeline.lineage import kept_layers
 from ggprune.pipeline.selftext import text_to_fit
 from ggprune.pipeline.train import TrainJob, train
 from ggprune.quantize.options import parse_tensor_type
@@ -271,8 +273,7 @@ def _models(source: Path, options: Options) -> tuple[Model, Model | None, PruneP
     if options.removal.is_said or options.drop_mtp:
         raise UsageError("with --base the dropped layers are those that the pruned file names")
     base, pruned = open_model(options.base), open_model(source)
-    keep = kept_layers(base, pruned)
-    drop = [n for n in range(base.n_layer) if n not in keep]
+    drop = gone_of(kept_layers(base, pruned), base.n_layer)
     return base, pruned, make_plan(base, drop, progress=TerminalProgress(READ))
 
 

@@ -13,6 +13,7 @@ from ggprune.arch.hparams import mtp_blocks
 from ggprune.cli.options import KeepSplit
 from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.errors import UsageError
+from ggprune.model.cut import Cut, parse_units
 from ggprune.model.layers import parse_layers
 from ggprune.model.model import Model
 from ggprune.pipeline.auto import choose_first
@@ -32,7 +33,8 @@ class Removal:
     # fmt: off
     prune_layers: Annotated[str | None, Option(
         metavar="LAYERS",
-        help="Layers to drop: 20,21 or 20-22 or -1 (the last one), joined by commas.")] = None
+        help="Layers to drop: 20,21 or 20-22 or -1 (the last one), joined by commas; 20f-21a is a "
+        "run from the FFN of one to the attention of another.")] = None
     keep_layers: Annotated[str | None, Option(
         metavar="LAYERS", help="Layers to keep; drop the rest.")] = None
     plan_file: Annotated[Path | None, Option("--plan", help="Drop what a plan.json says.")] = None
@@ -60,18 +62,18 @@ class Removal:
             )
         if self.plan_file is not None:
             return load_plan(self.plan_file, model, TerminalProgress(READ))
-        layers = {*self.layers(model), *(mtp_blocks(model) if drop_mtp else ())}
-        return make_plan(model, layers, trust=trust, progress=TerminalProgress(READ))
+        cut = self.cut(model) | Cut.of(mtp_blocks(model) if drop_mtp else ())
+        return make_plan(model, cut, trust=trust, progress=TerminalProgress(READ))
 
-    def layers(self, model: Model) -> tuple[int, ...]:
+    def cut(self, model: Model) -> Cut:
         if self.scores is not None:
-            return _scored_layers(self.scores, model, self.drop)
+            return _scored_cut(self.scores, model, self.drop)
         if self.prune_layers is not None:
-            return tuple(parse_layers(self.prune_layers, model.n_layer))
+            return parse_units(self.prune_layers, model.n_layer)
         if self.keep_layers is not None:
             kept = parse_layers(self.keep_layers, model.n_layer)
-            return tuple(n for n in range(model.n_layer) if n not in kept)
-        return ()
+            return Cut.of(n for n in range(model.n_layer) if n not in kept)
+        return Cut()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +103,18 @@ class Splitting:
         return split
 
 
-def _scored_layers(path: Path, model: Model, n_drop: int | None) -> tuple[int, ...]:
+def _scored_cut(path: Path, model: Model, n_drop: int | None) -> Cut:
     """The chosen set, or the least important layers if it has another size."""
     ranking = read_ranking(path)
     model.read_fingerprint(TerminalProgress(READ))
     check_ranking(path, ranking, model)
-    chosen = ranking.chosen.drop.whole_layers if ranking.chosen is not None else None
+    chosen = ranking.chosen.drop if ranking.chosen is not None else None
     if n_drop is None and chosen is None:
         raise UsageError(f"{path} has no chosen set of layers: add --drop N, or use ggprune choose")
-    if chosen is not None and n_drop in (None, len(chosen)):
+    if chosen is not None and n_drop in (None, chosen.depth):
         return chosen
     assert n_drop is not None
-    return choose_first(model, ranking.order, n_drop)
+    return Cut.of(choose_first(model, ranking.order, n_drop))
 
 
 def _size_bytes(text: str) -> int:

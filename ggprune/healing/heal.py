@@ -33,6 +33,7 @@ from ggprune.healing.walk import Walk, stages_of
 from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
 from ggprune.metrics.estimates import ppl_estimate
 from ggprune.metrics.text import Text
+from ggprune.model.cut import NewLayer, gone_of
 from ggprune.model.model import Model
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
@@ -50,7 +51,7 @@ class Patient:
     """What is healed: the original without some layers, or a file that lacks them already."""
 
     base: Model
-    keep: tuple[int, ...]  # layers of the original
+    keep: tuple[NewLayer, ...]  # made of layers of the original
     pruned: Model | None = None  # None: leave the layers out of the original
 
     @property
@@ -63,7 +64,7 @@ class Patient:
         """What is to be left out of that model while it computes."""
         if self.pruned is not None:
             return ()
-        return tuple(n for n in range(self.base.n_layer) if n not in self.keep)
+        return gone_of(self.keep, self.base.n_layer).whole_layers
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class _Job:
     def _places(self, refitted: Sequence[Refitted]) -> list[tuple[Refitted, Site | ExpertSite]]:
         """Where the matrices are in the loaded model."""
         sites = {
-            stage.original_name(site.tensor): site
+            self.walk.original_name(stage, site.tensor): site
             for stage in self.stages for site in self.walk.everything(stage)
         }  # fmt: skip
         return [(item, sites[item.tensor]) for item in refitted]

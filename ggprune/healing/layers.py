@@ -55,15 +55,17 @@ class LayerModel:
         """For what goes up to layer `last`. Only where it must does it compute all logits."""
         return self._whole if last == self.arch.n_trunk - 1 else self._inner
 
-    def span(self, first: int, last: int) -> Span:
-        """The stretch of layers in the graph of `computer(last)`.
+    def span(self, first: int, last: int, ffn: int | None = None) -> Span:
+        """The stretch of layers in the graph of `computer(last)`; its middle is that in front of
+        the FFN of the layer `ffn`, by default of the first.
 
         Raises ArchitectureError if they read anything but the stream in front of them.
         """
         graph = self.computer(last).graph
         self._check(first)
         start, end = (graph.find(self.places[n][0]) for n in (first, last + 1))
-        between = find_middles(graph, self.places[first : first + 2]).get(0)
+        whose = first if ffn is None else ffn
+        between = find_middles(graph, self.places[whose : whose + 2]).get(0)
         span = Span(
             layer=first, first=start, middle=graph.find((between,)) if between else None, last=end
         )

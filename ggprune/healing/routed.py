@@ -27,7 +27,7 @@ def fit_routed(
     walk: Walk, stage: Stage, site: ExpertSite, last: int, state: dict[int, str]
 ) -> Refitted | Left:
     """Fit the experts of a layer; `last` is the stream behind it, `state` what is known before."""
-    tensor, name = walk.model.by_name[site.tensor], stage.original_name(site.tensor)
+    tensor, name = walk.model.by_name[site.tensor], walk.original_name(stage, site.tensor)
     before = _keep_rows(walk, stage, site, last, state)
     old, n_expert = read_stored(tensor), tensor.shape[2]
     kind = tensor_type(walk.options.tensor_type) if walk.options.tensor_type else old.type

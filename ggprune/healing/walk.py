@@ -26,8 +26,9 @@ from ggprune.healing.routed import fit_routed
 from ggprune.healing.sites import ExpertSite, Site, experts_of, sites_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.estimates import Float32
+from ggprune.model.cut import NewLayer, Unit
 from ggprune.model.model import Model
-from ggprune.model.names import rename_block
+from ggprune.model.names import half_of, rename_block
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.nodes import exchange_weights
@@ -37,28 +38,36 @@ from ggprune.runtime.nodes import exchange_weights
 class Stage:
     """A kept layer, and what the original computes until the next kept one."""
 
-    layer: int  # of the original
+    layer: int  # of the original; its attention
+    ffn: int  # the original's layer whose FFN it has
     own: int  # the same layer's number in the model that is fitted
     last: int  # the original's last layer in front of the next kept one
     is_exact: bool  # does the original's own stream enter it?
 
-    def original_name(self, tensor: str) -> str:
+    def original_name(self, tensor: str, ffn_tensors: Sequence[str] = ()) -> str:
         """A tensor of the model that is fitted, as the original calls it."""
-        return rename_block(tensor, self.layer)
+        is_ffn = half_of(tensor, ffn_tensors) is Unit.FFN
+        return rename_block(tensor, self.ffn if is_ffn else self.layer)
 
 
-def stages_of(keep: Sequence[int], n_trunk: int, *, shared: bool) -> tuple[Stage, ...]:
+def stages_of(keep: Sequence[NewLayer], n_trunk: int, *, shared: bool) -> tuple[Stage, ...]:
     """The layers to fit, in order. `shared`: they are computed inside the original model."""
-    kept = [n for n in keep if n < n_trunk]
-    cut = next((n for n in range(n_trunk) if n not in kept), n_trunk)
-    if cut == n_trunk:
+    kept = [layer for layer in keep if layer.attn < n_trunk]
+    behind = [*(layer.attn for layer in kept[1:]), n_trunk]
+    # In front of the first layer, or in or behind one of them, something is missing.
+    holes = (i for i, layer in enumerate(kept) if layer.ffn > i or behind[i] > layer.ffn + 1)
+    first = next(holes, None)
+    if first is None:
         return ()
-    start = max(cut - 1, 0)  # layers in front of the cut have kept their numbers
+    is_first_whole = kept[first].attn == first  # layers in front of the cut keep their numbers
     return tuple(
-        Stage(n, n if shared else i, next_kept - 1, is_exact=i == start and cut > 0)
-        for i, (n, next_kept) in enumerate(zip(kept, [*kept[1:], n_trunk], strict=True))
-        if i >= start
-    )
+        Stage(
+            layer.attn, layer.ffn, layer.attn if shared else i, behind[i] - 1,
+            is_exact=i == first and is_first_whole,
+        )
+        for i, layer in enumerate(kept)
+        if i >= first
+    )  # fmt: skip
 
 
 @dataclass
@@ -116,6 +125,10 @@ class Walk:
         fitted = [item for item in results if isinstance(item, Refitted)]
         return fitted, [item for item in results if isinstance(item, Left)]
 
+    def original_name(self, stage: Stage, tensor: str) -> str:
+        """A tensor of the model that is fitted, as the original calls it."""
+        return stage.original_name(tensor, self.base.arch.row.ffn_tensors)
+
     def sites(self, stage: Stage) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
         """What is going to be fitted of a layer, and what not.
 
@@ -143,7 +156,7 @@ class Walk:
         fitted = {site.tensor for site in experts}
         whys = [(item.tensor, item.reason) for item in untouched if item.tensor not in fitted]
         whys += [(name, why) for name, why in reasons.items() if why is not None]
-        left = [Left(stage.layer, stage.original_name(name), why) for name, why in whys]
+        left = [Left(stage.layer, self.original_name(stage, name), why) for name, why in whys]
         return tuple(site for site in sites if reasons[site.tensor] is None), tuple(left)
 
     @property
@@ -153,7 +166,7 @@ class Walk:
 
     def _reason(self, stage: Stage, site: Site) -> str | None:
         """Why a matrix that could be fitted is not."""
-        if stage.is_exact and site.is_middle:
+        if stage.is_exact and site.is_middle and stage.ffn == stage.layer:
             return "nothing has been cut in front of it"
         if self.options.fitted is Fitted.FFN and site.is_middle:
             return "--refit ffn"
@@ -164,7 +177,7 @@ class Walk:
     def _teach(self, stage: Stage) -> None:
         """The original's stream in front of the layer's FFN, and where the next kept one begins."""
         computer = self.base.computer(stage.last)
-        span = self.base.span(stage.layer, stage.last)
+        span = self.base.span(stage.layer, stage.last, stage.ffn)
         wanted = [node for node in (span.middle, span.last) if node is not None]
         for i, chunk in enumerate(self.chunks):
             entering = {span.first: self.kept.get(BASE, i)}
@@ -218,7 +231,7 @@ class Walk:
             return float(np.sum(errors)) / (len(errors) * self.chunks.n_ctx)
 
         if moments.is_empty:
-            name = stage.original_name(site.tensor)
+            name = self.original_name(stage, site.tensor)
             return Left(stage.layer, name, "nothing but zeros enters it")
         importance = moments.importance
         kind = tensor_type(self.options.tensor_type) if self.options.tensor_type else old.type
@@ -230,10 +243,10 @@ class Walk:
         before, after = error(old.matrix), error(new.matrix)
         if not after < before:
             reason = f"no better on chunks set aside: error {before:.3g} -> {after:.3g}"
-            return Left(stage.layer, stage.original_name(site.tensor), reason)
+            return Left(stage.layer, self.original_name(stage, site.tensor), reason)
         exchange_weights(site.pointer, new.raw, kind)
         return Refitted(
-            layer=stage.layer, tensor=stage.original_name(site.tensor), type=kind.name,
+            layer=stage.layer, tensor=self.original_name(stage, site.tensor), type=kind.name,
             shape=tensor.shape, offset=self.patch.add(new.raw), ridge=ridge,
             error_before=before, error=after,
             factors=self._factors(matrix - old.matrix, moments, ridge),

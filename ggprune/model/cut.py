@@ -1,5 +1,6 @@
 """What leaves a model: whole layers, the attention or the FFN of layers, or some of their experts.
 
+A model is a sequence of units: the attention and the FFN of layer 0, those of layer 1, and so on.
 Data only. Whether a model can do without them, and what follows, is for `arch` to say.
 """
 
@@ -10,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ggprune.errors import ArchitectureError
-from ggprune.model.layers import format_layers
+from ggprune.errors import ArchitectureError, UsageError
+from ggprune.model.layers import format_layers, resolve_layer, runs_of
 
 
 class Unit(str, Enum):
@@ -25,6 +26,8 @@ class Unit(str, Enum):
 
 # Behind a layer's number: 20 (all of it), 20a, 20f, 20e3+5 (the experts 3 and 5).
 SUFFIXES = {Unit.LAYER: "", Unit.ATTN: "a", Unit.FFN: "f", Unit.EXPERTS: "e"}
+HALVES = (Unit.ATTN, Unit.FFN)  # in the order in which they compute
+_ITEM = re.compile(r"(-?[0-9]{1,9})([af]?)(?:-(-?[0-9]{1,9})([af]?))?")
 _PIECE = re.compile(r"(?P<layer>\d{1,9})(?:(?P<half>[af])|e(?P<experts>\d{1,9}(?:\+\d{1,9})*))?")
 
 
@@ -41,6 +44,31 @@ class Piece:
 
 
 @dataclass(frozen=True, order=True)
+class NewLayer:
+    """A layer of what remains: the attention of one layer, the FFN of the same or of a later one.
+
+    Both are numbers of layers of the original model.
+    """
+
+    attn: int
+    ffn: int
+
+    def half(self, unit: Unit) -> int:
+        return self.ffn if unit is Unit.FFN else self.attn
+
+    def __str__(self) -> str:
+        return str(self.attn) if self.attn == self.ffn else f"{self.attn}a+{self.ffn}f"
+
+    def to_json(self) -> int | str:
+        return self.attn if self.attn == self.ffn else str(self)
+
+
+def whole(*layers: int) -> tuple[NewLayer, ...]:
+    """Layers that stay as they are."""
+    return tuple(NewLayer(n, n) for n in layers)
+
+
+@dataclass(frozen=True, order=True)
 class Cut:
     """A set of pieces, ascending. Its layers are 0-based layers of the original model."""
 
@@ -51,11 +79,57 @@ class Cut:
         """Whole layers, or the same half of each. A layer that is named twice counts once."""
         return Cut(tuple(Piece(layer, unit) for layer in sorted(set(layers))))
 
+    @staticmethod
+    def of_units(numbers: Iterable[int]) -> Cut:
+        """Units by their numbers: 2n is the attention of layer n, 2n + 1 its FFN."""
+        units = set(numbers)
+        layers = {n // 2 for n in units}
+        whole = {n for n in layers if {2 * n, 2 * n + 1} <= units}
+        halves = {Piece(n // 2, HALVES[n % 2]) for n in units if n // 2 not in whole}
+        return Cut(tuple(sorted({*halves, *map(Piece, whole)})))
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Numbers of the units, ascending; experts are none."""
+        numbers = {
+            Unit.LAYER: (0, 1), Unit.ATTN: (0,), Unit.FFN: (1,), Unit.EXPERTS: (),
+        }  # fmt: skip
+        return tuple(sorted({2 * p.layer + half for p in self for half in numbers[p.unit]}))
+
+    @property
+    def depth(self) -> int:
+        """By how many layers a model is shallower without it."""
+        return len(self.units) // 2
+
+    @property
+    def is_whole(self) -> bool:
+        """Are whole layers all that leaves?"""
+        return all(piece.unit is Unit.LAYER for piece in self)
+
+    def remaining(self, n_layer: int) -> tuple[NewLayer, ...]:
+        """The layers that a model of that depth has afterwards: attentions and FFNs in turn.
+
+        Raises ArchitectureError if they do not take turns.
+        """
+        gone = frozenset(self.units)
+        left = [n for n in range(2 * n_layer) if n not in gone]
+        for place, n in enumerate(left):
+            if n % 2 != place % 2:
+                want, kind = ("FFN", "attention") if n % 2 == 0 else ("attention", "FFN")
+                before = f"behind the {kind} of layer {left[place - 1] // 2} " if place else ""
+                raise ArchitectureError(
+                    f"{self}: the {kind} of layer {n // 2} would come {before}without {want} "
+                    "between them: attention and FFN must take turns in what remains"
+                )
+        if len(left) % 2:
+            raise ArchitectureError(f"{self}: the attention of layer {left[-1] // 2} would be last")
+        pairs = zip(left[::2], left[1::2], strict=True)
+        return tuple(NewLayer(attn // 2, ffn // 2) for attn, ffn in pairs)
+
     def __str__(self) -> str:
-        """`3,5-7,20a`: whole layers in the shortest notation, then parts of layers."""
-        whole = format_layers(piece.layer for piece in self if piece.unit is Unit.LAYER)
-        parts = [str(piece) for piece in self if piece.unit is not Unit.LAYER]
-        return ",".join([*([whole] if whole else []), *parts])
+        """`3,5-7,11f-12a,20a`, which `parse_units` reads, then experts."""
+        experts = [str(piece) for piece in self if piece.unit is Unit.EXPERTS]
+        return ",".join([*map(_format_run, runs_of(self.units)), *experts])
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -95,6 +169,51 @@ class Cut:
         if not isinstance(document, list):
             raise ValueError(f"{document!r} is not a list of layers")
         return parse_cut(document)
+
+
+def gone_of(layers: Iterable[NewLayer], n_layer: int) -> Cut:
+    """What leaves a model of that depth whose layers are made so afterwards."""
+    kept = {2 * layer.half(half) + i for layer in layers for i, half in enumerate(HALVES)}
+    return Cut.of_units(set(range(2 * n_layer)) - kept)
+
+
+def parse_units(text: str, n_layer: int) -> Cut:
+    """What a user writes: `20` and `20-22` are layers, `20a` an attention, `20f` an FFN, `20f-23a`
+    all from the one to the other; -1 is the last layer.
+
+    Raises UsageError for anything that is not of the model, or is named twice.
+    """
+    units = [n for item in text.split(",") for n in _parse_item(item.strip(), n_layer)]
+    twice = sorted({n for n in units if units.count(n) > 1})
+    if twice:
+        raise UsageError(f"layer {twice[0] // 2} is named twice in '{text}'")
+    return Cut.of_units(units)
+
+
+def _parse_item(item: str, n_layer: int) -> range:
+    match = _ITEM.fullmatch(item)
+    if match is None:
+        raise UsageError(
+            f"'{item}' is not a layer number: write layers like 20,21 or 20-22 or -1, an attention "
+            "as 20a, an FFN as 20f"
+        )
+    first = resolve_layer(match[1], n_layer)
+    last = resolve_layer(match[3], n_layer) if match[3] is not None else first
+    end_half = match[4] if match[3] is not None else match[2]
+    start, end = 2 * first + (match[2] == "f"), 2 * last + (end_half != "a")
+    if end < start:
+        raise UsageError(f"'{item}' runs backwards: it means layers {first} to {last}")
+    return range(start, end + 1)
+
+
+def _format_run(run: tuple[int, int]) -> str:
+    """A run of units: of whole layers where it begins and ends with one."""
+    (first, starts), (last, ends) = (divmod(n, 2) for n in run)
+    if run[0] == run[1]:
+        return f"{first}{'af'[starts]}"
+    if not starts and ends:
+        return format_layers(range(first, last + 1))
+    return f"{first}{'af'[starts]}-{last}{'af'[ends]}"
 
 
 def parse_cut(items: Iterable[object]) -> Cut:

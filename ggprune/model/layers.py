@@ -26,14 +26,15 @@ def _parse_item(item: str, n_layer: int) -> range:
     match = _ITEM.fullmatch(item)
     if match is None:
         raise UsageError(f"'{item}' is not a layer number: write layers like 20,21 or 20-22 or -1")
-    first = _resolve(match[1], n_layer)
-    last = _resolve(match[2], n_layer) if match[2] is not None else first
+    first = resolve_layer(match[1], n_layer)
+    last = resolve_layer(match[2], n_layer) if match[2] is not None else first
     if last < first:
         raise UsageError(f"'{item}' runs backwards: it means layers {first} to {last}")
     return range(first, last + 1)
 
 
-def _resolve(number: str, n_layer: int) -> int:
+def resolve_layer(number: str, n_layer: int) -> int:
+    """The layer; -1 is the last one. Raises UsageError if there is none of that number."""
     n = int(number)
     if not -n_layer <= n < n_layer:
         raise UsageError(f"there is no layer {n}: the model has layers 0 to {n_layer - 1}")

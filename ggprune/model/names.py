@@ -6,9 +6,12 @@ Names are those of llama.cpp's src/llama-arch.cpp. Says nothing of shapes, types
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from enum import Flag, auto
 from functools import lru_cache, reduce
 from operator import or_
+
+from ggprune.model.cut import Unit
 
 TOKEN_EMBEDDING = "token_embd.weight"
 LAYER_EMBEDDING = "per_layer_token_embd.weight"  # of gemma3n and its like
@@ -49,6 +52,14 @@ _ROLES = (
     (Role.POINTWISE, r"res_score\.|_lerp_|\.time_mix_(first|decay|w0|a0|v0|k_k|k_a|r_k)\."),
     (Role.POINTWISE, r"\.hc_.*_(base|scale)\.|\.altup_.*_scale\."),
 )
+# By what is behind the block's number. A norm belongs to what it precedes; those that end in
+# `post_` or stand behind the layer, to what they follow.
+_HALVES = (
+    (Unit.ATTN, r"attn_|ssm_|time_mix_|shortconv\.|indexer\.|post_attention_norm"),
+    (Unit.FFN, r"ffn[_.]|channel_mix_|exp_probs_b|post_ffw_norm|layer_output_(norm|scale)\."),
+    (Unit.FFN, r"(inp_gate|proj|post_norm)\."),  # per-layer embeddings come in behind the FFN
+)
+_HALF_PATTERNS = tuple((half, re.compile(pattern)) for half, pattern in _HALVES)
 _PATTERNS = tuple((role, re.compile(pattern)) for role, pattern in _ROLES)
 
 
@@ -65,6 +76,19 @@ def block_of(name: str) -> tuple[str, int] | None:
     """
     match = _BLOCK.fullmatch(name)
     return (match[1], int(match[2][:MAX_DIGITS])) if match else None
+
+
+def half_of(name: str, ffn: Collection[str] = ()) -> Unit | None:
+    """The half of its layer that a tensor of a block belongs to; None if that is not known.
+
+    `ffn` are beginnings of names, behind the block's number, that are the FFN's against the rule.
+    """
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return None
+    if match[3].startswith(tuple(ffn)):
+        return Unit.FFN
+    return next((half for half, pattern in _HALF_PATTERNS if pattern.match(match[3])), None)
 
 
 def rename_block(name: str, number: int) -> str:

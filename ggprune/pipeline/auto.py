@@ -107,7 +107,7 @@ def auto(
         candidates = _whole_models(whole, aside, progress)
         candidates += stages_of(job, recovery, rounds, aside)
         smaller = {
-            len(point.drop): aside(replace(job, plan=_plan(start, point.drop, options)))
+            point.drop.depth: aside(replace(job, plan=_plan(start, point.drop, options)))
             for point in (ranking.chosen.front[1:-1] if options.measure_front else ())
         }
         evaluations = evaluate_all(candidates, evaluation, options, progress)
@@ -200,6 +200,8 @@ def _rank(model: Model, text: Text, options: AutoOptions, progress: Progress) ->
 def _counted(job: Job, options: AutoOptions) -> DropRequest:
     """With a size for a requantized file turned into the number of layers that reaches it."""
     model, request, target = job.model, options.request, options.request.target
+    if options.train is not None or options.n_round > 1:  # which take whole layers
+        request = replace(request, whole=True)
     if target is None or target.goal is not Goal.SIZE or job.quantize is None:
         return request
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggprune.errors import DataError, UsageError, VerificationError
+from ggprune.errors import ArchitectureError, UsageError, VerificationError
+from ggprune.files.documents import encode
 from ggprune.files.outputs import PendingFile, check_output, check_outputs, disk_errors
 from ggprune.files.passing import remove_unheld
 from ggprune.healing import heal as healing
@@ -20,6 +21,7 @@ from ggprune.healing.heal import Outline, Patient, Workplace
 from ggprune.healing.patch import discard_unused
 from ggprune.healing.result import METHOD, Healing, HealOptions, Refitted
 from ggprune.metrics.text import Text
+from ggprune.model.cut import NewLayer, gone_of
 from ggprune.model.gguf import Tensor
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import Value, ValueType, array, scalar, string
@@ -28,7 +30,8 @@ from ggprune.model.names import rename_block
 from ggprune.model.types import tensor_type
 from ggprune.pipeline.adapter import AdapterFile, AdapterWriter, adapter_file, check_fits
 from ggprune.pipeline.files import OutputFiles
-from ggprune.pipeline.job import AS_INPUT, Division, Job, planned, write, write_into
+from ggprune.pipeline.job import AS_INPUT, Division, Job, planned, stand_in, write, write_into
+from ggprune.pipeline.lineage import kept_layers
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.devices import computing_on
@@ -36,11 +39,11 @@ from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
 from ggprune.surgery.contents import (
-    DROPPED_LAYERS,
     SOURCE_FINGERPRINT,
     VERSION,
     Replacement,
-    prunings_of,
+    contents_of,
+    dropped_values,
 )
 from ggprune.surgery.plan import PrunePlan
 from ggprune.version import __version__
@@ -76,9 +79,24 @@ class HealJob:
         )  # fmt: skip
 
     @property
+    def layers(self) -> tuple[NewLayer, ...]:
+        """What the layers are made of. Raises DataError if the file does not say so."""
+        return self.plan.layers if self.plan is not None else kept_layers(self.base, self.pruned)
+
+    @property
     def keep(self) -> tuple[int, ...]:
-        """The layers of the original that stay. Raises DataError if the file does not say so."""
-        return self.plan.keep if self.plan is not None else kept_layers(self.base, self.pruned)
+        """The layers of the original that stay. Raises ArchitectureError if others are made of
+        two."""
+        made = next((layer for layer in self.layers if layer.attn != layer.ffn), None)
+        if made is not None:
+            raise ArchitectureError(f"{made}: only whole layers can be trained")
+        return tuple(layer.attn for layer in self.layers)
+
+    @property
+    def is_apart(self) -> bool:
+        """Must it be pruned in a file before it is fitted? Whole layers are left out in memory."""
+        is_shifted = self.plan is not None and not self.plan.cut.is_whole
+        return is_shifted or (self.quantize is not None and not self.quantize_last)
 
 
 @dataclass(frozen=True)
@@ -90,35 +108,18 @@ class Healed:
     lora: AdapterFile | None = None
 
 
-def kept_layers(base: Model, pruned: Model | None) -> tuple[int, ...]:
-    """The layers of `base` that a file pruned from it has kept, as its metadata says.
-
-    It may have been pruned several times. Raises DataError if it was not pruned by ggprune, or from
-    another model.
-    """
-    assert pruned is not None
-    steps = prunings_of(pruned)
-    if not steps:
-        raise DataError(f"{pruned.path}: was not pruned by ggprune: say which layers to drop")
-    fingerprints = [step.fingerprint for step in steps]
-    if base.fingerprint not in fingerprints:
-        raise DataError(
-            f"{pruned.path}: was pruned from another model than {base.path}: its source's "
-            f"fingerprint is {fingerprints[-1][:12]}..., this one's {base.fingerprint[:12]}..."
-        )
-    kept = tuple(range(base.n_layer))
-    for step in steps[fingerprints.index(base.fingerprint) :]:
-        kept = tuple(n for i, n in enumerate(kept) if i not in step.drop)
-    return kept
-
-
 def outline(job: HealJob) -> tuple[OutputFiles, Outline]:
     """What would be written, and what healing would do; writes nothing.
 
     Raises what `heal` raises before it begins.
     """
-    files, patient = planned(job.job), Patient(job.base, job.keep, job.pruned)
-    with _workplace(replace(job, options=replace(job.options, cache=None)), patient) as place:
+    with contextlib.ExitStack() as stack:
+        files, pruned = planned(job.job), job.pruned
+        if job.plan is not None and not job.plan.cut.is_whole:  # its weights do not matter
+            pruned = stack.enter_context(stand_in(job.job, contents_of(job.base, job.plan)))
+        patient = Patient(job.base, job.layers, pruned)
+        forgetful = replace(job, options=replace(job.options, cache=None))
+        place = stack.enter_context(_workplace(forgetful, patient))
         return files, isolated(healing.outline, patient, job.text, job.options, place)
 
 
@@ -131,16 +132,14 @@ def heal(job: HealJob, progress: Progress = SILENT) -> Healed:
     _check_output(job)
     with disk_errors(job.out), contextlib.ExitStack() as stack:
         plain, pruned = job.job, job.pruned
-        if job.quantize is not None and not job.quantize_last:
-            quantized = stack.enter_context(PendingFile(job.out))
-            stack.enter_context(quantized.named())
-            write_into(plain, quantized, progress)
-            pruned = open_model(quantized.path)
-            plain = Job(
-                model=pruned, out=job.out, split=job.split, force=job.force,
-                check_load=job.check_load,
-            )  # fmt: skip
-        patient = Patient(job.base, job.keep, pruned)
+        if job.is_apart:
+            apart = stack.enter_context(PendingFile(job.out))
+            stack.enter_context(apart.named())
+            now, plain = _divided(job)
+            write_into(now, apart, progress)
+            pruned = open_model(apart.path)
+            plain = replace(plain, model=pruned)
+        patient = Patient(job.base, job.layers, pruned)
         place = stack.enter_context(_workplace(job, patient))
         part = progress.part("heal")
         result = isolated(healing.heal, patient, job.text, job.options, place, part)
@@ -157,6 +156,19 @@ def heal(job: HealJob, progress: Progress = SILENT) -> Healed:
         lora = adapter_file(adapter.target) if adapter is not None else None
     _forget(place)
     return Healed(files, result, lora)
+
+
+def _divided(job: HealJob) -> tuple[Job, Job]:
+    """What is done in front of healing, and what behind it with the file that came of it."""
+    now, imatrix = job.job, job.imatrix
+    later = replace(now, plan=None, quantize=None, imatrix=None)
+    if job.quantize is None or not job.quantize_last:
+        return now, later
+    if imatrix is not None and job.plan is not None:
+        imatrix = imatrix.renamed(contents_of(job.base, job.plan).names)
+    return replace(now, quantize=None, imatrix=None), replace(
+        later, quantize=job.quantize, imatrix=imatrix
+    )
 
 
 def _check_output(job: HealJob) -> None:
@@ -193,7 +205,7 @@ def _workplace(job: HealJob, patient: Patient) -> Iterator[Workplace]:
     options = job.options
     settings = {  # all that the fitted matrices depend on
         "base": patient.base.fingerprint, "fitted": patient.fitted.fingerprint,
-        "keep": patient.keep, "text": job.text.sha256, "n_ctx": options.n_ctx,
+        "keep": encode(patient.keep), "text": job.text.sha256, "n_ctx": options.n_ctx,
         "n_chunk": options.n_chunk, "ridge": options.ridge, "refit": options.fitted.value,
         "type": options.tensor_type, "rank": rank, "versions": versions(),
         "n_gpu_layers": (options.compute or Compute()).n_gpu_layers,
@@ -230,7 +242,8 @@ def _own_name(patient: Patient, item: Refitted) -> str:
 
 
 def _pruned_name(patient: Patient, item: Refitted) -> str:
-    return rename_block(item.tensor, patient.keep.index(item.layer))
+    """Refitted matrices are told by the attention's layer, whatever half they are of."""
+    return rename_block(item.tensor, [layer.attn for layer in patient.keep].index(item.layer))
 
 
 def _tensor(item: Refitted, patch: Path) -> Tensor:
@@ -249,11 +262,11 @@ def _adapter(
     assert job.lora is not None
     if result.adapter is None:
         raise VerificationError(f"{job.lora}: not written: no matrix was fitted")
-    dropped = [n for n in range(job.base.n_layer) if n not in patient.keep]
+    dropped = gone_of(patient.keep, job.base.n_layer)
     metadata = {
         **_provenance(patient, result),
         f"{KEYS}kld.after": scalar(ValueType.FLOAT32, result.adapter.kld.value),
-        DROPPED_LAYERS: array(ValueType.INT32, dropped),
+        **dropped_values(dropped),
         SOURCE_FINGERPRINT: string(job.base.fingerprint),
         VERSION: string(__version__),
     }

@@ -68,12 +68,11 @@ def _n_chunk(model: Model, options: HealOptions) -> int:
 
 
 def _trial(model: Model, drop: Cut, text: Text, options: HealOptions, progress: Progress) -> Trial:
-    keep = tuple(n for n in range(model.n_layer) if n not in drop.whole_layers)
     with passing_folder() as folder:
         patch = folder / "patch"
         patch.touch()
         place = Workplace(patch, patch)
-        patient = Patient(model, keep)
+        patient = Patient(model, drop.remaining(model.n_layer))
         result = isolated(healing_of.heal, patient, text, options, place, progress)
     return Trial(
         drop=drop, before=result.before.kld, after=result.after.kld, n_fitted=result.n_fitted,

@@ -141,7 +141,8 @@ def all_dropped(model: Model, last: Cut, rounds: Sequence[Round]) -> Cut:
     if not rounds:
         return last
     left = [n for n in range(model.n_layer) if n not in rounds[-1].drop]
-    return Cut.of([*rounds[-1].drop, *(left[n] for n in last.whole_layers)])
+    left_units = [unit for n in left for unit in (2 * n, 2 * n + 1)]
+    return Cut.of(rounds[-1].drop) | Cut.of_units(left_units[unit] for unit in last.units)
 
 
 def stages_of(
@@ -150,7 +151,7 @@ def stages_of(
     """The models on the way to the result, which comes last."""
     assert job.plan is not None
     stages = [Candidate(round_name(n + 1), each.path) for n, each in enumerate(rounds)]
-    n_drop = len(job.plan.drop) + (len(rounds[-1].drop) if rounds else 0)
+    n_drop = job.plan.cut.depth + (len(rounds[-1].drop) if rounds else 0)
     name = result_name(n_drop, job.quantize)
     healing, training = recovery.healing, recovery.training
     if healing is not None and healing.is_better:

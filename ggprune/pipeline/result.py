@@ -100,10 +100,6 @@ class PlannedCut:
     cut: Annotated[Cut, Key(name="drop")]
     n_layer: int
 
-    @property
-    def drop(self) -> tuple[int, ...]:
-        return self.cut.whole_layers
-
 
 def _write_target(target: Target | None) -> str | None:
     return str(target) if target is not None else None
@@ -247,9 +243,9 @@ def front_of(
     # the row that differs from the result by the pruning alone
     whole = next((row for row in rows[1:-1] if row.name == name), rows[0]).tg
     known = {n_drop: speeds[path] for n_drop, path in smaller.items()}
-    known = {0: whole, **known, len(choice.drop): rows[-1].tg}
+    known = {0: whole, **known, choice.drop.depth: rows[-1].tg}
     front = []
     for point in choice.front:
-        tg = known.get(len(point.drop))
+        tg = known.get(point.drop.depth)
         front.append(FrontRow(point, tg, _ratio(tg, whole)))
     return tuple(front)

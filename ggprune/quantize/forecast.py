@@ -14,9 +14,9 @@ from pathlib import Path
 from ggprune.arch.hparams import mtp_blocks
 from ggprune.errors import DataError, LlamaError, UsageError, VerificationError
 from ggprune.model.imatrix import Imatrix
-from ggprune.model.layers import runs_of
 from ggprune.model.metadata import Value, ValueType, scalar, string
 from ggprune.model.model import Model, open_model
+from ggprune.model.names import block_of
 from ggprune.model.types import tensor_type
 from ggprune.quantize.checks import check_quantizable, check_types
 from ggprune.quantize.missing import missing_entries
@@ -138,16 +138,22 @@ def unpruned_of(model: Model, plan: PrunePlan, names: Mapping[str, str]) -> Unpr
 
     MTP blocks do not carry the model's own stream of hidden states: they are neither.
     """
-    beside: set[int] = set()
+    beside: set[tuple[str, int]] = set()
     first, aside = 0, mtp_blocks(model)
-    for _, n_block in plan.stacks:
-        stack = [n for n in range(first, first + n_block) if n not in aside]
-        kept = [n for n in stack if n not in plan.drop]
-        for start, end in runs_of(set(stack) & set(plan.drop)):
-            beside |= set([n for n in kept if n < start][-1:] + [n for n in kept if n > end][:1])
+    for stack, n_block in plan.stacks:
+        layers = [x for x in plan.layers if first <= x.attn < first + n_block]
+        layers = [layer for layer in layers if layer.attn not in aside]
+        last = first + n_block - len(aside)
+        expected = [first, *(layer.ffn + 1 for layer in layers)]  # attentions, had nothing left
+        found = [*(layer.attn for layer in layers), last]
+        for i, (want, have) in enumerate(zip(expected, found, strict=True)):
+            if want != have:
+                beside |= {(stack, n) for n in (i - 1, i) if 0 <= n < len(layers)}
+            if i < len(layers) and layers[i].attn != layers[i].ffn:
+                beside.add((stack, i))
         first += n_block
-    tensors = (t.name for n in beside for t in model.layers[n])
-    return Unpruned(model, names, frozenset(names[name] for name in tensors if name in names))
+    new = frozenset(name for name in names.values() if block_of(name) in beside)
+    return Unpruned(model, names, new)
 
 
 def _own_rules(

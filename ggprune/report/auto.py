@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ggprune.bench.ratio import CONFIDENCE, WIDTH, Ratio
-from ggprune.model.layers import format_layers
 from ggprune.pipeline.result import AutoResult, JudgedText, Row, Verdict
 from ggprune.report import ranking
 from ggprune.report.blocks import Block, Heading, Table, Text, table_of
@@ -29,7 +28,7 @@ def blocks(result: AutoResult) -> tuple[Block, ...]:
     """The final table and what it means."""
     text = result.evaluation_text
     dropped = (
-        f"dropped layers {format_layers(result.plan.drop)} of 0-{result.plan.n_layer - 1}; "
+        f"dropped layers {result.plan.cut} of 0-{result.plan.n_layer - 1}; "
         f"judged on {text.source} ({_chunks(text)}, {text.n_token} tokens scored)"
     )
     front = "Every number of layers on the calibration text; sizes before requantizing:"

@@ -121,14 +121,14 @@ def _draw_front(axes: Axes, choice: Choice) -> None:
     )  # fmt: skip
     for point in points:
         axes.annotate(
-            f"-{len(point.drop)}", (point.speedup, point.kld.value),
+            f"-{point.drop.depth}", (point.speedup, point.kld.value),
             xytext=(5, -11), textcoords="offset points", size=8,
         )  # fmt: skip
     for other, marker in zip(choice.others, ("s", "^"), strict=False):
         point = other.point
         axes.plot(
             point.speedup, point.kld.value, marker, color=ORANGE, fillstyle="none", markersize=10,
-            label=f"{other.strategy.value} -{len(point.drop)}",
+            label=f"{other.strategy.value} -{point.drop.depth}",
         )  # fmt: skip
     if is_log_scale(losses):
         axes.set_yscale("log")

@@ -154,7 +154,7 @@ def front_table(front: Sequence[FrontRow]) -> Table:
     )
     return table_of(
         front,
-        ("dropped", lambda row: len(row.point.drop)),
+        ("dropped", lambda row: row.point.drop.depth),
         ("layers", lambda row: str(row.point.drop) or None),
         ("KLD", lambda row: estimate(row.point.kld)),
         ("PPL ratio", lambda row: estimate(row.point.ppl_ratio)),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from ggprune.files.keys import INLINE, Key
+from ggprune.model.cut import Cut, NewLayer
 from ggprune.model.layers import format_layers
 from ggprune.model.model import Model
 from ggprune.pipeline.files import OutputFiles
@@ -36,8 +37,8 @@ class PlanSummary:
     fingerprint: str
     arch: str
     n_layer: int
-    drop: tuple[int, ...]
-    keep: tuple[int, ...]
+    drop: Annotated[Cut, "layers, and halves of them"]
+    keep: Annotated[tuple[NewLayer, ...], 'layers; "11a+12f" is made of the halves of two']
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,8 @@ def pruned_model(
     model: Model, plan: PrunePlan, files: OutputFiles, *, written: bool
 ) -> PrunedModel:
     summary = PlanSummary(
-        fingerprint=plan.fingerprint, arch=plan.arch, n_layer=plan.n_layer, drop=plan.drop,
-        keep=plan.keep,
+        fingerprint=plan.fingerprint, arch=plan.arch, n_layer=plan.n_layer, drop=plan.cut,
+        keep=plan.layers,
     )  # fmt: skip
     out = ModelFiles(
         paths=files.paths, arch=plan.out_arch, size_bytes=files.size_bytes, written=written
@@ -168,12 +169,19 @@ def _facts(result: PrunedModel | QuantizedModel) -> list[str]:
         return [f"type     {result.type}", sizes, n_byte]
     plan = result.plan
     return [
-        f"drop     {format_layers(plan.drop) or '(nothing)'}",
-        f"keep     {format_layers(plan.keep)}  (renumbered to 0-{len(plan.keep) - 1})",
+        f"drop     {plan.drop if len(plan.drop) else '(nothing)'}",
+        f"keep     {_kept(plan.keep)}  (renumbered to 0-{len(plan.keep) - 1})",
         f"layers   {plan.n_layer} -> {len(plan.keep)}",
         f"{sizes} ({100 * (after / before - 1):+.1f} %)",
         n_byte,
     ]
+
+
+def _kept(layers: Sequence[NewLayer]) -> str:
+    """Whole layers in the shortest notation, then those that are made of two."""
+    whole = format_layers(layer.attn for layer in layers if layer.attn == layer.ffn)
+    made = [str(layer) for layer in layers if layer.attn != layer.ffn]
+    return ",".join([*([whole] if whole else []), *made])
 
 
 def _synth_facts(model: SynthModel) -> list[str]:

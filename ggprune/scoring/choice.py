@@ -19,7 +19,8 @@ class Strategy(str, Enum):
     ONESHOT = "oneshot"  # the lowest single layers
     GREEDY = "greedy"  # one after the other, measured anew each time (SLEB)
     WINDOW = "window"  # the best run of neighbours (Gromov et al.)
-    SEARCH = "search"  # greedy, then exchanges of one layer while they help (as EvoPress mutates)
+    WHOLE = "whole"  # greedy, then exchanges of one layer while they help (as EvoPress mutates)
+    SEARCH = "search"  # and then of runs that begin with an FFN and end with an attention
     EXHAUSTIVE = "exhaustive"  # every set
     HEALED = "healed"  # search; its best sets and the best runs are healed, and compared then
 
@@ -51,7 +52,7 @@ class Point:
     @property
     @written(before="drop")
     def n_drop(self) -> int:
-        return len(self.drop)
+        return self.drop.depth
 
 
 @dataclass(frozen=True)

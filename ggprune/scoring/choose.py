@@ -18,7 +18,6 @@ from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.metrics.estimates import Estimate, Float64, mean_estimate, ppl_estimate
 from ggprune.metrics.text import Text
 from ggprune.model.cut import Cut
-from ggprune.model.layers import format_layers
 from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.session import Compute
@@ -57,7 +56,7 @@ def choose(
     n_ctx, n_chunk = ranking.calibration.n_ctx, ranking.calibration.n_chunk_limit
     measuring = MeasureOptions(
         n_ctx=n_ctx, n_chunk=options.n_chunk or n_chunk, compute=options.compute,
-        cache=options.cache,
+        cache=options.cache, halves=request.halves,
     )  # fmt: skip
     search = search_options(model, ranking, options.confidence)
     with open_rows(model, text, measuring, progress) as source:
@@ -115,7 +114,7 @@ class _Chooser:
 
     def is_enough(self, drop: Cut) -> bool:
         target, without = self.request.target, self.footprints.without
-        return target is None or target.is_reached(without(()), without(drop.whole_layers))
+        return target is None or target.is_reached(without(()), without(drop))
 
     def reaching(self, target: Target) -> Point:
         """The set with the fewest layers that reaches the target."""
@@ -146,8 +145,7 @@ class _Chooser:
 
     def exceeded(self, point: Point) -> str | None:
         exceeded = self.request.limits.exceeded(point.kld, point.ppl_ratio)
-        layers = format_layers(point.drop.whole_layers)
-        return f"without layers {layers}: {exceeded}" if exceeded is not None else None
+        return f"without layers {point.drop}: {exceeded}" if exceeded is not None else None
 
     def find(self, n: int, *, is_only: bool = False) -> Cut | None:
         """None if no set of that size can be removed; an error if no other size will do."""
@@ -160,7 +158,7 @@ class _Chooser:
 
     def beside(self, best: Point) -> Choice:
         """With smaller sets that were found on the way, and those of simpler strategies."""
-        n_drop, by_size = len(best.drop), self.search.by_size
+        n_drop, by_size = best.drop.depth, self.search.by_size
         is_healed = self.request.strategy is Strategy.HEALED
         candidates = self.points(self.search.candidates(n_drop)) if is_healed else []
         smaller = [by_size[n] for n in sorted(by_size) if n < n_drop]
@@ -183,10 +181,12 @@ class _Chooser:
         """The sets of simpler strategies, which cost nothing to find by now."""
         search, strategy = self.search, self.request.strategy
         sets: dict[Strategy, Cut | None] = {}
-        if strategy in (Strategy.GREEDY, Strategy.SEARCH, Strategy.HEALED):
+        if strategy in (Strategy.GREEDY, Strategy.WHOLE, Strategy.SEARCH, Strategy.HEALED):
             order = search.options.order or sorted(search.single, key=search.single.__getitem__)
             sets[Strategy.ONESHOT] = search.first_of(order, n)
-        if strategy in (Strategy.SEARCH, Strategy.HEALED):
+        if strategy is Strategy.SEARCH and self.source.divided:
+            sets[Strategy.WHOLE] = search.whole.get(n)
+        if strategy in (Strategy.WHOLE, Strategy.SEARCH, Strategy.HEALED):
             sets[Strategy.GREEDY] = next((cut for cut in search.grown if len(cut) == n), None)
         return {s: drop for s, drop in sets.items() if drop is not None and self.is_enough(drop)}
 
@@ -201,12 +201,12 @@ class _Chooser:
         return [self.point(drop, r) for drop, r in zip(sets, rows, strict=True)]
 
     def point(self, drop: Cut, rows: Sequence[Rows]) -> Point:
-        nll, layers = np.concatenate([row.nll for row in rows]), drop.whole_layers
+        nll = np.concatenate([row.nll for row in rows])
         return Point(
             drop=drop, kld=mean_estimate(np.concatenate([row.kld for row in rows])),
             ppl=ppl_estimate(nll),
             ppl_ratio=ppl_estimate(nll - self.base_nll),  # paired: the same tokens
-            footprint=self.footprints.without(layers), speedup=self.footprints.speedup(layers),
+            footprint=self.footprints.without(drop), speedup=self.footprints.speedup(drop),
         )  # fmt: skip
 
     @cached_property

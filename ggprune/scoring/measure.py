@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.ablation.ablator import Ablator, Stream
-from ggprune.ablation.units import parts_of
-from ggprune.arch.architecture import architecture_of, check_scored
+from ggprune.ablation.units import Halves, halves_of, parts_of
+from ggprune.arch.architecture import StreamNames, architecture_of, check_scored
 from ggprune.metrics.chunks import Chunk, make_chunks
 from ggprune.metrics.logits import BaseLogits, base_logits
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
@@ -37,6 +37,7 @@ class MeasureOptions:
     compute: Compute | None = None
     unit: Unit = Unit.LAYER
     cache: Path | None = None  # folder for finished measurements
+    halves: bool = False  # also measures cuts with halves of layers, where the model allows it
     share_prefix: bool = True  # without: slower, the same numbers
 
 
@@ -68,7 +69,12 @@ class Measurer:
         first = self.chunks[0]
         parts = parts_of(arch, options.unit, self._session, first.tokens, first.n_output)
         self.parts = {n: part for n, part in parts.number.items() if parts.places[part][0]}
-        self._ablator = Ablator(self._session, parts.places, share_prefix=options.share_prefix)
+        places: Sequence[StreamNames] = parts.places
+        self._halves: Halves | None = None
+        if options.halves and options.unit is Unit.LAYER and arch.row.halves:
+            self._halves = halves_of(arch, self._session, first.tokens, first.n_output)
+            places = self._halves.places
+        self._ablator = Ablator(self._session, places, share_prefix=options.share_prefix)
         self._computed: _Computed | None = None
 
     def __enter__(self) -> Measurer:
@@ -81,6 +87,11 @@ class Measurer:
     @property
     def n_chunk(self) -> int:
         return len(self.chunks)
+
+    @property
+    def divided(self) -> frozenset[int]:
+        halves = self._halves
+        return frozenset(unit // 2 for unit in halves.numbers) if halves else frozenset()
 
     def base(self, number: int) -> BaseRows:
         """The whole model on a chunk; of the one that was computed last, it is known."""
@@ -99,7 +110,10 @@ class Measurer:
         middle = time.perf_counter()
         with naming(self._loaded.path):
             base = base_logits(chunk.scored(logits), chunk.targets, self._n_threads)
-        known = [None if x is None else chunk.scored(x) for x in stream.tokens]
+        tokens = stream.tokens
+        if self._halves is not None:  # what enters layers, and what leaves the last one
+            tokens = [*(tokens[parts[0]] for parts in self._halves.whole.values()), tokens[-1]]
+        known = [None if x is None else chunk.scored(x) for x in tokens]
         shape = next(x.shape for x in reversed(known) if x is not None)
         # Not-a-number where the graph has no name for a place.
         scored = [np.full(shape, np.nan, np.float32) if x is None else x for x in known]
@@ -143,6 +157,8 @@ class Measurer:
         return computed.streams[within]
 
     def _parts_of(self, cut: Cut) -> tuple[int, ...]:
+        if self._halves is not None:
+            return self._halves.parts(cut)
         assert all(piece.unit is self.unit for piece in cut)
         return tuple(self.parts[piece.layer] for piece in cut)
 

@@ -95,7 +95,8 @@ def rank(
         raise UsageError("--metric taylor needs the sums that torch finds: ggprune.rank has them")
     weights = magnitudes(model) if by.metric is Metric.MAGNITUDE else None
     activations = activation_statistics(options.imatrix, model) if options.imatrix else None
-    with open_rows(model, text, options.measuring, progress) as source:
+    halves = options.request is not None and options.request.halves
+    with open_rows(model, text, replace(options.measuring, halves=halves), progress) as source:
         measured = _Measured(source, unit)
         rules = _rules(model, options)
         progress.begin(_ahead(measured, rules, options.measuring.n_ctx))

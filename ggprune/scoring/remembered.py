@@ -39,6 +39,10 @@ class RememberedRows:
         return self.source.parts
 
     @property
+    def divided(self) -> frozenset[int]:
+        return self.source.divided
+
+    @property
     def effort(self) -> Effort:
         return replace(self.source.effort, n_cached=self._n_cached)
 

@@ -64,6 +64,10 @@ class RowSource(Protocol):
         """
 
     @property
+    def divided(self) -> frozenset[int]:
+        """The layers of which halves can be left out, too."""
+
+    @property
     def effort(self) -> Effort:
         """So far."""
 

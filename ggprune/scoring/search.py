@@ -9,15 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
 from ggprune.arch.hparams import n_trunk
-from ggprune.arch.legal import first_legal, legal_drop, shortest_runs
+from ggprune.arch.legal import first_legal, legal_cut, shortest_runs
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.metrics.estimates import Float64, mean_estimate
-from ggprune.model.cut import Cut
+from ggprune.model.cut import Cut, Unit
 from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.scoring.choice import Step, Strategy
@@ -60,6 +60,7 @@ class Search:
         self.rng = np.random.default_rng(options.seed)
         self.steps: list[Step] = []
         self.grown = [NOTHING]  # by greedy, one out of the other
+        self.whole: dict[int, Cut] = {}  # the best sets of whole layers, by `refined`
         self.by_size: dict[int, Cut] = {}  # the best set of a size, as far as one was looked for
         self.seen: Seen[Cut] = {}  # by the last race
         self.single: dict[int, float] = {}  # KLD of single layers, as far as it was measured
@@ -68,8 +69,9 @@ class Search:
         """A set of n layers. Raises ArchitectureError if none can be removed exactly."""
         find = {
             Strategy.ONESHOT: self.oneshot, Strategy.GREEDY: self.greedy,
-            Strategy.WINDOW: self.window, Strategy.SEARCH: self.refined,
-            Strategy.EXHAUSTIVE: self.exhaustive, Strategy.HEALED: self.refined,
+            Strategy.WINDOW: self.window, Strategy.WHOLE: self.refined,
+            Strategy.SEARCH: self.shifted, Strategy.EXHAUSTIVE: self.exhaustive,
+            Strategy.HEALED: self.refined,
         }[strategy]  # fmt: skip
         self.by_size[n] = drop = find(n)
         return drop
@@ -122,10 +124,13 @@ class Search:
     def window(self, n: int) -> Cut:
         runs = [Cut.of(range(first, first + n)) for first in self.layers]
         distances = self.options.windows
+        between = [Cut.of_units(range(2 * i + 1, 2 * (i + n) + 1)) for i in self.layers]
+        shifted = [run for run in between if self.is_allowed(run, n)]
         if distances is None:
-            return self.best("runs", runs, n)
+            return self.best("runs", [*runs, *shifted], n)
         legal = self.allowed(runs, n)
-        return min(legal, key=lambda run: float(distances[run.layers[0], run.layers[-1] + 1]))
+        best = min(legal, key=lambda run: float(distances[run.layers[0], run.layers[-1] + 1]))
+        return self.best("runs", [best, *shifted], n) if shifted else best
 
     def candidates(self, n: int) -> list[Cut]:
         """Sets of n layers that may be better once they are healed: the lowest of the last race,
@@ -148,7 +153,41 @@ class Search:
             if better == drop:
                 break
             drop = better
+        self.whole[n] = drop
         return drop
+
+    def shifted(self, n: int) -> Cut:
+        """The best set of whole layers, then exchange an attention and an FFN for others that are
+        neighbours in what remains, as long as that is better."""
+        drop = self.refined(n)
+        for n_round in range(MAX_ROUNDS if self.source.divided else 0):
+            sets = [drop, *self.shifts(drop, n)]
+            better = self.best(f"half-shift {n_round + 1}", sets, n)
+            if better == drop:
+                break
+            drop = better
+        return drop
+
+    def shifts(self, drop: Cut, n: int) -> list[Cut]:
+        """Sets with a pair of units exchanged; of many, the nearest ones and others at random."""
+        distance: dict[Cut, float] = {}
+        for back in combinations(drop.units, 2):
+            gone = set(drop.units).difference(back)
+            left = [unit for unit in range(2 * n_trunk(self.model)) if unit not in gone]
+            if [unit % 2 for unit in left] != [0, 1] * (len(left) // 2):
+                continue  # attention and FFN would not take turns
+            for pair in pairwise(left):
+                new = Cut.of_units(gone.union(pair))
+                if not (new.is_whole and drop.is_whole):  # those have been tried
+                    apart = abs(sum(pair) - sum(back)) / 2
+                    distance[new] = min(apart, distance.get(new, apart))
+        distance.pop(drop, None)
+        near = [s for s in sorted(distance, key=distance.__getitem__) if self.is_allowed(s, n)]
+        if len(near) > MAX_EXCHANGES:
+            half = MAX_EXCHANGES // 2
+            others = self.rng.permutation(len(near) - half)[: MAX_EXCHANGES - half]
+            near = [*near[:half], *(near[half + int(i)] for i in others)]
+        return near
 
     def exchanges(self, drop: Cut) -> list[Cut]:
         """Sets with one layer exchanged. If they are too many: half those that promise the most by
@@ -211,9 +250,10 @@ class Search:
 
     def is_allowed(self, drop: Cut, n: int) -> bool:
         """Can these go together, is none of them protected, and are n of them enough?"""
-        layers = drop.whole_layers
-        can_go = set(layers) <= set(self.layers) and legal_drop(self.model, layers)
-        return can_go and (len(drop) < n or self.is_enough(drop))
+        halves = {piece.layer for piece in drop if piece.unit is not Unit.LAYER}
+        if not (set(drop.layers) <= set(self.layers) and halves <= self.source.divided):
+            return False
+        return legal_cut(self.model, drop) and (drop.depth < n or self.is_enough(drop))
 
     def impossible(self, n: int) -> ArchitectureError:
         return ArchitectureError(

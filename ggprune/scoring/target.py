@@ -105,6 +105,12 @@ class DropRequest:
     strategy: Strategy = Strategy.SEARCH
     limits: Limits = Limits()
     protect: tuple[int, ...] = ()  # layers that stay
+    whole: bool = False  # no runs that begin with an FFN and end with an attention
+
+    @property
+    def halves(self) -> bool:
+        """May the set be made of such runs?"""
+        return not self.whole and self.strategy in (Strategy.SEARCH, Strategy.WINDOW)
 
     def __post_init__(self) -> None:
         if self.target is None and not self.limits:

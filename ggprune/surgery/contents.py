@@ -14,8 +14,9 @@ from gguf.utility import size_label
 
 from ggprune.arch.change import Change, Edit, Slice
 from ggprune.arch.legal import removal_change
-from ggprune.errors import DataError, FormatError
+from ggprune.errors import DataError, FormatError, UsageError
 from ggprune.files.documents import decode, parse_json
+from ggprune.model.cut import HALVES, Cut, parse_units
 from ggprune.model.fields import MAX_U64, Fields
 from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT, Tensor
 from ggprune.model.metadata import SCALAR_FORMATS, Value, ValueType, array, scalar, string
@@ -33,6 +34,7 @@ EXPERT_COUNT = "{arch}.expert_count"
 TENSOR_EXTRA = "general.tensor_extra."  # llama.cpp: src/llama-model.cpp, load_stats
 
 DROPPED_LAYERS = "ggprune.dropped_layers"
+DROPPED_UNITS = "ggprune.dropped_units"  # as users write them, where they are no whole layers
 SOURCE_FINGERPRINT = "ggprune.source.fingerprint"
 SOURCE_BLOCK_COUNT = "ggprune.source.block_count"
 SOURCE_ARCHITECTURE = "ggprune.source.architecture"
@@ -112,13 +114,14 @@ def contents_of(model: Model, plan: PrunePlan | None) -> Contents:
         raise DataError(f"{model.path}: the plan was made for another model")
     if plan is None or not plan.cut:
         return unchanged_contents(model)
-    change = removal_change(model, plan.keep, trust=plan.trust)
+    change = removal_change(model, *map(plan.kept, HALVES), trust=plan.trust)
     tensors, names = _kept_tensors(model, plan, change)
     tensors += [
         OutTensor(name, tensor_type("F32"), (len(values),), None, values=values)
         for name, values in change.added.items()
     ]
-    metadata = {key: value for key, value in model.metadata.items() if key not in change.gone}
+    gone = {*change.gone, DROPPED_LAYERS, DROPPED_UNITS}  # in the history from now on
+    metadata = {key: value for key, value in model.metadata.items() if key not in gone}
     metadata |= {
         **change.values,
         **_size_values(model, tensors),
@@ -205,49 +208,65 @@ def _tensor_extra(model: Model, names: Mapping[str, str]) -> dict[str, Value]:
 class Pruning:
     """One of the prunings that a file has behind it."""
 
-    drop: tuple[int, ...]
+    drop: Cut
     fingerprint: str  # of what it was pruned from
 
 
 def prunings_of(model: Model) -> tuple[Pruning, ...]:
     """The first one first. Raises FormatError if the file does not say it as this program does."""
     fields = model.fields
-    if DROPPED_LAYERS not in fields.values:
+    if not is_pruned(model):
         return ()
     earlier = tuple(_pruning(fields, record) for record in fields.texts(HISTORY, ()))
-    last = Pruning(fields.integers(DROPPED_LAYERS), fields.text(SOURCE_FINGERPRINT, ""))
-    return (*earlier, last)
+    return (*earlier, _pruning(fields, json.dumps(_record(fields))))
+
+
+def is_pruned(model: Model) -> bool:
+    """Does the file say what was dropped to make it?"""
+    return any(key in model.metadata for key in (DROPPED_LAYERS, DROPPED_UNITS))
 
 
 def _pruning(fields: Fields, record: str) -> Pruning:
     try:
         said = decode(dict[str, object], parse_json(record))
-        drop = decode(tuple[int, ...], said[DROPPED_LAYERS])
+        if DROPPED_UNITS in said:
+            depth = decode(int, said[SOURCE_BLOCK_COUNT])
+            drop = parse_units(decode(str, said[DROPPED_UNITS]), depth)
+        else:
+            drop = Cut.of(decode(tuple[int, ...], said[DROPPED_LAYERS]))
         return Pruning(drop, decode(str, said.get(SOURCE_FINGERPRINT, "")))
-    except (ValueError, KeyError) as e:
+    except (ValueError, KeyError, UsageError) as e:
         raise FormatError(f"{fields.path}: {HISTORY} is not what ggprune writes") from e
 
 
 def _record(fields: Fields) -> dict[str, object]:
     """What an earlier pruning has said of itself."""
     readers: dict[str, Callable[[str], object]] = {
-        DROPPED_LAYERS: fields.integers, SOURCE_FINGERPRINT: fields.text,
-        SOURCE_BLOCK_COUNT: fields.integer, SOURCE_ARCHITECTURE: fields.text, VERSION: fields.text,
+        DROPPED_LAYERS: fields.integers, DROPPED_UNITS: fields.text,
+        SOURCE_FINGERPRINT: fields.text, SOURCE_BLOCK_COUNT: fields.integer,
+        SOURCE_ARCHITECTURE: fields.text, VERSION: fields.text,
     }  # fmt: skip
     return {key: read(key) for key, read in readers.items() if key in fields.values}
+
+
+def dropped_values(cut: Cut) -> dict[str, Value]:
+    """Metadata that says what was dropped."""
+    if cut.is_whole:
+        return {DROPPED_LAYERS: array(ValueType.INT32, cut.layers)}
+    return {DROPPED_UNITS: string(str(cut))}
 
 
 def _provenance(model: Model, plan: PrunePlan, change: Change) -> dict[str, Value]:
     """Where the file came from. A second pruning moves the first one's record to the history."""
     values = {
-        DROPPED_LAYERS: array(ValueType.INT32, plan.drop),
+        **dropped_values(plan.cut),
         SOURCE_FINGERPRINT: string(plan.fingerprint),
         SOURCE_BLOCK_COUNT: scalar(ValueType.UINT32, plan.n_layer),
         VERSION: string(__version__),
     }
     if change.arch is not None:
         values[SOURCE_ARCHITECTURE] = string(model.arch)
-    if DROPPED_LAYERS in model.metadata:
+    if is_pruned(model):
         before = model.fields.texts(HISTORY, ())
         values[HISTORY] = array(ValueType.STRING, [*before, json.dumps(_record(model.fields))])
     return values

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Illegal
 from ggprune.arch.legal import nearest_legal, removal_change
+from ggprune.arch.table import ArchitectureRow, architecture_table
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import DocumentError, Key, decode, parse_json, written
 from ggprune.files.reading import read_bytes
-from ggprune.model.cut import Cut, Piece, parse_cut
-from ggprune.model.layers import format_layers
+from ggprune.model.cut import HALVES, Cut, NewLayer, Piece, Unit, parse_cut
 from ggprune.model.model import Model
-from ggprune.model.names import block_of, rename_block
+from ggprune.model.names import block_of, half_of, rename_block
 from ggprune.progress import SILENT, Progress
 
 PLAN_FORMAT = 2
@@ -64,25 +65,36 @@ class PrunePlan:
 
     @property
     def keep(self) -> tuple[int, ...]:
-        """The layers that stay; the i-th becomes layer i."""
+        """The layers that stay; the i-th becomes layer i. Raises what `drop` raises."""
         return tuple(n for n in range(self.n_layer) if n not in self.drop)
 
-    def new_number(self, stack: str, number: int) -> int | None:
-        """What a block of a stack is called afterwards; None if it goes."""
+    @cached_property
+    def layers(self) -> tuple[NewLayer, ...]:
+        """What the layers of the result are made of."""
+        return self.cut.remaining(self.n_layer)
+
+    def kept(self, half: Unit) -> tuple[int, ...]:
+        """The layers whose attention, or whose FFN, stays, in order."""
+        return tuple(layer.half(half) for layer in self.layers)
+
+    def new_number(self, stack: str, number: int, half: Unit) -> int | None:
+        """What a block of a stack is called afterwards, by one of its halves; None if that goes."""
         first = 0
         for prefix, n_block in self.stacks:
             if prefix == stack:
-                gone = [n - first for n in self.drop if first <= n < first + n_block]
-                return None if number in gone else number - sum(n < number for n in gone)
+                kept = [n - first for n in self.kept(half) if first <= n < first + n_block]
+                return kept.index(number) if number in kept else None
             first += n_block
         return number  # blocks of something else
 
     def renamed(self, name: str) -> str | None:
-        """A tensor's name afterwards; None if it goes with its layer."""
+        """A tensor's name afterwards; None if it goes with its layer, or its half of one."""
         block = block_of(name)
         if block is None:
             return name
-        number = self.new_number(*block)
+        row = architecture_table().architectures.get(self.arch)
+        ffn = row.ffn_tensors if isinstance(row, ArchitectureRow) else ()
+        number = self.new_number(*block, half_of(name, ffn) or Unit.ATTN)
         return None if number is None else rename_block(name, number)
 
 
@@ -96,6 +108,7 @@ def make_plan(
     cut = drop if isinstance(drop, Cut) else Cut(tuple(Piece(n) for n in sorted(drop)))
     n_layer = len(model.layers)
     _check_layers(cut, n_layer)
+    cut = Cut.of_units(cut.units)  # an attention and an FFN may be a layer
     plan = PrunePlan(
         fingerprint="", arch=model.arch, n_layer=n_layer, cut=cut,
         stacks=model.stacks, out_arch=model.arch, trust=trust,
@@ -107,19 +120,23 @@ def make_plan(
 
 
 def _check_layers(cut: Cut, n_layer: int) -> None:
-    """Raises UsageError for layers that cannot leave together whatever the model is."""
-    layers = [piece.layer for piece in cut]
-    if len(set(layers)) != len(layers) or any(not 0 <= n < n_layer for n in layers):
-        raise UsageError(f"{layers} are not distinct layers of 0 to {n_layer - 1}")
-    if len(layers) == n_layer:
+    """Raises UsageError for layers that cannot leave together whatever the model is,
+    ArchitectureError for experts."""
+    experts = next((piece for piece in cut if piece.unit is Unit.EXPERTS), None)
+    if experts is not None:
+        raise ArchitectureError(f"{experts}: experts cannot be dropped")
+    if len(set(cut)) != len(cut) or any(not 0 <= piece.layer < n_layer for piece in cut):
+        named = ", ".join(map(str, cut))
+        raise UsageError(f"[{named}] are not distinct layers of 0 to {n_layer - 1}")
+    if len(cut.units) == 2 * n_layer:
         raise UsageError(f"all {n_layer} layers would be dropped: at least one must stay")
 
 
 def _change(model: Model, plan: PrunePlan) -> Change:
     try:
-        return removal_change(model, plan.keep, trust=plan.trust)
+        return removal_change(model, *map(plan.kept, HALVES), trust=plan.trust)
     except Illegal as e:
-        near = [format_layers(d) for d in nearest_legal(model, plan.drop, trust=plan.trust)]
+        near = [str(Cut.of(d)) for d in nearest_legal(model, plan.cut.layers, trust=plan.trust)]
         hint = f"; possible nearby: {' or '.join(near)}" if near else ""
         raise ArchitectureError(f"{e}{hint}") from e
 

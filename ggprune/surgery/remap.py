@@ -15,6 +15,7 @@ from pathlib import Path
 from ggprune.errors import DataError, FormatError
 from ggprune.files.outputs import PendingFile, check_output
 from ggprune.files.reading import read_bytes
+from ggprune.model.cut import Unit
 from ggprune.model.gguf import MAGIC
 from ggprune.model.imatrix import read_legacy_entries
 from ggprune.model.metadata import Value, scalar, string
@@ -105,7 +106,7 @@ def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str,
     """`direction.N` is added behind layer N. llama.cpp refuses a vector that has one behind layer
     0, and leaves the one with the number of layers unused, which stays the last.
     """
-    first, n_left = plan.stacks[0][0], len(plan.keep)
+    first, n_left = plan.stacks[0][0], len(plan.layers)
     names: dict[str, str] = {}
     notes: list[str] = []
     for tensor in model.tensors:
@@ -113,7 +114,7 @@ def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str,
         if match is None or int(match[1]) > plan.n_layer:
             raise DataError(f"{model.path}: {tensor.name} is not a direction of one of its layers")
         old = int(match[1])
-        number = plan.new_number(first, old) if old < plan.n_layer else n_left
+        number = plan.new_number(first, old, Unit.FFN) if old < plan.n_layer else n_left
         if old == 0:
             notes.append(f"{tensor.name} is left out: llama.cpp takes none for the first layer")
         elif number == 0:

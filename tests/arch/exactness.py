@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from ggprune.ablation.taps import ablation_taps
+from ggprune.ablation.graph import graph_of
+from ggprune.ablation.taps import Tracer, ablation_taps
+from ggprune.ablation.units import Halves, divided, find_middles
 from ggprune.arch.architecture import architecture_of
-from ggprune.arch.legal import legal_drop, nearest_legal, removal_change
+from ggprune.arch.legal import legal_cut, legal_drop, nearest_legal, removal_change
 from ggprune.errors import ArchitectureError
+from ggprune.model.cut import HALVES, Cut, Unit
 from ggprune.model.model import Model
 from ggprune.runtime.nodes import Taps
 from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
@@ -29,7 +34,7 @@ class Outcome:
     """What became of one set. `difference` is the largest one, in standard deviations."""
 
     verdict: Verdict
-    drop: tuple[int, ...]
+    drop: Cut
     reason: str = ""
     difference: float = 0.0
 
@@ -48,27 +53,43 @@ class Checker:
         self.loaded = Loaded(model.path, self.tokens)
         self.base = self.loaded.logits({}, {})
 
-    def check(self, drop: tuple[int, ...]) -> Outcome:
+    def check(self, layers: Sequence[int]) -> Outcome:
+        """Of whole layers."""
+        return self.check_cut(Cut.of(layers))
+
+    def check_cut(self, drop: Cut) -> Outcome:
         """Write the file without `drop` and compare; or see that it is refused as it must be."""
-        if not legal_drop(self.model, drop):
+        if not legal_cut(self.model, drop):
             return Outcome("refused", drop, refusal(self.model, drop))
         predicted = self.predict(drop)
         written = pruned_copy(self.model, drop, self.folder / "out.gguf")
         actual = Loaded(written.path, self.tokens).logits({}, {})
         written.path.unlink()
-        if np.array_equal(actual, self.base) and any(n < self.arch.n_trunk for n in drop):
+        if np.array_equal(actual, self.base) and drop.layers[0] < self.arch.n_trunk:
             return Outcome("wrong", drop, "the layers make no difference: nothing is proved")
         difference = float(np.abs(predicted - actual).max() / actual.std())
         if np.array_equal(predicted, actual):
             return Outcome("exact", drop)
-        kept = [n for n in range(self.model.n_layer) if n not in drop]
-        notes = " ".join(removal_change(self.model, kept).notes)
+        kept = make_plan(self.model, drop).kept
+        notes = " ".join(removal_change(self.model, *map(kept, HALVES)).notes)
         if "rounding" in notes and difference < ROUNDING:
             return Outcome("rounded", drop, difference=difference)
         return Outcome("wrong", drop, f"logits differ by {difference:.2g} sigma", difference)
 
-    def predict(self, drop: tuple[int, ...]) -> Logits:
-        """Logits with the layers left out in memory."""
+    @cached_property
+    def halves(self) -> Halves:
+        """Where the graph of the unpruned model divides its layers."""
+        tracer = Tracer({})
+        self.loaded.session.run(tracer)
+        self.loaded.session.chunk_logits(self.loaded.tokens, self.loaded.tokens.shape[1] // 2)
+        return divided(self.arch, find_middles(graph_of(tracer.pointers), self.arch.places))
+
+    def predict(self, cut: Cut) -> Logits:
+        """Logits with the layers or halves of layers left out in memory."""
+        if any(piece.unit is not Unit.LAYER for piece in cut):
+            halves = self.halves
+            return self.loaded.logits({}, ablation_taps(halves.places, halves.parts(cut)))
+        drop = cut.whole_layers
         if len(self.model.stacks) == 1:
             return self.loaded.logits({}, ablation_taps(self.arch.places, drop))
         (_, n_encoder), (_, n_decoder) = self.model.stacks
@@ -101,7 +122,7 @@ class Loaded:
         return result
 
 
-def refusal(model: Model, drop: tuple[int, ...]) -> str:
+def refusal(model: Model, drop: Cut) -> str:
     """The rule that a refusal names. It must name its source and nearby sets that are legal."""
     try:
         make_plan(model, drop)
@@ -109,5 +130,5 @@ def refusal(model: Model, drop: tuple[int, ...]) -> str:
         text = str(e)
     assert "not exact for" in text
     assert "llama.cpp src/models" in text
-    assert all(legal_drop(model, near) for near in nearest_legal(model, drop))
+    assert all(legal_drop(model, near) for near in nearest_legal(model, drop.layers))
     return text.split("not exact for ")[1].split(" (llama.cpp", maxsplit=1)[0].split(": ", 1)[1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggprune.arch.hparams import n_trunk
+from ggprune.model.cut import Cut, parse_units
 from ggprune.model.gguf import read_gguf
 from ggprune.model.metadata import Value, ValueType, array, scalar
 from ggprune.model.model import Model, open_model
@@ -73,6 +74,14 @@ class Family:
         last, mtp = n_trunk(model) - 1, tuple(range(n_trunk(model), model.n_layer))
         usual = ((3, 6), (0,), (4, 5, 6, 7), (3,), (4, 5, 6), (last,), (1, 2, 5, last))
         return (*usual, (3, *mtp), mtp) if mtp else usual
+
+
+def half_shifts(model: Model) -> tuple[Cut, ...]:
+    """Runs from an FFN to an attention: early, the first, a long one, the last, beside whole
+    layers, and several."""
+    n = n_trunk(model)
+    texts = ("3f-4a", "0f-1a", "5f-7a", f"{n - 2}f-{n - 1}a", "1,3f-4a,8", "4f-6a,7f-8a")
+    return tuple(parse_units(text, model.n_layer) for text in texts)
 
 
 def windows(size: int = 8, pattern: Value | None = None) -> dict[str, Value | None]:

@@ -24,12 +24,12 @@ import numpy as np
 
 from ggprune.arch.architecture import architecture_of
 from ggprune.errors import ArchitectureError, GGPruneError, LlamaAbortError, LlamaError
-from ggprune.model.layers import format_layers
+from ggprune.model.cut import Cut
 from ggprune.report.blocks import markdown_table
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Logits, Tokens
 from tests.arch.exactness import Checker, Loaded, Outcome
-from tests.arch.families import FAMILIES, Family
+from tests.arch.families import FAMILIES, Family, half_shifts
 from tests.arch.meaning import UNGROWN
 from tests.arch.survey import N_VARIANT, survey_keys
 
@@ -43,19 +43,20 @@ class Row:
 
     name: str
     outcomes: tuple[Outcome, ...]
+    halves: tuple[Outcome, ...]  # of runs from an FFN to an attention
     refused: str | None  # the architecture as a whole
     peer: Counter[str] | None
     n_layer: int
 
     @property
     def is_good(self) -> bool:
-        return all(o.verdict != "wrong" for o in self.outcomes)
+        return all(o.verdict != "wrong" for o in (*self.outcomes, *self.halves))
 
     @property
     def n_useful(self) -> int:
         """Exact sets with layers other than a trailing run."""
         return sum(
-            o.verdict in ("exact", "rounded") and not _is_trailing(o.drop, self.n_layer)
+            o.verdict in ("exact", "rounded") and not _is_trailing(o.drop.layers, self.n_layer)
             for o in self.outcomes
         )
 
@@ -69,7 +70,7 @@ def check_apart(family: Family) -> Row:
     try:
         return isolated(check_family, family)
     except LlamaAbortError as e:
-        return Row(family.name, (Outcome("wrong", (), str(e)),), None, None, family.n_layer)
+        return Row(family.name, (Outcome("wrong", Cut(), str(e)),), (), None, None, family.n_layer)
 
 
 def check_family(family: Family) -> Row:
@@ -80,12 +81,14 @@ def check_family(family: Family) -> Row:
             architecture_of(model)
         except ArchitectureError as e:
             reason = str(e).split("yet: ")[-1]
-            return Row(family.name, (), reason, None, model.n_layer)
+            return Row(family.name, (), (), reason, None, model.n_layer)
         sets = family.all_sets(model)
         checker = Checker(model, Path(folder))
         outcomes = tuple(checker.check(drop) for drop in sets)
+        shifted = half_shifts(model) if len(model.stacks) == 1 else ()
+        halves = tuple(checker.check_cut(cut) for cut in shifted)
         peer = Counter(peer_verdict(checker, drop) for drop in sets) if PEER else None
-        return Row(family.name, outcomes, None, peer, model.n_layer)
+        return Row(family.name, outcomes, halves, None, peer, model.n_layer)
 
 
 def peer_verdict(checker: Checker, drop: tuple[int, ...]) -> str:
@@ -97,7 +100,7 @@ def peer_verdict(checker: Checker, drop: tuple[int, ...]) -> str:
     if subprocess.run(command, capture_output=True, check=False).returncode:
         return "fails"
     try:
-        predicted = checker.predict(drop)
+        predicted = checker.predict(Cut.of(drop))
     except LlamaError:
         return "cannot be compared"
     try:
@@ -113,19 +116,23 @@ def peer_logits(path: Path, tokens: Tokens) -> Logits:
 
 def table(rows: Sequence[Row]) -> str:
     headers = ["architecture", "sets", "exact", "rounded", "refused", "wrong", "why refused"]
+    headers += ["half-shifts"]
     headers += ["llama-quantize"] if PEER else []
     lines = []
     for row in rows:
         count = Counter(o.verdict for o in row.outcomes)
-        reasons = [f"{format_layers(o.drop)}: {o.reason}" for o in row.outcomes if o.reason]
+        reasons = [f"{o.drop}: {o.reason}" for o in row.outcomes if o.reason]
         reason = row.refused or (reasons[0] if reasons else "")
         more = f" (+ {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         numbers = [str(count[v] or "-") for v in ("exact", "rounded", "refused", "wrong")]
         line = [row.name, str(len(row.outcomes)), *numbers, reason + more]
+        line.append(
+            ", ".join(f"{n} {v}" for v, n in Counter(o.verdict for o in row.halves).items())
+        )
         if PEER:
             line.append(", ".join(f"{n} {v}" for v, n in (row.peer or Counter()).items()))
         lines.append(line)
-    return markdown_table(headers, lines, left=(0, 6, 7))
+    return markdown_table(headers, lines, left=(0, 6, 7, 8))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -159,6 +166,13 @@ def check_sets(families: Sequence[Family]) -> bool:
         f"{count['rounded']} equal up to rounding, {count['refused']} refused, "
         f"{count['wrong']} wrong. {useful} models have exact sets other than trailing runs."
     )
+    shifted = Counter(o.verdict for row in ordered for o in row.halves)
+    able = [row for row in ordered if any(o.verdict == "exact" for o in row.halves)]
+    print(f"Half-shifts: {', '.join(f'{n} {v}' for v, n in shifted.items())}; {len(able)} models.")
+    for row in ordered:
+        for o in row.halves:
+            if o.verdict == "wrong":
+                print(f"{row.name}: {o.drop}: {o.reason}")
     frozen = {family.name for family in families if family.frozen}
     for row in ordered:
         if row.refused is None and row.n_useful == 0 and row.name not in frozen:

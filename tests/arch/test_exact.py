@@ -16,10 +16,11 @@ from ggprune.arch.architecture import architecture_of
 from ggprune.arch.change import Change
 from ggprune.arch.legal import removal_change
 from ggprune.errors import ArchitectureError
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model
 from ggprune.surgery import contents
 from tests.arch.exactness import ROUNDING, Checker, Loaded
-from tests.arch.families import FAMILIES, METADATA, Family
+from tests.arch.families import FAMILIES, METADATA, Family, half_shifts
 from tests.helpers import pruned_copy
 
 REFUSED = {"hrm_text"}
@@ -45,6 +46,8 @@ def test_exact_or_refused(case: Family, tmp_path: Path) -> None:
         return
     checker = Checker(model, tmp_path)
     outcomes = [checker.check(drop) for drop in case.all_sets(model)[:N_SET]]
+    if len(model.stacks) == 1:
+        outcomes.append(checker.check_cut(half_shifts(model)[0]))
     assert [o for o in outcomes if o.verdict == "wrong"] == []
     if case.frozen:
         assert {o.verdict for o in outcomes} == {"refused"}
@@ -79,9 +82,9 @@ def _check_stale(
 ) -> None:
     right, checker = removal_change, Checker(model, folder)
     monkeypatch.setattr(
-        contents, "removal_change", lambda m, keep, trust: spoil(right(m, keep, trust=trust))
+        contents, "removal_change", lambda m, *kept, trust: spoil(right(m, *kept, trust=trust))
     )
     wrong = pruned_copy(model, (3,), folder / "wrong.gguf")
     stale = Loaded(wrong.path, checker.tokens).logits({}, {})
-    difference = np.abs(stale - checker.predict((3,))).max() / stale.std()
+    difference = np.abs(stale - checker.predict(Cut.of([3]))).max() / stale.std()
     assert difference > 1.5 * ROUNDING

@@ -22,6 +22,7 @@ from ggprune.healing.result import HealOptions, Refitted
 from ggprune.healing.sites import Site
 from ggprune.healing.walk import Stage, Walk, stages_of
 from ggprune.metrics.chunks import Chunks
+from ggprune.model.cut import Cut
 from ggprune.model.gguf import Tensor
 from ggprune.model.model import Model
 from ggprune.model.types import tensor_type
@@ -53,7 +54,7 @@ def heal_randomly(model: Model, drop: tuple[int, ...], folder: Path) -> Outcome:
     """Heal on random tokens. Raises ArchitectureError as healing does."""
     n_vocab = len(model.fields.texts("tokenizer.ggml.tokens"))
     tokens = random_tokens(n_vocab, N_CTX * N_CHUNK).reshape(N_CHUNK, N_CTX)
-    keep = tuple(n for n in range(model.n_layer) if n not in drop)
+    keep = Cut.of(drop).remaining(model.n_layer)
     patch = folder / "patch"
     patch.touch()
     place = Workplace(folder / "out.gguf", patch)

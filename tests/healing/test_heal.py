@@ -20,6 +20,7 @@ from ggprune.healing.walk import stages_of
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.metrics.text import Text, read_text
+from ggprune.model.cut import whole
 from ggprune.model.model import Model, open_model
 from ggprune.pipeline.heal import Healed, HealJob, heal
 from ggprune.runtime.nodes import Handler, StreamNode
@@ -308,16 +309,16 @@ def test_parts_can_be_chosen(tiny: Model, text: Text, tmp_path: Path) -> None:
 
 
 def test_stages_begin_in_front_of_the_first_cut() -> None:
-    stages = stages_of((0, 1, 4, 6), 8, shared=True)
+    stages = stages_of(whole(0, 1, 4, 6), 8, shared=True)
     assert [(s.layer, s.own, s.last, s.is_exact) for s in stages] == [
         (1, 1, 3, True), (4, 4, 5, False), (6, 6, 7, False),
     ]  # fmt: skip
-    assert [(s.layer, s.own) for s in stages_of((0, 1, 4, 6), 8, shared=False)] == [
+    assert [(s.layer, s.own) for s in stages_of(whole(0, 1, 4, 6), 8, shared=False)] == [
         (1, 1), (4, 2), (6, 3),
     ]  # fmt: skip
-    first = stages_of((1, 2), 3, shared=True)
+    first = stages_of(whole(1, 2), 3, shared=True)
     assert [(s.layer, s.is_exact) for s in first] == [(1, False), (2, False)]
-    assert stages_of((0, 1, 2), 3, shared=True) == ()
+    assert stages_of(whole(0, 1, 2), 3, shared=True) == ()
 
 
 def test_nothing_dropped_is_nothing_to_heal(tiny: Model, text: Text, tmp_path: Path) -> None:

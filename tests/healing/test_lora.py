@@ -17,6 +17,7 @@ from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32
 from ggprune.metrics.logits import base_logits
 from ggprune.metrics.text import read_texts
+from ggprune.model.cut import whole
 from ggprune.model.gguf import Tensor
 from ggprune.model.model import Model, open_model
 from ggprune.model.types import tensor_type
@@ -214,7 +215,7 @@ def test_a_resumed_run_has_what_the_first_one_made(
 ) -> None:
     patch = tmp_path / "patch.bin"
     place = Workplace(tmp_path / "out", patch, tmp_path / "index.json", AdapterWriter(patch, 32))
-    patient = Patient(tiny, KEEP)
+    patient = Patient(tiny, whole(*KEEP))
     with pytest.raises(KeyboardInterrupt):
         healing.heal(patient, TEXT, OPTIONS, place, Killed(300))
     assert place.index is not None

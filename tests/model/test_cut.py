@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ggprune.errors import ArchitectureError
-from ggprune.model.cut import Cut, Piece, Unit, parse_cut
+from ggprune.errors import ArchitectureError, UsageError
+from ggprune.model.cut import Cut, NewLayer, Piece, Unit, parse_cut, parse_units
 
 MIXED = Cut((Piece(3), Piece(20, Unit.ATTN), Piece(21, Unit.FFN), Piece(22, Unit.EXPERTS, (3, 5))))
 
@@ -25,6 +25,7 @@ def test_parts_of_layers_are_named() -> None:
     assert parse_cut(MIXED.to_json()) == MIXED
     assert MIXED.layers == (3, 20, 21, 22)
     assert str(MIXED) == "3,20a,21f,22e3+5"
+    assert str(Cut.of([2]) | Cut.of([3], Unit.ATTN)) == "2a-3a"
     assert str(Cut.of([3, 5, 6, 7])) == "3,5-7"
 
 
@@ -51,3 +52,45 @@ def test_cuts_are_sets() -> None:
 def test_halves_of_one_layer_are_two_pieces() -> None:
     halves = Cut.of([4], Unit.ATTN) | Cut.of([4], Unit.FFN)
     assert (len(halves), halves.layers) == (2, (4,))
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("3", (6, 7)), ("3-4,-1", (6, 7, 8, 9, 18, 19)), ("3f-4a", (7, 8)), ("3a", (6,)),
+        ("2f,3a", (5, 6)), ("3f-5a", (7, 8, 9, 10)), ("3a-4f", (6, 7, 8, 9)), ("-2f--1a", (17, 18)),
+    ],
+)  # fmt: skip
+def test_units_as_users_write_them(text: str, units: tuple[int, ...]) -> None:
+    cut = parse_units(text, 10)
+    assert cut.units == units
+    assert parse_units(str(cut), 10) == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("3x", "'3x' is not a layer number"), ("3fa", "is not a layer number"),
+        ("4a-3f", "runs backwards"), ("3,3f", "layer 3 is named twice"), ("10a", "no layer 10"),
+        ("3f-3a", "runs backwards"), ("", "is not a layer number"), ("a", "is not a layer number"),
+    ],
+)  # fmt: skip
+def test_what_is_no_unit_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse_units(text, 10)
+
+
+def test_what_remains_of_a_run_of_units() -> None:
+    assert parse_units("1f-2a", 4).remaining(4) == (
+        NewLayer(0, 0), NewLayer(1, 2), NewLayer(3, 3),
+    )  # fmt: skip
+    assert parse_units("0f-2a,3", 5).remaining(5) == (NewLayer(0, 2), NewLayer(4, 4))
+    assert Cut.of([1]).remaining(3) == (NewLayer(0, 0), NewLayer(2, 2))
+    assert str(NewLayer(1, 2)) == "1a+2f"
+    assert (parse_units("1f-2a,3", 5).depth, Cut.of([1, 2]).depth) == (2, 2)
+
+
+@pytest.mark.parametrize("text", ["1a", "1f", "1f,2f", "0a-1a", "1f-2f", "0a,3f"])
+def test_attention_and_ffn_must_take_turns(text: str) -> None:
+    with pytest.raises(ArchitectureError, match=r"take turns|would be last"):
+        parse_units(text, 4).remaining(4)

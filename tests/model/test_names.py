@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from gguf.constants import MODEL_TENSOR, TENSOR_NAMES
 
-from ggprune.model.names import MIXER, Role, block_of, rename_block, roles_of
+from ggprune.model.cut import Unit
+from ggprune.model.names import MIXER, Role, block_of, half_of, rename_block, roles_of
 
 KNOWN = {
     "blk.3.attn_q.weight": Role.ATTENTION,
@@ -50,6 +51,27 @@ def test_no_tensor_is_of_both_halves() -> None:
     for template in TENSOR_NAMES.values():
         roles = roles_of(template.format(bid=7) + ".weight")
         assert not (roles & MIXER and roles & Role.FFN), template
+
+
+def test_every_tensor_of_a_block_is_of_one_half_or_not_known() -> None:
+    """By what llama.cpp's own names say: none that sounds like one half is taken for the other."""
+    for template in TENSOR_NAMES.values():
+        name = template.format(bid=7) + ".weight"
+        half, roles = half_of(name), roles_of(name)
+        if half is Unit.ATTN:
+            assert not roles & Role.FFN, name
+        if half is Unit.FFN:
+            assert not roles & MIXER, name
+        if (
+            block_of(name)
+            and roles & (MIXER | Role.FFN)
+            and name.startswith("blk.")
+            and "vis_" not in name
+        ):
+            assert half is not None or ".hc_" in name, name
+    assert half_of("blk.3.post_attention_norm.weight") is Unit.ATTN
+    assert half_of("blk.3.post_attention_norm.weight", ("post_attention_norm",)) is Unit.FFN
+    assert half_of("blk.3.something_new.weight") is half_of("output.weight") is None
 
 
 def test_blocks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from ggprune.arch.legal import legal_drop
 from ggprune.errors import ArchitectureError, DataError, UsageError
+from ggprune.evaluation.perplexity import evaluate
 from ggprune.files.documents import to_text
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text
@@ -27,7 +29,7 @@ from ggprune.scoring.rows import NOTHING, Rows
 from ggprune.scoring.target import DropRequest, Goal, Limits, Target
 from tests.arch.families import FAMILIES
 from tests.conftest import CALIBRATION
-from tests.helpers import Steps
+from tests.helpers import Steps, pruned_copy
 
 N_CTX, N_CHUNK = 256, 12
 
@@ -186,7 +188,7 @@ def test_metrics_lead_simple_strategies(tiny: Model, cache: Path) -> None:
     by_bi = ranked("bi", DropRequest(layers(2), Strategy.ONESHOT))
     assert by_bi.chosen is not None
     assert by_bi.chosen.drop == Cut.of(by_bi.order[:2])
-    runs = ranked("angular", DropRequest(layers(3), Strategy.WINDOW))
+    runs = ranked("angular", DropRequest(layers(3), Strategy.WINDOW, whole=True))
     assert runs.chosen is not None
     first = min(range(7), key=lambda n: runs.windows[n, n + 3])
     assert runs.chosen.drop == Cut.of((first, first + 1, first + 2))
@@ -206,3 +208,40 @@ def test_what_a_ranking_protects_stays_when_it_is_chosen_from(
     request = DropRequest(layers(2), Strategy.GREEDY)
     choice = choose(tiny, text, read_ranking(path), request, ChooseOptions(cache=cache))
     assert set(choice.drop.layers) <= {4, 5, 6}
+
+
+def test_runs_of_units_are_searched_for(tiny: Model, cache: Path, tmp_path: Path) -> None:
+    """What is chosen is no worse than whole layers, and what was measured is the file."""
+    request = DropRequest(layers(1))
+    with open_rows(tiny, read_text(CALIBRATION), replace(measuring(cache), halves=True)) as source:
+        assert source.divided == frozenset(range(9))
+        choice = choose_set(tiny, source, request)
+        pairs = [Cut.of_units((n, n + 1)) for n in range(17)]
+        klds = {
+            cut: float(np.mean([next(source.rows(i, [cut])).kld.mean() for i in range(N_CHUNK)]))
+            for cut in pairs
+        }
+    others = {each.strategy: each.point.kld.value for each in choice.others}
+    assert choice.best.kld.value <= others[Strategy.WHOLE]
+    assert choice.best.kld.value <= 1.03 * min(klds.values())
+    shifted = min((cut for cut in pairs if not cut.is_whole), key=klds.__getitem__)
+    written = pruned_copy(tiny, shifted, tmp_path / "out.gguf")
+    (row,) = evaluate(
+        [written.path], read_text(CALIBRATION), base=tiny.path, n_ctx=N_CTX, n_chunk=N_CHUNK
+    )
+    assert row.divergence is not None
+    assert row.divergence.kld.mean.value == pytest.approx(klds[shifted], rel=1e-6)
+
+
+def test_runs_of_units_stay_away_from_protected_layers(tiny: Model, cache: Path) -> None:
+    request = DropRequest(layers(2), Strategy.WINDOW, protect=(0, 1, 2, 3, 8))
+    with open_rows(tiny, read_text(CALIBRATION), replace(measuring(cache), halves=True)) as source:
+        choice = choose_set(tiny, source, request)
+    assert set(choice.drop.layers) <= {4, 5, 6, 7}
+    assert choice.drop.depth == 2
+
+
+def test_a_search_without_halves_has_whole_layers() -> None:
+    assert DropRequest(layers(1)).halves
+    assert not DropRequest(layers(1), whole=True).halves
+    assert not DropRequest(layers(1), Strategy.WHOLE).halves

@@ -127,6 +127,7 @@ class Known:
     def __init__(self, data: dict[Cut, list[np.ndarray]]) -> None:
         self.data, self.n_chunk = data, len(next(iter(data.values())))
         self.parts, self.effort = dict[int, int](), Effort()
+        self.divided = frozenset[int]()
         self.asked: list[tuple[int, list[Cut], Cut]] = []
 
     def base(self, number: int) -> BaseRows:

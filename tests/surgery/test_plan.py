@@ -7,7 +7,7 @@ import pytest
 
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import to_text
-from ggprune.model.cut import Cut, Piece, Unit
+from ggprune.model.cut import Cut, Piece, Unit, parse_units
 from ggprune.model.model import Model, open_model
 from ggprune.pipeline.job import Job, planned
 from ggprune.surgery.plan import load_plan, make_plan, read_plan
@@ -31,16 +31,40 @@ def test_a_plan_survives_json(tmp_path: Path, tiny: Model) -> None:
     assert load_plan(path, tiny) == plan
 
 
-def test_only_whole_layers_are_carried_out(tmp_path: Path, tiny: Model) -> None:
-    """A plan's document can speak of other parts; what comes of them is said in one place."""
+def test_what_does_not_leave_layers_is_not_carried_out(tmp_path: Path, tiny: Model) -> None:
     plan = make_plan(tiny, Cut.of((2, 5)))
     assert plan == make_plan(tiny, (5, 2))
     assert json.loads(to_text(plan))["drop"] == [2, 5]
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(json.loads(to_text(plan)) | {"drop": [2, "5f"]}))
     assert read_plan(path).cut == Cut((Piece(2), Piece(5, Unit.FFN)))
-    with pytest.raises(ArchitectureError, match="5f: only whole layers can be dropped"):
+    with pytest.raises(ArchitectureError, match=r"2,5f: the attention of layer 6 would come"):
         load_plan(path, tiny)
+    path.write_text(json.dumps(json.loads(to_text(plan)) | {"drop": [2, "5e1"]}))
+    with pytest.raises(ArchitectureError, match="5e1: experts cannot be dropped"):
+        load_plan(path, tiny)
+
+
+def test_a_run_of_units_is_a_plan(tmp_path: Path, tiny: Model) -> None:
+    """The layer in its place has the attention of the one and the FFN of the other."""
+    plan = make_plan(tiny, parse_units("1,3f-5a", 9))
+    assert json.loads(to_text(plan))["drop"] == [1, "3f", 4, "5a"]
+    path = tmp_path / "plan.json"
+    path.write_text(to_text(plan))
+    assert load_plan(path, tiny) == plan
+    assert plan.kept(Unit.ATTN) == (0, 2, 3, 6, 7, 8)
+    assert plan.kept(Unit.FFN) == (0, 2, 5, 6, 7, 8)
+    assert plan.renamed("blk.3.attn_q.weight") == "blk.2.attn_q.weight"
+    assert plan.renamed("blk.5.ffn_norm.weight") == "blk.2.ffn_norm.weight"
+    assert plan.renamed("blk.3.ffn_up.weight") is plan.renamed("blk.4.attn_norm.weight") is None
+    assert plan.renamed("output_norm.weight") == "output_norm.weight"
+    with pytest.raises(ArchitectureError, match="only whole layers can be dropped"):
+        _ = plan.drop
+
+
+def test_both_halves_of_a_layer_are_the_layer(tiny: Model) -> None:
+    halves = Cut.of([4], Unit.ATTN) | Cut.of([4], Unit.FFN)
+    assert make_plan(tiny, halves) == make_plan(tiny, (4,))
 
 
 def test_a_plan_is_for_one_model(tmp_path: Path, tiny: Model, dead: Model) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ggprune.errors import DataError, OutputError
 from ggprune.files.documents import to_text
+from ggprune.model.cut import parse_units
 from ggprune.model.imatrix import read_imatrix
 from ggprune.model.model import Model, open_model
 from ggprune.surgery.plan import PrunePlan, make_plan, read_plan
@@ -147,3 +148,24 @@ def test_a_direction_of_no_layer_is_named(plan: PrunePlan, tmp_path: Path, name:
     with pytest.raises(DataError, match="is not a direction of one of its layers"):
         remap(plan, source, tmp_path / "out.gguf")
     assert list(tmp_path.glob("out*")) == []
+
+
+def test_a_run_of_units_divides_what_belongs_to_a_layer(tiny: Model, tmp_path: Path) -> None:
+    """3f-4a: the new layer 3 has the attention's entries of 3 and the FFN's of 4."""
+    plan = make_plan(tiny, parse_units("3f-4a", 9))
+    source, out = tmp_path / "in.gguf", tmp_path / "out.gguf"
+    parts = ("attn_q.weight.in_sum2", "ffn_up.weight.in_sum2")
+    names = [f"blk.{i}.{part}" for i in range(9) for part in parts]
+    source.write_bytes(build([kv_str("general.type", "imatrix")], numbered(names)))
+    assert remap(plan, source, out).n_after == 16
+    before, after = values_of(source), values_of(out)
+    assert after["blk.3.attn_q.weight.in_sum2"] == before["blk.3.attn_q.weight.in_sum2"]
+    assert after["blk.3.ffn_up.weight.in_sum2"] == before["blk.4.ffn_up.weight.in_sum2"]
+    assert after["blk.4.attn_q.weight.in_sum2"] == before["blk.5.attn_q.weight.in_sum2"]
+    vector = tmp_path / "vector.gguf"
+    kvs = [kv_str("general.architecture", "controlvector")]
+    vector.write_bytes(build(kvs, numbered([f"direction.{i}" for i in range(1, 9)])))
+    remap(plan, vector, out, force=True)
+    before, after = values_of(vector), values_of(out)
+    assert after["direction.3"] == before["direction.4"]  # added behind the FFN
+    assert len(after) == 7

@@ -9,6 +9,7 @@ import pytest
 from ggprune.errors import ArchitectureError, FormatError, VerificationError
 from ggprune.files import copy as copying
 from ggprune.files.system import read_at, write_at
+from ggprune.model.cut import Cut, parse_units
 from ggprune.model.model import Model, open_model
 from ggprune.pipeline.job import Job, planned, write
 from ggprune.progress import Progress
@@ -47,7 +48,7 @@ from tests.split import split
 from tests.surgery.proofs import prove
 
 
-def write_pruned(model: Model, drop: tuple[int, ...], path: Path) -> Model:
+def write_pruned(model: Model, drop: Cut | tuple[int, ...], path: Path) -> Model:
     plan = make_plan(model, drop)
     job = Job(model=model, plan=plan, out=path, force=True, check_load=False)
     announced = planned(job)
@@ -316,5 +317,20 @@ def test_prunings_are_told_in_their_order(tmp_path: Path, tiny: Model) -> None:
     twice = write_pruned(once, (0,), tmp_path / "twice.gguf")
     assert prunings_of(tiny) == ()
     assert prunings_of(twice) == (
-        Pruning((2, 7), tiny.fingerprint), Pruning((0,), once.fingerprint),
+        Pruning(Cut.of([2, 7]), tiny.fingerprint), Pruning(Cut.of([0]), once.fingerprint),
     )  # fmt: skip
+
+
+def test_a_run_of_units_is_told_as_users_write_it(tmp_path: Path, tiny: Model) -> None:
+    out = write_pruned(tiny, parse_units("1,3f-5a", 9), tmp_path / "out.gguf")
+    assert out.text("ggprune.dropped_units") == "1,3f-5a"
+    assert "ggprune.dropped_layers" not in out.metadata
+    twice = write_pruned(out, (0,), tmp_path / "twice.gguf")
+    assert prunings_of(twice) == (
+        Pruning(parse_units("1,3f-5a", 9), tiny.fingerprint), Pruning(Cut.of([0]), out.fingerprint),
+    )  # fmt: skip
+    ours, theirs = (
+        tensor.path.read_bytes()[tensor.offset : tensor.offset + tensor.size_bytes]
+        for tensor in (out.by_name["blk.2.ffn_down.weight"], tiny.by_name["blk.5.ffn_down.weight"])
+    )
+    assert ours == theirs

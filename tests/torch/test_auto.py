@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ggprune.errors import UsageError
+from ggprune.model.cut import Cut
 from ggprune.model.model import open_model
-from ggprune.pipeline.heal import kept_layers
+from ggprune.pipeline.lineage import kept_layers
 from ggprune.pipeline.recovery import shares
 from tests.cli.test_cli import ggprune, succeed
 from tests.conftest import CALIBRATION, EVALUATION, TINY
@@ -42,7 +43,7 @@ def test_rounds_drop_heal_and_rank_again(tmp_path: Path) -> None:
     assert document["rounds"][0]["ppl_ratio"] == 1.0
     dropped = document["plan"]["drop"]
     kept = kept_layers(open_model(TINY), open_model(out))  # by way of the first round
-    assert len(dropped) == 3 and kept == tuple(n for n in range(9) if n not in dropped)
+    assert len(dropped) == 3 and kept == Cut.of(dropped).remaining(9)
     assert not list(tmp_path.glob(".ggprune*"))
 
 

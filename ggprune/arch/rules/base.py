@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Flags, Hparams, Removal
+from ggprune.model.cut import Unit
 
 # When a rule holds: always, or in models that state the size of their sliding windows.
 Condition = Literal["if_stated"]
@@ -31,9 +32,11 @@ class Rule(ABC):
     # Does it forbid sets of layers? A rule that is only followed forbids no set but those with the
     # last layer of a kind, and what the file at hand happens not to allow.
     binds: ClassVar[bool]
+    # The half of a layer that it speaks of, if it is one.
+    half: ClassVar[Unit | None]
 
-    def __init_subclass__(cls, *, binds: bool) -> None:
-        cls.binds = binds
+    def __init_subclass__(cls, *, binds: bool, half: Unit | None = None) -> None:
+        cls.binds, cls.half = binds, half
 
     @classmethod
     def sentence(cls) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Flags, Hparams, Illegal, Key, Removal
 from ggprune.arch.rules.base import Condition, Rule, holds
+from ggprune.model.cut import Unit
 from ggprune.model.metadata import ValueType, array, scalar
 
 LOGIT_SCALE = "{arch}.logit_scale"
@@ -117,7 +118,7 @@ class Hosted(Rule, binds=False):
 
 
 @dataclass(frozen=True, eq=False)
-class RopeByArray(Rule, binds=False):
+class RopeByArray(Rule, binds=False, half=Unit.ATTN):
     """Every p-th layer has no position encoding. Where that breaks, granite_swa can be told so.
 
     It wants sliding windows and attention sinks: endless ones, and some that take nothing

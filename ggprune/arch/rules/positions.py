@@ -16,12 +16,13 @@ from ggprune.arch.hparams import (
     removed_below,
 )
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
+from ggprune.model.cut import Unit
 
 LAST_GONE = "the last {} layer would be gone, and llama.cpp needs one"
 
 
 @dataclass(frozen=True, eq=False)
-class Period(Rule, binds=True):
+class Period(Rule, binds=True, half=Unit.ATTN):
     """Something hard-coded follows the index with a period: whole periods must go."""
 
     p: int
@@ -44,7 +45,7 @@ class Period(Rule, binds=True):
 
 
 @dataclass(frozen=True, eq=False)
-class MoeStep(Rule, binds=True):
+class MoeStep(Rule, binds=True, half=Unit.FFN):
     """Every step-th layer has experts: another step may fit what remains.
 
     llama4.cpp:62; ernie4-5-moe.cpp:64, where the leading dense layers never have any.
@@ -85,7 +86,7 @@ class FrozenBelow(Rule, binds=True):
 
 
 @dataclass(frozen=True, eq=False)
-class LastHasFfn(Rule, binds=True):
+class LastHasFfn(Rule, binds=True, half=Unit.FFN):
     """The rows that yield logits are picked in the feed-forward part of the last layer."""
 
     def change(self, removal: Removal) -> Change:
@@ -96,7 +97,7 @@ class LastHasFfn(Rule, binds=True):
 
 
 @dataclass(frozen=True, eq=False)
-class RecurrentInterval(Rule, binds=False):
+class RecurrentInterval(Rule, binds=False, half=Unit.ATTN):
     """Recurrent layers by an interval: kept while it still fits, else written as an array."""
 
     default: int
@@ -113,7 +114,7 @@ class RecurrentInterval(Rule, binds=False):
 
 
 @dataclass(frozen=True, eq=False)
-class BothKinds(Rule, binds=False):
+class BothKinds(Rule, binds=False, half=Unit.ATTN):
     """Hybrid memory needs at least one attention layer and one recurrent layer."""
 
     interval: int | None = None  # the default, where an interval says which layers are recurrent

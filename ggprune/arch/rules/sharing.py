@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Flags, Hparams, Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
+from ggprune.model.cut import Unit
 from ggprune.model.metadata import ValueType, array, scalar
 from ggprune.model.names import rename_block
 
@@ -20,7 +21,7 @@ POSITION_BIASES = (
 
 
 @dataclass(frozen=True, eq=False)
-class SharedKv(Rule, binds=True):
+class SharedKv(Rule, binds=True, half=Unit.ATTN):
     """The last layers use keys and values of the last two layers that have their own.
 
     gemma4.cpp:8-11, `reuse` in llama-model.cpp; gemma3n.cpp:7 knows its layer 20 by number.
@@ -64,7 +65,7 @@ def _first_shared(hparams: Hparams) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class SharedIndex(Rule, binds=True):
+class SharedIndex(Rule, binds=True, half=Unit.ATTN):
     """Layers without an indexer attend to what the indexer of the nearest layer before chose.
 
     That layer must stay as long as one that depends on it stays.

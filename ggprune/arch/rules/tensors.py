@@ -12,6 +12,7 @@ from ggprune.arch.change import Change, Edit, Scale, Slice
 from ggprune.arch.hparams import Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.errors import FormatError
+from ggprune.model.cut import Unit
 from ggprune.model.metadata import ValueType, array
 from ggprune.model.names import LAYER_EMBEDDING, rename_block
 
@@ -21,7 +22,7 @@ EMBEDDING_LAYERS = "{arch}.ple.layers"
 
 
 @dataclass(frozen=True, eq=False)
-class Slices(Rule, binds=False):
+class Slices(Rule, binds=False, half=Unit.FFN):
     """Embeddings per layer: one group per layer within rows, and the projection's groups of rows.
 
     gemma3n.cpp and gemma4.cpp, `load_arch_tensors`.
@@ -67,7 +68,7 @@ class OneEmbeddingLayer(Rule, binds=False):
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionScale(Rule, binds=False):
+class AttentionScale(Rule, binds=False, half=Unit.ATTN):
     """At one depth the attention's scale is 1/sqrt(n_embd / n_head), else 1/sqrt(head size).
 
     gemma2.cpp:17-27, gemma3.cpp:18-31. The quotient goes into the queries: into their norm's

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import HEAD_SIZES, Flags, Hparams, Illegal, Key, Removal, swa_flags
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
+from ggprune.model.cut import Unit
 
 WINDOWED_SIZES = (*HEAD_SIZES, "{arch}.rope.dimension_count")  # `_swa` behind them
 ARRAY_NOTE = "its sliding windows are stored as an array, which llama.cpp reads since 2026-09-17"
 
 
 @dataclass(frozen=True, eq=False)
-class SwaPeriod(Rule, binds=False):
+class SwaPeriod(Rule, binds=False, half=Unit.ATTN):
     """Sliding windows by a period: kept while it still fits, else written as an array; where
     windowed layers state other sizes, one of layer 0's kind comes first."""
 
@@ -51,7 +52,7 @@ class SwaPeriod(Rule, binds=False):
 
 
 @dataclass(frozen=True, eq=False)
-class SwaArray(Rule, binds=False):
+class SwaArray(Rule, binds=False, half=Unit.ATTN):
     """Sliding windows by an explicit array, which is sliced like any other; one must remain, and
     where windowed layers state other sizes, one of layer 0's kind comes first.
 
@@ -75,7 +76,7 @@ class SwaArray(Rule, binds=False):
 
 
 @dataclass(frozen=True, eq=False)
-class WindowedAttention(Rule, binds=False):
+class WindowedAttention(Rule, binds=False, half=Unit.ATTN):
     """All attention layers have a sliding window if its size is stated, the recurrent ones none:
     where windowed layers state other sizes, a layer of layer 0's kind comes first."""
 
