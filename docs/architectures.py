@@ -42,6 +42,15 @@ An architecture that is not listed is refused, with what its metadata shows, unl
 `--trust-uniform-layers` vouches that all its layers are alike.
 """
 
+SHIFTED = """\
+## Runs of units
+
+{n} architectures compute an attention and then an FFN of their own in every layer, so that a run
+may also begin with an FFN and end with an attention (`--prune-layers 11f-12a`): {names}. The rules
+above hold for either half. In the others the two read the same stream, a layer is only one of them,
+or it is not known which tensors belong to which. `make test-archs` compares such files as well.
+"""
+
 HEALING = """\
 ## Healing
 
@@ -69,6 +78,7 @@ def document() -> str:
     free = {name: row for name, row in accepted.items() if name not in bound}
     followed = {name: row for name, row in free.items() if row.rules}
     plain = [name for name in free if name not in followed]
+    shifted = [name for name, row in accepted.items() if row.halves]
     unscored = [(name, row.unscored) for name, row in accepted.items() if row.unscored]
     run = sorted({family.arch for family in FAMILIES} & accepted.keys())
     healed = healing()
@@ -81,6 +91,7 @@ def document() -> str:
         "## Any layers, nothing depends on their position\n\n" + ", ".join(plain) + ".\n",
         "## Any layers, and what follows them\n\n" + _table(followed, "what follows", healed),
         "## Under conditions\n\n" + _table(bound, "rules", healed),
+        SHIFTED.format(n=len(shifted), names=", ".join(shifted)),
         HEALING + "\n" + markdown_table(
             ("ggprune heal", "architectures"), _by_outcome(healed), left=(0, 1)
         ),

@@ -83,9 +83,10 @@ class Search:
     # fmt: off
     strategy: Annotated[str, Option(
         "--strategy", metavar="NAME", autocompletion=values_of(Strategy),
-        help="How the set is found: oneshot, greedy, window, search, exhaustive, or healed: the "
-        "best sets of a search and the best runs are healed, and the nearest to the original is "
-        "taken, for about three passes through the text for each of up to six.")] = "search"
+        help="How the set is found: oneshot, greedy, window, whole, search, exhaustive, or healed. "
+        "search is whole, then runs that begin with an FFN and end with an attention; healed heals "
+        "the best sets and runs, and takes the nearest to the original, for about three passes "
+        "through the text for each of up to six.")] = "search"
     protect: Annotated[str | None, Option(
         metavar="LAYERS", help="Layers that stay, whatever happens.")] = None
     # fmt: on
