@@ -13,8 +13,9 @@ class Progress:
         """The listener for a part of the job, which has steps of its own."""
         return self
 
-    def begin(self, ahead: str) -> None:
-        """The part begins; what is ahead of it, in a few words."""
+    def begin(self, ahead: str, *, of_parts: bool = False) -> None:
+        """The part begins; what is ahead of it, in a few words. `of_parts`: its steps are those of
+        other parts."""
 
     def step(self, done: int, total: int) -> None:
         """So many steps, bytes, or whatever the part counts, are done of all."""

@@ -46,10 +46,10 @@ class TerminalProgress(Progress):
     def part(self, label: str) -> TerminalProgress:
         return TerminalProgress(label, at_once=self.at_once, clock=self.clock, root=self.root)
 
-    def begin(self, ahead: str) -> None:
-        if not sys.stderr.isatty():
+    def begin(self, ahead: str, *, of_parts: bool = False) -> None:
+        if not sys.stderr.isatty() and not of_parts:
             self.root.log.begin(self.label, ahead, at_once=self.at_once)
-        elif self.at_once:
+        elif self.at_once:  # nobody need look how far it is
             say_progress(self.label, ahead)
 
     def step(self, done: int, total: int) -> None:

@@ -95,7 +95,7 @@ def auto(
         assert ranking.chosen is not None
         plan = _plan(start, ranking.chosen.drop, options)
         job = replace(whole, model=start, plan=plan)
-        progress.part("write").begin(f"{out.name}, without layers {plan.cut}")
+        progress.part("write").begin(f"{out.name}, without layers {plan.cut}", of_parts=True)
         recovery = recover(job, model, means, folder, progress)
 
         def aside(other: Job) -> Path:
@@ -127,7 +127,8 @@ def auto(
 
 def _whole_models(whole: Job, aside: Callable[[Job], Path], progress: Progress) -> list[Candidate]:
     """What the pruned models stand beside; the first is the base."""
-    progress.part("compare").begin("writing what is not pruned, to stand beside the result")
+    ahead = "writing what is not pruned, to stand beside the result"
+    progress.part("compare").begin(ahead, of_parts=True)
     rivals = [
         Candidate(rival_name(rival), aside(replace(whole, quantize=rival)))
         for rival in rivals_of(whole)
@@ -252,7 +253,7 @@ def _announce(
     rivals = 2 if options.quantize is not None else 1
     stages = (options.heal is not None) + (options.train is not None) + options.n_round - 1
     n_model = 2 + rivals + stages  # what gains nothing, or has no rival, is not evaluated
-    progress.part("auto").begin(ahead.told(whole.model.n_layer, n_model))
+    progress.part("auto").begin(ahead.told(whole.model.n_layer, n_model), of_parts=True)
     left_out = ahead.left_out(evaluation.source, n_model)
     if options.n_eval_chunk is None and left_out is not None:
         progress.note(left_out)

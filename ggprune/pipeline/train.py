@@ -95,7 +95,7 @@ def train(job: TrainJob, progress: Progress = SILENT) -> TrainedFiles:
     _check_outputs(job)
     base = job.heal.base
     outlook = look(base, job.heal.keep, job.options)
-    progress.part("train").begin(check_memory(outlook, force=job.heal.force))
+    progress.part("train").begin(check_memory(outlook, force=job.heal.force), of_parts=True)
     job = replace(job, options=replace(
         job.options, device=Device(outlook.device), precision=Precision(outlook.precision)
     ))  # fmt: skip

@@ -75,6 +75,17 @@ def test_a_log_gets_lines_and_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stderr.getvalue().endswith("\nggprune: copy: 50 % after 29 s\n")
 
 
+def test_a_stage_of_other_parts_is_a_line_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr, clock = shown(monkeypatch, io.StringIO()), Hand()
+    progress = TerminalProgress(at_once=True, clock=clock)
+    progress.part("write").begin("out.gguf", of_parts=True)
+    clock.wait(100)
+    assert stderr.getvalue() == "ggprune: write: out.gguf\n"
+    progress.part("copy").step(1, 2)
+    clock.wait(5)
+    assert stderr.getvalue().splitlines()[1:] == ["ggprune: copy: 50 % after 5 s"]
+
+
 def test_a_log_that_nobody_reads_ends_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
