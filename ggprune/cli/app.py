@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -151,4 +151,20 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:  # before the command line had been read
-        sys.exit(_fail("interrupted", INTERRUPTED))
+        _leave(_fail("interrupted", INTERRUPTED))
+    except SystemExit as e:
+        _leave(e.code)
+
+
+def _leave(code: object) -> NoReturn:
+    """End the process at once: taking the interpreter apart takes as long as a short command.
+
+    All that has to be undone at the end is in `with` blocks.
+    """
+    code = code if isinstance(code, int) else 0
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # closed, or its reader has gone
+            code = code or 1
+    os._exit(code)

@@ -9,15 +9,9 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.cli import options as shared
+from ggprune.cli.choosing import Search, Targets
 from ggprune.cli.help import TRAIN
-from ggprune.cli.measuring import (
-    Computing,
-    Search,
-    Targets,
-    cache_folder,
-    given_text,
-    note_chunks,
-)
+from ggprune.cli.measuring import Computing, cache_folder, given_text, note_chunks
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing

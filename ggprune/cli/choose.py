@@ -8,7 +8,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ggprune.cli.measuring import Computing, Search, Targets, cache_folder
+from ggprune.cli.choosing import Search, Targets
+from ggprune.cli.measuring import Computing, cache_folder
 from ggprune.cli.options import Confidence, Errors, Force, Showing, UseCache
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import READ, TerminalProgress

@@ -10,16 +10,10 @@ from typer import Option
 
 from ggprune.ablation.units import SCORED, parse_unit
 from ggprune.cli import options as shared
+from ggprune.cli.choosing import Search, Targets
 from ggprune.cli.completion import one_of
 from ggprune.cli.help import MEASURE
-from ggprune.cli.measuring import (
-    Computing,
-    Search,
-    Targets,
-    cache_folder,
-    given_text,
-    note_chunks,
-)
+from ggprune.cli.measuring import Computing, cache_folder, given_text, note_chunks
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import given_imatrix

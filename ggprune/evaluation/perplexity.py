@@ -104,10 +104,11 @@ def evaluate(
 def _text_chunks(
     text: Text, first: LlamaModel, models: Sequence[LlamaModel], n_ctx: int, n_chunk: int | None
 ) -> tuple[Chunks, TextInfo]:
-    chunks = make_chunks(text, first.tokenize, n_ctx, n_chunk)
+    tokens = first.tokenize(text.content)
+    chunks = make_chunks(text, lambda _: tokens, n_ctx, n_chunk)
     for model in models:
         _check_vocabulary(model, first.path, first.n_vocab)
-        if not np.array_equal(model.tokenize(text.content), first.tokenize(text.content)):
+        if model is not first and not np.array_equal(model.tokenize(text.content), tokens):
             raise DataError(f"{model.path} and {first.path} split the text into different tokens")
     return chunks, describe_text(text, n_ctx, len(chunks))
 
