@@ -20,7 +20,6 @@ from ggprune.metrics.estimates import Float32, Float64
 NOT_FINITE = "its logits are not finite (NaN or infinity)"
 Fill = Callable[[slice, Float32], None]  # which rows, and memory to compute in
 BLOCK_VALUES = 1 << 19  # logits handled at once by one thread: 2 MiB stay in the cache
-SHARE_VALUES = 1 << 17  # and at least: fewer are not worth a thread
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,7 @@ def for_blocks(fill: Fill, shape: tuple[int, ...], n_threads: int, n_scratch: in
     longer to get than the arithmetic.
     """
     n_row, n_column = shape
-    share = max(-(-n_row // n_threads), SHARE_VALUES // n_column)
-    step = max(1, min(n_row, share, BLOCK_VALUES // n_column))
+    step = max(1, min(n_row, BLOCK_VALUES // n_column))
     starts = iter(range(0, n_row, step))  # shared: whoever is done takes the next one
 
     def work(_: int) -> None:
@@ -138,7 +136,5 @@ def for_blocks(fill: Fill, shape: tuple[int, ...], n_threads: int, n_scratch: in
     if n_worker <= 1:
         work(0)
         return
-    with ThreadPoolExecutor(n_worker - 1) as pool:
-        others = pool.map(work, range(1, n_worker))
-        work(0)
-        list(others)
+    with ThreadPoolExecutor(n_worker) as pool:
+        list(pool.map(work, range(n_worker)))
