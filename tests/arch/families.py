@@ -77,10 +77,10 @@ class Family:
 
 
 def half_shifts(model: Model) -> tuple[Cut, ...]:
-    """Runs from an FFN to an attention: early, the first, a long one, the last, beside whole
-    layers, and several."""
+    """Runs from an FFN to an attention: the first, a long one, the last, several beside whole
+    layers."""
     n = n_trunk(model)
-    texts = ("3f-4a", "0f-1a", "5f-7a", f"{n - 2}f-{n - 1}a", "1,3f-4a,8", "4f-6a,7f-8a")
+    texts = ("0f-1a", "4f-6a", f"{n - 2}f-{n - 1}a", "1,3f-4a,6f-8a")
     return tuple(parse_units(text, model.n_layer) for text in texts)
 
 

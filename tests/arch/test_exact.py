@@ -46,11 +46,24 @@ def test_exact_or_refused(case: Family, tmp_path: Path) -> None:
         return
     checker = Checker(model, tmp_path)
     outcomes = [checker.check(drop) for drop in case.all_sets(model)[:N_SET]]
-    if len(model.stacks) == 1:
-        outcomes.append(checker.check_cut(half_shifts(model)[0]))
     assert [o for o in outcomes if o.verdict == "wrong"] == []
     if case.frozen:
         assert {o.verdict for o in outcomes} == {"refused"}
+
+
+# Plain layers, windows, experts in some layers, recurrent ones, scales by depth, parallel halves.
+SHIFTED = {
+    "llama": "exact", "gemma3": "exact", "deepseek with dense layers": "exact", "jamba": "exact",
+    "qwen35": "exact", "minicpm3": "rounded", "smollm3": "exact", "cohere2": "refused",
+    "gptneox": "exact", "falcon": "refused", "mamba": "refused",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "verdict"), SHIFTED.items())
+def test_runs_of_units_are_exact_or_refused(name: str, verdict: str, tmp_path: Path) -> None:
+    model = family(name).make(tmp_path)
+    checker = Checker(model, tmp_path)
+    assert {checker.check_cut(cut).verdict for cut in half_shifts(model)[1:3]} == {verdict}
 
 
 @pytest.mark.parametrize("name", ["gemma3", "cohere2moe", "olmo2", "mellum", "granite_swa"])
