@@ -20,9 +20,11 @@ from ggprune.healing.walk import stages_of
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.metrics.text import Text, read_text
-from ggprune.model.cut import whole
+from ggprune.model.cut import parse_units, whole
 from ggprune.model.model import Model, open_model
 from ggprune.pipeline.heal import Healed, HealJob, heal
+from ggprune.pipeline.lineage import kept_layers
+from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.nodes import Handler, StreamNode
 from ggprune.runtime.session import Compute, LlamaModel, Session
 from ggprune.surgery.plan import make_plan
@@ -306,6 +308,48 @@ def test_parts_can_be_chosen(tiny: Model, text: Text, tmp_path: Path) -> None:
     assert done.stored_bytes > 0
     assert {item.reason for item in done.left} == {"nothing has been cut in front of it",
                                                    "--refit ffn"}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["plan", "file", "quantized", "quantized last"])
+def test_runs_of_units_are_healed(tiny: Model, text: Text, tmp_path: Path, way: str) -> None:
+    """The layer that is made of two gets both matrices, and what is judged is the very file."""
+    cut = parse_units("3f-4a", 9)
+    plan, out = make_plan(tiny, cut), tmp_path / "out.gguf"
+    job = HealJob(base=tiny, out=out, plan=plan, text=text, options=OPTIONS, check_load=False)
+    if way == "file":
+        pruned = pruned_copy(tiny, cut, tmp_path / "pruned.gguf")
+        job = replace(job, plan=None, pruned=pruned)
+    if way.startswith("quantized"):
+        last = way.endswith("last")
+        job = replace(job, quantize=QuantizeOptions("Q8_0"), quantize_last=last)
+    done = heal(job).healing
+    fitted = [item.tensor for item in done.refitted]
+    assert fitted[:2] == ["blk.3.attn_output.weight", "blk.4.ffn_down.weight"]
+    assert done.after.kld.value < 0.6 * done.before.kld.value
+    assert done.refitted[0].layer == done.refitted[1].layer == 3
+    written = open_model(out)
+    assert written.n_layer == 8
+    assert kept_layers(tiny, written) == cut.remaining(9)
+    if way in ("plan", "file"):
+        plain = tensors_of(pruned_copy(tiny, cut, tmp_path / "plain.gguf"))
+        changed = {name for name, raw in tensors_of(written).items() if raw != plain[name]}
+        assert changed == {plan.renamed(name) for name in fitted}
+
+
+def test_stages_of_a_run_of_units() -> None:
+    """3f-4a of eight: the attention in front of the cut is fitted, its own stream enters it."""
+    layers = parse_units("3f-4a", 8).remaining(8)
+    stages = stages_of(layers, 8, shared=False)
+    assert [(s.layer, s.ffn, s.own, s.last, s.is_exact) for s in stages] == [
+        (3, 4, 3, 4, True), (5, 5, 4, 5, False), (6, 6, 5, 6, False), (7, 7, 6, 7, False),
+    ]  # fmt: skip
+
+
+def test_runs_of_units_are_not_trained(tiny: Model, text: Text, tmp_path: Path) -> None:
+    plan = make_plan(tiny, parse_units("3f-4a", 9))
+    job = HealJob(base=tiny, out=tmp_path / "o.gguf", plan=plan, text=text, options=OPTIONS)
+    with pytest.raises(ArchitectureError, match=r"3a\+4f: only whole layers can be trained"):
+        _ = job.keep
 
 
 def test_stages_begin_in_front_of_the_first_cut() -> None:
