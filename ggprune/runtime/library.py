@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import distribution, version
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
@@ -26,7 +25,6 @@ from ggprune.version import __version__
 
 Llama: TypeAlias = ModuleType  # llama_cpp: its functions are not typed
 BINDINGS = "llama_cpp.llama_cpp"
-_VERSION = re.compile(r"^Version: *(\S+)$", re.MULTILINE)
 
 # llama_log_callback (level, text, user data); ctypes makes one type of equal ones
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -102,13 +100,7 @@ def declare(lib: ctypes.CDLL, types: Mapping[str, tuple[object, ...]]) -> ctypes
 def versions() -> dict[str, str]:
     """What produced a result; part of every report."""
     packages = ("llama-cpp-python", "gguf", "numpy")
-    return {"ggprune": __version__, **{name: _version(name) for name in packages}}
-
-
-def _version(package: str) -> str:
-    """As importlib.metadata.version has it, which parses all of the metadata for it."""
-    match = _VERSION.search(distribution(package).read_text("METADATA") or "")
-    return match[1] if match is not None else version(package)
+    return {"ggprune": __version__, **{name: version(name) for name in packages}}
 
 
 def default_threads() -> int:

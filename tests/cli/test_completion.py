@@ -171,9 +171,12 @@ def test_names_are_completed_in_the_case_that_is_typed() -> None:
 
 
 def test_completion_loads_no_library() -> None:
-    script = (
-        f"import atexit, sys; atexit.register(lambda: print('llama_cpp' in sys.modules)); {SCRIPT}"
-    )
+    script = f"""
+import os, sys
+leave = os._exit
+os._exit = lambda code: (print("llama_cpp" in sys.modules, flush=True), leave(code))
+{SCRIPT}
+"""
     variables = {"COMP_WORDS": "ggprune\nauto\n--strategy\ngre", "COMP_CWORD": "3"}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True,
