@@ -17,6 +17,7 @@ import pytest
 
 from ggprune.files.documents import to_text
 from ggprune.files.system import link_or_symlink
+from ggprune.model.cut import parse_cut
 from ggprune.model.model import Model, open_model
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
@@ -273,7 +274,7 @@ def test_auto_says_what_is_ahead_and_how_far_it_is(tmp_path: Path) -> None:
     assert stages == [
         "rank: 9 layers on at most 2 chunks of 512 tokens",
         "choose: --drop 1 by search, on at most 2 chunks a set",
-        f"write: out.gguf, without layers {document['plan']['drop'][0]}",
+        f"write: out.gguf, without layers {parse_cut(document['plan']['drop'])}",
         "compare: writing what is not pruned, to stand beside the result",
         "evaluate: 3 models on 64 chunks of 512 tokens",
         "benchmark: models: 3, tests: 1, repetitions: at least 1",

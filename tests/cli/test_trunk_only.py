@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from ggprune.arch.hparams import mtp_blocks
+from ggprune.model.cut import parse_cut
 from ggprune.model.gguf import read_gguf
 from ggprune.model.metadata import Value
 from ggprune.model.model import Model, open_model
+from ggprune.surgery.contents import prunings_of
 from tests.arch.families import NEXTN, Family, flags, u32
 from tests.cli.test_cli import succeed
 from tests.conftest import CALIBRATION, TINY
@@ -88,9 +90,10 @@ def test_every_command_takes_it(arch: str, tmp_path: Path) -> None:
     assert open_model(out).n_mtp == 0
     ranking = tmp_path / "scores.json"
     succeed("rank", path, *MEASURE, "--drop", 1, "-o", ranking)
-    (dropped,) = json.loads(ranking.read_text("utf-8"))["chosen"]["drop"]
+    dropped = parse_cut(json.loads(ranking.read_text("utf-8"))["chosen"]["drop"])
     succeed("prune", path, out, "--scores", ranking, "--drop", 1, "--force")
-    assert open_model(out).metadata["ggprune.dropped_layers"].decode() == [dropped]
+    (pruning,) = prunings_of(open_model(out))
+    assert pruning.drop == dropped
     succeed("choose", ranking, "--drop", 2)
     imatrix = legacy_imatrix(tmp_path / "imatrix.dat", model)
     succeed("quantize", path, out, "Q8_0", "--imatrix", imatrix, "--force")
