@@ -106,7 +106,7 @@ def test_an_interrupted_set_up_begins_anew(tmp_path: Path) -> None:
     with subprocess.Popen(
         command(venv, str(slow)), cwd=ROOT, env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # nohup's is ignored
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads
     ) as child:  # fmt: skip
         limit = time.monotonic() + 120
         while not started.exists() and time.monotonic() < limit:
