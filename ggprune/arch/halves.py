@@ -30,7 +30,7 @@ def check_halves(attn: Removal, ffn: Removal, row: ArchitectureRow) -> None:
     whole = [n for n in row.undivided if (n in attn.keep) != (n in ffn.keep)]
     if whole:
         raise Illegal(f"layer {whole[0]} goes or stays as a whole: {UNDIVIDED}")
-    if not row.halves or len(model.stacks) > 1 or row.loops is not None:
+    if not row.halves or len(model.stacks) > 1:
         raise Illegal("its layers are not known to be attention and then FFN: drop whole layers")
     if row.parallel_if is not None:
         key = row.parallel_if.replace("{arch}", model.arch)

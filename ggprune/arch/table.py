@@ -111,7 +111,7 @@ class ArchitectureRow:
     loops: str | None = None  # key of how often the layers are run through
     loop_in: tuple[str, ...] = ()  # the stream that enters layer 0 again, by the layer before
     experts_by_layer: bool = False  # the graph asks each layer how many experts it uses
-    halves: bool = False  # every layer is an attention, then an FFN of its own
+    halves: bool = False  # every layer is an attention, then an FFN of its own, computed once
     undivided: tuple[int, ...] = ()  # layers for which the graph does not show that
     ffn_tensors: tuple[str, ...] = ()  # whose names sound as if they were the attention's
     parallel_if: str | None = None  # key of a flag, by default set: both halves read one stream

@@ -139,3 +139,13 @@ def test_rules_that_are_only_followed() -> None:
         "recurrent_interval", "rescaled_by_depth", "residual_scale", "rope_by_array", "sliced",
         "slices", "swa_array", "swa_period", "windowed_attention",
     }  # fmt: skip
+
+
+def test_halves_are_said_of_layers_that_are_computed_once() -> None:
+    """What the documentation lists: no rule looks at the runs through looped layers."""
+    rows = architecture_table().architectures
+    divided = {
+        name for name, row in rows.items() if isinstance(row, ArchitectureRow) and row.halves
+    }
+    looped = {name for name, row in rows.items() if isinstance(row, ArchitectureRow) and row.loops}
+    assert looped and divided and not looped & divided
