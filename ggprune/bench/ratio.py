@@ -49,9 +49,7 @@ class Wanted:
     pairs: tuple[tuple[int, int], ...]  # models whose speeds are compared: above, below
     width: float = WIDTH  # that every interval is narrower than
     n_most: int = 100  # repetitions
-    most_s: float = (
-        120.0  # of one test of all models; the repetitions asked for take what they take
-    )
+    most_s: float = 120.0  # of one test of all models; -r takes what it takes
 
     def is_reached(self, samples: Sequence[Sequence[float]]) -> bool:
         """`samples` are the times of every model, taken in turns."""

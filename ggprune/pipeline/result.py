@@ -236,7 +236,7 @@ def front_of(
 ) -> tuple[FrontRow, ...]:
     """Every number of layers, with the speeds that were measured in the one benchmark run.
 
-    `smaller` are files without fewer layers than the result, as far as there are any.
+    `smaller` are files that lack fewer layers than the result, by how many they lack.
     """
     speeds = {Path(model.path): model.speed("tg") for model in timed.models}
     name = rival_name(quantize) if quantize is not None else None
