@@ -152,10 +152,6 @@ def _earlier_rounds(
     """All rounds but the last one, each with a ranking of its own."""
     if options.n_round == 1:
         return ()
-    if whole.imatrix is not None:
-        raise UsageError("--rounds does not go with --imatrix: it is of the unpruned model")
-    if means.heal is None:
-        raise UsageError("--rounds ranks what is repaired: add --heal")
     n_drops = shares(_n_drop(whole.model, options), options.n_round)[:-1]
 
     def choose(model: Model, n_drop: int, protect: frozenset[int]) -> tuple[int, ...]:
@@ -223,6 +219,7 @@ def _check(
     job: Job, options: AutoOptions, calibration: Text, evaluation: Text, healing: Text
 ) -> Ahead:
     """Raises what makes the job impossible."""
+    _check_rounds(job, options)
     if evaluation.sha256 in (calibration.sha256, healing.sha256):
         raise UsageError(
             "the layers would be judged by the very text they were chosen with: "
@@ -244,6 +241,16 @@ def _check(
         heal_outline(HealJob(base=model, out=job.out, plan=plan, text=healing,
                              options=options.heal, force=job.force))  # fmt: skip
     return isolated(look_ahead, model.path, calibration, evaluation, options)
+
+
+def _check_rounds(job: Job, options: AutoOptions) -> None:
+    if options.n_round == 1:
+        return
+    if job.imatrix is not None:
+        raise UsageError("--rounds does not go with --imatrix: it is of the unpruned model")
+    if options.heal is None:
+        raise UsageError("--rounds ranks what is repaired: add --heal")
+    _n_drop(job.model, options)
 
 
 def _announce(

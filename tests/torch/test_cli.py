@@ -19,7 +19,7 @@ from ggprune.runtime.adapters import Adapter
 from ggprune.runtime.session import LlamaModel, Session
 from tests.cli.test_cli import ggprune, succeed
 from tests.conftest import CALIBRATION, TINY
-from tests.helpers import ONE_GRAPH
+from tests.helpers import ONE_GRAPH, without_progress
 
 DROP = ("--prune-layers", "2,3,5")
 SHORT = ("-f", CALIBRATION, "--train", "--tokens", "8k", "--lr", "2e-3", "-t", "1")
@@ -108,7 +108,7 @@ def assert_line(process: object, said: str, code: int) -> None:
     stderr, returncode = process.stderr, process.returncode  # type: ignore[attr-defined]
     assert returncode == code, stderr
     assert said in stderr, stderr
-    lines = [line for line in stderr.splitlines() if line.strip()]
+    lines = [line for line in without_progress(stderr).splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("ggprune: error: "), stderr
 
 
