@@ -89,11 +89,14 @@ bench: $(READY)  ## side-by-side measurements
 docs: $(READY)  ## write the generated pages of docs/ again
 	@$(BIN)/python -m docs.make
 
-fixtures: $(READY)  ## make fixtures/tiny.gguf and its texts again (half an hour; needs torch)
+fixtures: $(READY)  ## make the models in fixtures and their texts again (half an hour; needs torch)
 	@$(BIN)/python -m pip install --quiet --editable '.[fixtures]'
 	@$(BIN)/python fixtures/corpus.py --seed 101 --kib 64 > fixtures/calibration.txt
 	@$(BIN)/python fixtures/corpus.py --seed 102 --kib 64 > fixtures/evaluation.txt
 	@$(BIN)/python fixtures/train_tiny.py --out fixtures/tiny.gguf --steps 2200 --seed 1
+	@$(BIN)/python fixtures/train_tiny.py --shape tiny-moe --out tiny-moe.gguf --steps 1600 \
+		--kib 16384 --rate 3e-3 --seed 1 --checkpoint tiny-moe.pt
+	@$(BIN)/ggprune quantize --pure --force tiny-moe.gguf fixtures/tiny-moe.gguf Q5_1
 
 clean:  ## remove everything that was made
 	@rm -rf .venv $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -51,6 +51,28 @@ above hold for either half. In the others the two read the same stream, a layer 
 or it is not known which tensors belong to which. `make test-archs` compares such files as well.
 """
 
+EXPERTS = """\
+## Experts
+
+Of {n} architectures experts can leave as well (`--drop-experts`), as many of every layer, as many of
+every group; which ones is each layer's own matter. Their matrices, with all scales and biases, are
+taken out as bytes. `make test-archs` compares such files with the whole model in which the router's
+outputs for these experts are minus infinity, bit for bit. What experts that stay are multiplied with:
+
+{table}
+
+Refused are models whose number of used experts differs between layers (llama.cpp loads them and
+computes something else), that name experts by number (deepseek4) or share some between groups
+(grovemoe), llama4 (128 experts mean something there), and those of which no model was run.
+"""
+
+GATES = {
+    "normalized": "gates divided by their sum: only tokens that would have been sent to an expert "
+    "that left compute something else",
+    "softmax": "shares of a softmax over all experts: they grow by what those that left had",
+    "stated": "what the file says (`expert_weights_norm`, `expert_gating_func`)",
+}
+
 HEALING = """\
 ## Healing
 
@@ -79,6 +101,9 @@ def document() -> str:
     followed = {name: row for name, row in free.items() if row.rules}
     plain = [name for name in free if name not in followed]
     shifted = [name for name, row in accepted.items() if row.halves]
+    routed = {
+        gates: [name for name, row in accepted.items() if row.experts == gates] for gates in GATES
+    }
     unscored = [(name, row.unscored) for name, row in accepted.items() if row.unscored]
     run = sorted({family.arch for family in FAMILIES} & accepted.keys())
     healed = healing()
@@ -92,6 +117,10 @@ def document() -> str:
         "## Any layers, and what follows them\n\n" + _table(followed, "what follows", healed),
         "## Under conditions\n\n" + _table(bound, "rules", healed),
         SHIFTED.format(n=len(shifted), names=", ".join(shifted)),
+        EXPERTS.format(n=sum(map(len, routed.values())), table=markdown_table(
+            ("gates", "architectures"),
+            [(GATES[gates], ", ".join(names)) for gates, names in routed.items()], left=(0, 1),
+        )),
         HEALING + "\n" + markdown_table(
             ("ggprune heal", "architectures"), _by_outcome(healed), left=(0, 1)
         ),

@@ -25,7 +25,7 @@ TEMPLATE = Path(__file__).with_name("formats.template.md")
 DIRECTIVE = re.compile(r"^@keys (?P<module>[\w.]+)\.(?P<name>\w+): (?P<title>.+)$", re.MULTILINE)
 PLAIN: Mapping[object, str] = {
     str: "string", int: "whole number", float: "number", bool: "true or false", Path: "string",
-    Cut: "[layer number, ...]",
+    Cut: "[layer number or string, ...]",
 }  # fmt: skip
 
 Titles = Mapping[type, str]

@@ -14,6 +14,7 @@ from ggprune.quantize.quantizer import quantize
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 TINY = FIXTURES / "tiny.gguf"
+TINY_MOE = FIXTURES / "tiny-moe.gguf"
 # The fuzzer has limits of memory and time that are Linux's.
 collect_ignore = [] if Path("/proc/self/statm").exists() else ["test_fuzz.py"]
 CALIBRATION = FIXTURES / "calibration.txt"
@@ -30,6 +31,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def tiny() -> Model:
     """The trained model: llama, 9 layers, F16."""
     return open_model(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_moe() -> Model:
+    """The trained model with experts: llama, 4 layers of 16, Q5_1."""
+    return open_model(TINY_MOE)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def pruned_copy(model: Model, drop: Cut | tuple[int, ...], path: Path) -> Model:
 
 PARTS = (
     r"auto|repeat|rank|choose|heal(?: \d of \d)?|train(?:, seed \d+)?|evaluate|benchmark|write|"
-    r"compare|read|copy|quantize to \w+|self-text|taylor"
+    r"compare|read|copy|experts|routers|one by one|quantize to \w+|self-text|taylor"
 )
 TOLD = re.compile(rf"(?m)^ggprune: (?:{PARTS}): .+\n")
 

@@ -13,9 +13,9 @@ from ggprune.model.metadata import Value
 
 @dataclass(frozen=True)
 class Slice:
-    """Keep some of the equal groups that a tensor holds, one per layer, along an axis.
+    """Keep some of the equal groups that a tensor holds, one per layer or expert, along an axis.
 
-    Axis 0 lies within rows, axis 1 counts rows, as in ggml's shapes.
+    Axis 0 lies within rows, axis 1 counts rows, axis 2 matrices, as in ggml's shapes.
     """
 
     axis: int

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
 
+from ggprune.arch.experts import holds_experts
 from ggprune.arch.hparams import mtp_blocks
 from ggprune.arch.table import ArchitectureRow, architecture_table
 from ggprune.model.cut import Cut, Unit
@@ -38,7 +39,9 @@ class Footprints:
     def without(self, drop: Cut | Iterable[int]) -> Footprint:
         """The footprint without the layers `drop`; the file's size up to the header's change."""
         cut = drop if isinstance(drop, Cut) else Cut.of(drop)
+        cut = cut.tidy
         gone = [self._units[n] for n in cut.units]
+        gone += [self._of_experts(layer, len(experts)) for layer, experts in cut.experts.items()]
         whole = self._whole
         return Footprint(
             whole.size_bytes - sum(f.size_bytes for f in gone),
@@ -69,6 +72,15 @@ class Footprints:
                 unit = self._of(half)
                 units.append(replace(unit, token_bytes=0) if n in self.idle else unit)
         return tuple(units)
+
+    def _of_experts(self, layer: int, n: int) -> Footprint:
+        """What a layer's experts take on disk: generating a token reads as many as before."""
+        n_expert = self.model.fields.integer(f"{self.model.arch}.expert_count", 0)
+        parts = [t for t in self.model.layers[layer] if holds_experts(t.name, t.shape, n_expert)]
+        return Footprint(
+            sum(t.size_bytes * n // n_expert for t in parts),
+            sum(t.n_element * n // n_expert for t in parts), 0,
+        )  # fmt: skip
 
     def _of(self, tensors: Sequence[Tensor]) -> Footprint:
         alignment = self.model.alignment

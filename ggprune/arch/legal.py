@@ -12,6 +12,7 @@ from operator import or_
 
 from ggprune.arch.architecture import architecture_of
 from ggprune.arch.change import Change
+from ggprune.arch.experts import Experts, experts_change
 from ggprune.arch.halves import check_halves, shifted_change
 from ggprune.arch.hparams import Illegal, Removal, n_trunk
 from ggprune.arch.rules import Generic
@@ -22,21 +23,34 @@ from ggprune.model.model import Model
 
 
 def removal_change(
-    model: Model, keep: Sequence[int], ffn: Sequence[int] | None = None, *, trust: bool = False
-) -> Change:
+    model: Model, keep: Sequence[int], ffn: Sequence[int] | None = None, *,
+    experts: Experts | None = None, trust: bool = False,
+) -> Change:  # fmt: skip
     """Everything that changes when only the layers `keep` (sorted) remain.
 
-    With `ffn`, layer i has the attention of keep[i] and the FFN of ffn[i]. Raises Illegal (an
-    ArchitectureError) with the reasons if the result would not be exact, FormatError if a
-    per-layer array does not have one entry per layer.
+    With `ffn`, layer i has the attention of keep[i] and the FFN of ffn[i]; `experts` leave the FFNs
+    that stay. Raises Illegal (an ArchitectureError) with the reasons if the result would not be
+    exact, FormatError if a per-layer array does not have one entry per layer.
     """
     row = architecture_of(model, trust=trust).row
     try:
-        return _change_by(row, *_halves(model, keep, ffn, trust))
+        change = _change_by(row, *_halves(model, keep, ffn, trust))
+        return change | _experts(model, row, change, experts, ffn or keep) if experts else change
     except Illegal as e:
         raise Illegal(
             f"{model.path}: not exact for {model.arch}: {e} (llama.cpp {row.source})"
         ) from e
+
+
+def _experts(
+    model: Model, row: ArchitectureRow, change: Change, gone: Experts, ffn: Sequence[int]
+) -> Change:
+    """What changes as well when experts leave."""
+    more = experts_change(model, row, gone, ffn)
+    twice = next((name for name in more.edits if name in change.edits), None)
+    if twice is not None:
+        raise Illegal(f"{twice} would be both rescaled and divided")
+    return more
 
 
 def _halves(
@@ -89,7 +103,7 @@ def legal_drop(model: Model, drop: Sequence[int], *, trust: bool = False) -> boo
 
 def legal_cut(model: Model, cut: Cut, *, trust: bool = False) -> bool:
     """Can these units be removed together? Raises ArchitectureError if no layer can ever be."""
-    row = architecture_of(model, trust=trust).row
+    row, experts = architecture_of(model, trust=trust).row, cut.tidy.experts
     try:
         layers = cut.remaining(model.n_layer)
     except ArchitectureError:
@@ -97,8 +111,13 @@ def legal_cut(model: Model, cut: Cut, *, trust: bool = False) -> bool:
     if not layers:
         return False
     keep, ffn = ([layer.half(half) for layer in layers] for half in HALVES)
-    answers = _answers(row, *_halves(model, keep, ffn, trust))
-    return not any(isinstance(answer, Illegal) for answer in answers)
+    try:
+        change = _change_by(row, *_halves(model, keep, ffn, trust))
+        if experts:
+            _experts(model, row, change, experts, ffn)
+    except Illegal:
+        return False
+    return True
 
 
 def shortest_runs(model: Model, *, trust: bool = False) -> tuple[tuple[int, ...] | None, ...]:

@@ -111,6 +111,9 @@ class ArchitectureRow:
     loops: str | None = None  # key of how often the layers are run through
     loop_in: tuple[str, ...] = ()  # the stream that enters layer 0 again, by the layer before
     experts_by_layer: bool = False  # the graph asks each layer how many experts it uses
+    # Gates of a token's experts: divided by their sum, as the softmax over all experts has them, or
+    # what the file states. None: it is not known what follows when experts leave.
+    experts: Literal["normalized", "softmax", "stated"] | None = None
     halves: bool = False  # every layer is an attention, then an FFN of its own, computed once
     undivided: tuple[int, ...] = ()  # layers for which the graph does not show that
     ffn_tensors: tuple[str, ...] = ()  # whose names sound as if they were the attention's

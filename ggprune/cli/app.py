@@ -35,6 +35,7 @@ COMMANDS = {
     "choose": "Choose the layers to drop together, on top of a finished ranking.",
     "auto": "Rank the layers, drop the least important ones, requantize, verify, evaluate, "
     "benchmark.",
+    "experts": "Score every expert of a MoE model, in one pass over a text.",
     "heal": "Repair a pruned model without training: fit matrices of the layers that stay.",
     "inspect": "Show a model: architecture, quantization mix, size, and one line per layer.",
     "quantize": "Quantize a model with llama.cpp's own quantizer; the tensors are those of "
@@ -47,7 +48,9 @@ COMMANDS = {
     "model.",
     "synth": "Write a model with random weights and the exact shapes of a well-known one.",
 }
-REMOVAL_OPTIONS = ("--prune-layers", "--keep-layers", "--plan", "--scores", "--drop-mtp")
+REMOVAL_OPTIONS = (
+    "--prune-layers", "--keep-layers", "--plan", "--scores", "--drop-mtp", "--drop-experts",
+)  # fmt: skip
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 

@@ -186,7 +186,8 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     base, pruned, plan = _models(source, options)
     inputs = [
         *(file.path for model in (base, pruned) if model is not None for file in model.files),
-        options.removal.plan_file, options.removal.scores, *quantizing.files,
+        options.removal.plan_file, options.removal.scores, options.removal.expert_scores,
+        *quantizing.files,
         *(fitting.files or ()),
     ]  # fmt: skip
     check_outputs([out, lora], inputs, force=writing.force)

@@ -32,11 +32,12 @@ TRAIN, SHAPE, COMPUTE, OUTPUT, OTHER = "Training", "Shape", "Computing", "Output
 PANELS: Mapping[str, str] = {
     DROP: "--prune-layers --keep-layers --plan --scores --drop --drop-percent --target-size "
     "--target-params --target-speedup --max-kld --max-ppl-ratio --strategy --protect --decide "
-    "--exhaustive --confidence --rounds --drop-mtp --trust-uniform-layers",
+    "--exhaustive --confidence --rounds --drop-experts --expert-scores --drop-mtp "
+    "--trust-uniform-layers",
     TEXT: "--file --eval-file --errors --ctx-size --chunks --eval-chunks",
-    MEASURE: "--model --base --metric --unit --measure-front --kl-divergence-base --ppl-stride "
-    "--hellaswag --hellaswag-tasks --winogrande --winogrande-tasks --multiple-choice "
-    "--multiple-choice-tasks --tasks --limit --generate --prompts --predict",
+    MEASURE: "--model --base --metric --by --exact --unit --measure-front --kl-divergence-base "
+    "--ppl-stride --hellaswag --hellaswag-tasks --winogrande --winogrande-tasks "
+    "--multiple-choice --multiple-choice-tasks --tasks --limit --generate --prompts --predict",
     SPEED: "--n-prompt --n-gen -pg --n-depth --repetitions --no-warmup --memory --roofline",
     LATENCY: "--latency -npl -npp -ntg --warmups --runs",
     QUANTIZE: "--type --imatrix --include-weights --exclude-weights --tensor-type "

@@ -37,6 +37,9 @@ TypeName = Annotated[str | None, Option(
     help="Requantize as well: Q4_K_M, Q8_0, ...")]
 DropMtp = Annotated[bool, Option(
     "--drop-mtp", help="Also drop all multi-token-prediction (MTP) blocks behind the layers.")]
+DropExperts = Annotated[str | None, Option(
+    "--drop-experts", metavar="N|P%",
+    help="Drop N experts of every layer, or a share (25%) that leaves a multiple of 4.")]
 KeepSplit = Annotated[bool, Option("--keep-split", help="Write shards where the input has shards.")]
 Threads = Annotated[int | None, Option(
     "-t", "--threads", min=1, max=512, show_default="physical cores", help="CPU threads.")]

@@ -77,7 +77,8 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     model = open_model(source)
     plan = removal.plan(model, drop_mtp=options.drop_mtp, trust=options.trust)
     inputs = [
-        *(file.path for file in model.files), removal.plan_file, removal.scores, *quantizing.files,
+        *(file.path for file in model.files), removal.plan_file, removal.scores,
+        removal.expert_scores, *quantizing.files,
         *(options.files or ()),
     ]  # fmt: skip
     check_outputs([out, options.save_plan], inputs, force=writing.force)

@@ -10,14 +10,26 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.arch.hparams import mtp_blocks
-from ggprune.cli.options import KeepSplit
+from ggprune.cli.measuring import cache_folder
+from ggprune.cli.options import DropExperts, KeepSplit
 from ggprune.cli.progress import READ, TerminalProgress
 from ggprune.errors import UsageError
+from ggprune.metrics.text import CALIBRATION, shipped_text
 from ggprune.model.cut import Cut, parse_units
 from ggprune.model.layers import parse_layers
 from ggprune.model.model import Model
 from ggprune.pipeline.auto import choose_first
 from ggprune.pipeline.job import AS_INPUT, Division
+from ggprune.pipeline.rank import rank_experts
+from ggprune.scoring.experts import (
+    ExpertScores,
+    ExpertsOptions,
+    expert_cut,
+    expert_routing,
+    parse_drop,
+    read_expert_scores,
+)
+from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.ranking import check_ranking, read_ranking
 from ggprune.surgery.layout import Split
 from ggprune.surgery.plan import PrunePlan, load_plan, make_plan
@@ -42,28 +54,49 @@ class Removal:
         help="Drop what a rank or choose has chosen, or its --drop least important layers."
     )] = None
     drop: Annotated[int | None, Option(min=1, help="How many layers, with --scores.")] = None
+    drop_experts: DropExperts = None
+    expert_scores: Annotated[Path | None, Option(
+        "--expert-scores", show_default="a pass over the text that ships with ggprune",
+        help="What ggprune experts has said of the experts, with --drop-experts.")] = None
     # fmt: on
 
     @property
     def is_said(self) -> bool:
         ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores)
-        return any(way is not None for way in ways)
+        return any(way is not None for way in (*ways, self.drop_experts))
 
     def plan(self, model: Model, *, drop_mtp: bool, trust: bool) -> PrunePlan:
         """Raises UsageError if it is said in no way, or in several."""
         ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores)
-        if sum(way is not None for way in ways) > 1 or not (any(ways) or drop_mtp):
+        is_said = any(ways) or drop_mtp or self.drop_experts is not None
+        if sum(way is not None for way in ways) > 1 or not is_said:
             raise UsageError(
                 "say which layers: one of --prune-layers, --keep-layers, --plan or --scores"
             )
+        if self.expert_scores is not None and self.drop_experts is None:
+            raise UsageError("--expert-scores goes with --drop-experts: how many are to leave?")
         if self.scores is None and self.drop is not None:
             raise UsageError(
                 "--drop goes with --scores: which ranking is it the number of layers of?"
             )
         if self.plan_file is not None:
+            if self.drop_experts is not None:
+                raise UsageError("--plan says what leaves: --drop-experts does not go with it")
             return load_plan(self.plan_file, model, TerminalProgress(READ))
         cut = self.cut(model) | Cut.of(mtp_blocks(model) if drop_mtp else ())
+        if self.drop_experts is not None:
+            cut |= expert_cut(model, self._experts(model), self.drop_experts, cut)
         return make_plan(model, cut, trust=trust, progress=TerminalProgress(READ))
+
+    def _experts(self, model: Model) -> ExpertScores:
+        """Those of the file, or measured now."""
+        parse_drop(self.drop_experts or "", expert_routing(model))  # before any work
+        if self.expert_scores is None:
+            options = ExpertsOptions(measuring=MeasureOptions(cache=cache_folder(True)))
+            text = shipped_text(CALIBRATION)
+            return rank_experts(model, text, options, TerminalProgress("experts", at_once=True))
+        model.read_fingerprint(TerminalProgress(READ))
+        return read_expert_scores(self.expert_scores, model)
 
     def cut(self, model: Model) -> Cut:
         if self.scores is not None:

@@ -7,7 +7,7 @@ Data only. Whether a model can do without them, and what follows, is for `arch` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -28,6 +28,7 @@ class Unit(str, Enum):
 SUFFIXES = {Unit.LAYER: "", Unit.ATTN: "a", Unit.FFN: "f", Unit.EXPERTS: "e"}
 HALVES = (Unit.ATTN, Unit.FFN)  # in the order in which they compute
 _ITEM = re.compile(r"(-?[0-9]{1,9})([af]?)(?:-(-?[0-9]{1,9})([af]?))?")
+_EXPERTS = re.compile(r"(-?[0-9]{1,9})e([0-9]{1,9}(?:\+[0-9]{1,9})*)")
 _PIECE = re.compile(r"(?P<layer>\d{1,9})(?:(?P<half>[af])|e(?P<experts>\d{1,9}(?:\+\d{1,9})*))?")
 
 
@@ -88,6 +89,12 @@ class Cut:
         halves = {Piece(n // 2, HALVES[n % 2]) for n in units if n // 2 not in whole}
         return Cut(tuple(sorted({*halves, *map(Piece, whole)})))
 
+    @staticmethod
+    def of_experts(experts: Mapping[int, Iterable[int]]) -> Cut:
+        """Experts by layer."""
+        sets = {layer: tuple(sorted(set(found))) for layer, found in experts.items()}
+        return Cut(tuple(Piece(n, Unit.EXPERTS, sets[n]) for n in sorted(sets) if sets[n]))
+
     @property
     def units(self) -> tuple[int, ...]:
         """Numbers of the units, ascending; experts are none."""
@@ -95,6 +102,27 @@ class Cut:
             Unit.LAYER: (0, 1), Unit.ATTN: (0,), Unit.FFN: (1,), Unit.EXPERTS: (),
         }  # fmt: skip
         return tuple(sorted({2 * p.layer + half for p in self for half in numbers[p.unit]}))
+
+    @property
+    def experts(self) -> dict[int, tuple[int, ...]]:
+        """The experts that leave, by the layer whose FFN they are part of."""
+        found: dict[int, set[int]] = {}
+        for piece in self:
+            if piece.unit is Unit.EXPERTS:
+                found.setdefault(piece.layer, set()).update(piece.experts)
+        return {layer: tuple(sorted(experts)) for layer, experts in found.items()}
+
+    @property
+    def without_experts(self) -> Cut:
+        return Cut(tuple(piece for piece in self if piece.unit is not Unit.EXPERTS))
+
+    @property
+    def tidy(self) -> Cut:
+        """The same in one way of saying it: an attention and an FFN may be a layer, and experts of
+        an FFN that leaves go with it."""
+        gone = frozenset(self.units)
+        left = {n: found for n, found in self.experts.items() if 2 * n + 1 not in gone}
+        return Cut.of_units(gone) | Cut.of_experts(left)
 
     @property
     def depth(self) -> int:
@@ -127,7 +155,7 @@ class Cut:
         return tuple(NewLayer(attn // 2, ffn // 2) for attn, ffn in pairs)
 
     def __str__(self) -> str:
-        """`3,5-7,11f-12a,20a`, which `parse_units` reads, then experts."""
+        """`3,5-7,11f-12a,20a,22e3+5`, which `parse_units` reads."""
         experts = [str(piece) for piece in self if piece.unit is Unit.EXPERTS]
         return ",".join([*map(_format_run, runs_of(self.units)), *experts])
 
@@ -179,15 +207,27 @@ def gone_of(layers: Iterable[NewLayer], n_layer: int) -> Cut:
 
 def parse_units(text: str, n_layer: int) -> Cut:
     """What a user writes: `20` and `20-22` are layers, `20a` an attention, `20f` an FFN, `20f-23a`
-    all from the one to the other; -1 is the last layer.
+    all from the one to the other, `22e3+5` the experts 3 and 5; -1 is the last layer.
 
     Raises UsageError for anything that is not of the model, or is named twice.
     """
-    units = [n for item in text.split(",") for n in _parse_item(item.strip(), n_layer)]
-    twice = sorted({n for n in units if units.count(n) > 1})
+    items = [item.strip() for item in text.split(",")]
+    found = {item: _EXPERTS.fullmatch(item) for item in items}
+    experts = [
+        (resolve_layer(match[1], n_layer), tuple(map(int, match[2].split("+"))))
+        for match in map(found.__getitem__, items)
+        if match is not None
+    ]
+    layers = [layer for layer, _ in experts]
+    units = [n for item in items if not found[item] for n in _parse_item(item, n_layer)]
+    named = [*(2 * n + 1 for n in layers), *units]
+    twice = sorted({n for n in named if named.count(n) > 1})
     if twice:
         raise UsageError(f"layer {twice[0] // 2} is named twice in '{text}'")
-    return Cut.of_units(units)
+    for layer, numbers in experts:
+        if len(set(numbers)) != len(numbers):
+            raise UsageError(f"an expert of layer {layer} is named twice in '{text}'")
+    return Cut.of_units(units) | Cut.of_experts(dict(experts))
 
 
 def _parse_item(item: str, n_layer: int) -> range:
@@ -195,7 +235,7 @@ def _parse_item(item: str, n_layer: int) -> range:
     if match is None:
         raise UsageError(
             f"'{item}' is not a layer number: write layers like 20,21 or 20-22 or -1, an attention "
-            "as 20a, an FFN as 20f"
+            "as 20a, an FFN as 20f, experts as 20e3+5"
         )
     first = resolve_layer(match[1], n_layer)
     last = resolve_layer(match[3], n_layer) if match[3] is not None else first

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from ggprune.model.gguf import MAGIC, Tensor
 from ggprune.model.model import open_model
 
 SUMS, COUNTS = ".in_sum2", ".counts"
+NONE: Mapping[str, tuple[int, tuple[int, ...]]] = MappingProxyType({})
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +39,30 @@ class Imatrix:
     counts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()  # tensors that are to do without an entry
 
-    def renamed(self, names: Mapping[str, str]) -> Imatrix:
-        """The entries of tensors that remain, under their new names (old name -> new name)."""
-        kept = {new: self.entries[old] for old, new in names.items() if old in self.entries}
-        counts = {new: self.counts[old] for old, new in names.items() if old in self.counts}
+    def renamed(
+        self, names: Mapping[str, str], experts: Mapping[str, tuple[int, tuple[int, ...]]] = NONE
+    ) -> Imatrix:
+        """The entries of tensors that remain, under their new names (old name -> new name).
+
+        `experts` are those that stay of how many, by old names, where some leave.
+        """
+        kept, counts = (
+            {
+                new: select_parts(values[old], *experts.get(old, (1, (0,))))
+                for old, new in names.items()
+                if old in values
+            }
+            for values in (self.entries, self.counts)
+        )
         left_out = frozenset(names[old] for old in self.left_out if old in names)
         return replace(self, entries=kept, counts=counts, left_out=left_out)
+
+
+def select_parts(values: NDArray[T], n_part: int, kept: tuple[int, ...]) -> NDArray[T]:
+    """Some of the equal parts that lie one behind the other; one value holds for all of them."""
+    if len(values) == 1 or n_part == len(kept):
+        return values
+    return values.reshape(n_part, -1)[list(kept)].ravel()
 
 
 def read_imatrix(path: Path) -> Imatrix:

@@ -165,7 +165,7 @@ def _divided(job: HealJob) -> tuple[Job, Job]:
     if job.quantize is None or not job.quantize_last:
         return now, later
     if imatrix is not None and job.plan is not None:
-        imatrix = imatrix.renamed(contents_of(job.base, job.plan).names)
+        imatrix = contents_of(job.base, job.plan).followed(imatrix)
     return replace(now, quantize=None, imatrix=None), replace(
         later, quantize=job.quantize, imatrix=imatrix
     )

@@ -155,7 +155,7 @@ def _prepare(job: Job) -> _Prepared:
     imatrix = select_entries(job.imatrix, job.quantize, job.model)
     unpruned = None
     if job.plan is not None:
-        imatrix = imatrix.renamed(contents.names) if imatrix is not None else None
+        imatrix = contents.followed(imatrix) if imatrix is not None else None
         unpruned = unpruned_of(job.model, job.plan, contents.names)
     expected = None
     if not job.quantize.copies_all:

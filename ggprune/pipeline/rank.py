@@ -12,11 +12,20 @@ from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.isolate import in_child, isolated
 from ggprune.scoring.choose import choose as choose_layers
+from ggprune.scoring.experts import ExpertScores, ExpertsOptions, score_experts
 from ggprune.scoring.rank import RankOptions
 from ggprune.scoring.rank import rank as rank_layers
 from ggprune.scoring.ranking import Metric, Ranking
 
 choose = in_child(choose_layers)
+
+
+@wraps(score_experts)
+def rank_experts(
+    model: Model, text: Text, options: ExpertsOptions | None = None, progress: Progress = SILENT
+) -> ExpertScores:
+    model.read_fingerprint(progress.part("read"))
+    return isolated(score_experts, model, text, options, progress)
 
 
 @wraps(rank_layers)

@@ -72,7 +72,7 @@ def recover(
     healed = heal(aside, progress).healing
     imatrix = job.imatrix
     if imatrix is not None and job.plan is not None:
-        imatrix = imatrix.renamed(contents_of(job.model, job.plan).names)
+        imatrix = contents_of(job.model, job.plan).followed(imatrix)
     own = replace(
         healing, plan=None, pruned=open_model(folder / HEALED), quantize=job.quantize,
         imatrix=imatrix,

@@ -224,7 +224,7 @@ def _write(
         final = Job(
             model=pruned, out=own.out, replaced=Replacement(tensors, {}) if tensors else None,
             quantize=own.quantize, split=own.split, force=own.force, check_load=own.check_load,
-            imatrix=own.imatrix.renamed(contents_of(own.base, own.plan).names)
+            imatrix=contents_of(own.base, own.plan).followed(own.imatrix)
             if own.imatrix is not None and own.plan is not None else own.imatrix,
         )  # fmt: skip
         whole = stack.enter_context(PendingFile(own.out))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.ablation.ablator import Ablator, Stream
+from ggprune.ablation.experts import expert_taps
 from ggprune.ablation.units import Halves, halves_of, parts_of
 from ggprune.arch.architecture import StreamNames, architecture_of, check_scored
 from ggprune.metrics.chunks import Chunk, make_chunks
@@ -24,6 +25,7 @@ from ggprune.model.cut import Cut, Unit
 from ggprune.model.model import Model
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads
+from ggprune.runtime.nodes import Taps
 from ggprune.runtime.session import Compute, LlamaModel, Session
 from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows
 
@@ -74,6 +76,7 @@ class Measurer:
         if options.halves and options.unit is Unit.LAYER and arch.row.halves:
             self._halves = halves_of(arch, self._session, first.tokens, first.n_output)
             places = self._halves.places
+        self._routers: dict[tuple[int, tuple[int, ...]], Taps] = {}
         self._ablator = Ablator(self._session, places, share_prefix=options.share_prefix)
         self._computed: _Computed | None = None
 
@@ -129,14 +132,15 @@ class Measurer:
     def _without(self, computed: _Computed, cut: Cut, within: Cut) -> Rows:
         chunk, base = computed.chunk, computed.base
         stream = self._stream(computed, within)
-        parts = self._parts_of(cut)
+        parts, masks = self._parts_of(cut), self._masks_of(cut)
         more = tuple(part for part in parts if part not in stream.drop)
+        changed = [part for part in masks if stream.masks.get(part) is not masks[part]]
         start = time.perf_counter()
-        if more:
-            logits = self._ablator.without(chunk.tokens, chunk.n_output, more, stream)
-            self.effort.work += self._ablator.share_computed(parts, min(more))
+        if more or changed:
+            logits = self._ablator.without(chunk.tokens, chunk.n_output, more, stream, masks)
+            self.effort.work += self._ablator.share_computed(parts, min((*more, *changed)))
         else:
-            logits, _ = self._ablator.record(chunk.tokens, chunk.n_output, parts)
+            logits, _ = self._ablator.record(chunk.tokens, chunk.n_output, parts, masks)
             self.effort.work += 1
         middle = time.perf_counter()
         with naming(self._loaded.path, f" without layers {cut}"):
@@ -150,13 +154,24 @@ class Measurer:
             start, chunk = time.perf_counter(), computed.chunk
             computed.streams = {NOTHING: computed.streams[NOTHING]}
             _, computed.streams[within] = self._ablator.record(
-                chunk.tokens, chunk.n_output, self._parts_of(within)
+                chunk.tokens, chunk.n_output, self._parts_of(within), self._masks_of(within)
             )
             self.effort.work += 1
             self._count(start, time.perf_counter())
         return computed.streams[within]
 
+    def _masks_of(self, cut: Cut) -> dict[int, Taps]:
+        """What leaves out experts, by the part that they are in."""
+        masks = {}
+        for layer, experts in cut.experts.items():
+            if (layer, experts) not in self._routers:
+                self._routers[layer, experts] = expert_taps({layer: experts})
+            part = self.parts[layer] if self._halves is None else self._halves.whole[layer][-1]
+            masks[part] = self._routers[layer, experts]
+        return masks
+
     def _parts_of(self, cut: Cut) -> tuple[int, ...]:
+        cut = cut.without_experts
         if self._halves is not None:
             return self._halves.parts(cut)
         assert all(piece.unit is self.unit for piece in cut)

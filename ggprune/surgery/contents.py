@@ -13,12 +13,13 @@ from dataclasses import KW_ONLY, dataclass, replace
 from gguf.utility import size_label
 
 from ggprune.arch.change import Change, Edit, Slice
-from ggprune.arch.legal import removal_change
+from ggprune.arch.experts import EXPERT_COUNT
 from ggprune.errors import DataError, FormatError, UsageError
 from ggprune.files.documents import decode, parse_json
-from ggprune.model.cut import HALVES, Cut, parse_units
+from ggprune.model.cut import Cut, parse_units
 from ggprune.model.fields import MAX_U64, Fields
 from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT, Tensor
+from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import SCALAR_FORMATS, Value, ValueType, array, scalar, string
 from ggprune.model.model import Model
 from ggprune.model.names import Role, roles_of
@@ -30,7 +31,6 @@ TENSOR_ALIGNMENT = 32  # ggml/src/ggml-impl.h
 ARCHITECTURE = "general.architecture"
 SIZE_LABEL = "general.size_label"
 PARAMETER_COUNT = "general.parameter_count"
-EXPERT_COUNT = "{arch}.expert_count"
 TENSOR_EXTRA = "general.tensor_extra."  # llama.cpp: src/llama-model.cpp, load_stats
 
 DROPPED_LAYERS = "ggprune.dropped_layers"
@@ -77,6 +77,16 @@ class Contents:
         stated = self.metadata.get(ALIGNMENT)
         return DEFAULT_ALIGNMENT if stated is None else int(stated.decode())
 
+    def followed(self, imatrix: Imatrix) -> Imatrix:
+        """The importance matrix of the unpruned model, as that of this one."""
+        experts = {
+            t.source.name: (t.edit.n_group, t.edit.kept)
+            for t in self.tensors
+            if t.source is not None and isinstance(t.edit, Slice)
+            and Role.EXPERTS in roles_of(t.source.name)
+        }  # fmt: skip
+        return imatrix.renamed(self.names, experts)
+
     def realigned(self, alignment: int, why: str) -> Contents:
         """Stored with another alignment; `why` is told to the user."""
         if self.alignment == alignment:
@@ -114,7 +124,7 @@ def contents_of(model: Model, plan: PrunePlan | None) -> Contents:
         raise DataError(f"{model.path}: the plan was made for another model")
     if plan is None or not plan.cut:
         return unchanged_contents(model)
-    change = removal_change(model, *map(plan.kept, HALVES), trust=plan.trust)
+    change = plan.change(model)
     tensors, names = _kept_tensors(model, plan, change)
     tensors += [
         OutTensor(name, tensor_type("F32"), (len(values),), None, values=values)
@@ -124,7 +134,7 @@ def contents_of(model: Model, plan: PrunePlan | None) -> Contents:
     metadata = {key: value for key, value in model.metadata.items() if key not in gone}
     metadata |= {
         **change.values,
-        **_size_values(model, tensors),
+        **_size_values(model, tensors, _n_expert(model, change)),
         **_tensor_extra(model, names),
         **_provenance(model, plan, change),
     }
@@ -167,20 +177,26 @@ def _kept_tensors(
     return tensors, names
 
 
-def _size_values(model: Model, kept: Sequence[OutTensor]) -> dict[str, Value]:
+def _n_expert(model: Model, change: Change) -> int:
+    key = EXPERT_COUNT.replace("{arch}", model.arch)
+    return (
+        int(change.values[key].decode()) if key in change.values else model.fields.integer(key, 0)
+    )
+
+
+def _size_values(model: Model, kept: Sequence[OutTensor], n_expert: int) -> dict[str, Value]:
     """Parameter counts, where the source states them."""
     n_param = sum(tensor.n_element for tensor in kept)
     values: dict[str, Value] = {}
     if model.fields.integer(PARAMETER_COUNT, 0, most=MAX_U64):
         values[PARAMETER_COUNT] = scalar(model.metadata[PARAMETER_COUNT].type, n_param)
     if SIZE_LABEL in model.metadata:
-        values[SIZE_LABEL] = string(_label(model, kept, n_param))
+        values[SIZE_LABEL] = string(_label(kept, n_param, n_expert))
     return values
 
 
-def _label(model: Model, kept: Sequence[OutTensor], n_param: int) -> str:
+def _label(kept: Sequence[OutTensor], n_param: int, n_expert: int) -> str:
     """`7B` or `8x7B`, by the formula of gguf-py that made the original label."""
-    n_expert = model.fields.integer(EXPERT_COUNT.replace("{arch}", model.arch), 0)
     if not n_expert:
         return str(size_label(n_param, 0, 0, 0))
     n_in_experts = sum(t.n_element for t in kept if Role.EXPERTS in roles_of(t.name))

@@ -5,6 +5,7 @@ Always a bounded block at a time, whatever the tensor's size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,9 +38,8 @@ def is_edited(tensor: OutTensor) -> bool:
 
 
 def _sliced(source: Tensor, edit: Slice, fd: int) -> Iterator[bytes]:
-    """Groups of bytes: within a row on axis 0, whole rows on axis 1."""
-    row_bytes = source.size_bytes // (source.n_element // source.shape[0])
-    per_read = row_bytes if edit.axis == 0 else source.shape[1] * row_bytes
+    """Groups of bytes: within a row on axis 0, whole rows on axis 1, whole matrices on axis 2."""
+    per_read = source.size_bytes // math.prod(source.shape[edit.axis + 1 :])
     group_bytes, kept = per_read // edit.n_group, list(edit.kept)
     if edit.axis == 0:  # many short groups: several rows at a time
         n_row = max(BLOCK_BYTES // per_read, 1)
@@ -48,9 +48,9 @@ def _sliced(source: Tensor, edit: Slice, fd: int) -> Iterator[bytes]:
             groups = np.frombuffer(raw, np.uint8).reshape(-1, edit.n_group, group_bytes)
             yield groups[:, kept].tobytes()
         return
-    for matrix in range(0, source.size_bytes, per_read):
+    for start in range(0, source.size_bytes, per_read):
         for group in kept:
-            yield from _blocks(fd, source, matrix + group * group_bytes, group_bytes)
+            yield from _blocks(fd, source, start + group * group_bytes, group_bytes)
 
 
 def _scaled(source: Tensor, factor: float, fd: int) -> Iterator[bytes]:

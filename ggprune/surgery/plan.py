@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from ggprune.arch.change import Change
-from ggprune.arch.hparams import Illegal
+from ggprune.arch.change import Change, Slice
+from ggprune.arch.experts import EXPERT_COUNT, holds_experts
+from ggprune.arch.hparams import Hparams, Illegal
 from ggprune.arch.legal import nearest_legal, removal_change
 from ggprune.arch.table import ArchitectureRow, architecture_table
 from ggprune.errors import ArchitectureError, DataError, UsageError
@@ -52,6 +53,7 @@ class PrunePlan:
     out_arch: Annotated[str, "that the result is stored as"]
     notes: Annotated[tuple[str, ...], "what a user must know about the result"] = ()
     trust: Annotated[bool, "after --trust-uniform-layers: of an unknown architecture"] = False
+    n_expert: Annotated[int, "of every MoE layer, where experts leave; else 0"] = 0
 
     @property
     @written("ggprune_plan", before="fingerprint")
@@ -87,6 +89,22 @@ class PrunePlan:
             first += n_block
         return number  # blocks of something else
 
+    def change(self, model: Model) -> Change:
+        """All that changes in the model. Raises what `removal_change` raises."""
+        attn, ffn = map(self.kept, HALVES)
+        return removal_change(model, attn, ffn, experts=self.cut.experts, trust=self.trust)
+
+    def expert_slice(self, name: str, shape: Sequence[int]) -> Slice | None:
+        """What stays of a tensor of a layer that loses experts, or of one that belongs to such a
+        tensor, as in an importance matrix; None if all of it does."""
+        block, gone = block_of(name), self.cut.experts
+        if block is None or block[1] not in gone:
+            return None
+        if not holds_experts(name, shape, self.n_expert):
+            return None
+        kept = tuple(n for n in range(self.n_expert) if n not in gone[block[1]])
+        return Slice(len(shape) - 1, self.n_expert, kept)
+
     def renamed(self, name: str) -> str | None:
         """A tensor's name afterwards; None if it goes with its layer, or its half of one."""
         block = block_of(name)
@@ -108,10 +126,11 @@ def make_plan(
     cut = drop if isinstance(drop, Cut) else Cut(tuple(Piece(n) for n in sorted(drop)))
     n_layer = len(model.layers)
     _check_layers(cut, n_layer)
-    cut = Cut.of_units(cut.units)  # an attention and an FFN may be a layer
+    cut = cut.tidy
     plan = PrunePlan(
         fingerprint="", arch=model.arch, n_layer=n_layer, cut=cut,
         stacks=model.stacks, out_arch=model.arch, trust=trust,
+        n_expert=Hparams(model).integer(EXPERT_COUNT) if cut.experts else 0,
     )  # fmt: skip
     if cut:
         change = _change(model, plan)
@@ -120,11 +139,7 @@ def make_plan(
 
 
 def _check_layers(cut: Cut, n_layer: int) -> None:
-    """Raises UsageError for layers that cannot leave together whatever the model is,
-    ArchitectureError for experts."""
-    experts = next((piece for piece in cut if piece.unit is Unit.EXPERTS), None)
-    if experts is not None:
-        raise ArchitectureError(f"{experts}: experts cannot be dropped")
+    """Raises UsageError for layers that cannot leave together whatever the model is."""
     if len(set(cut)) != len(cut) or any(not 0 <= piece.layer < n_layer for piece in cut):
         named = ", ".join(map(str, cut))
         raise UsageError(f"[{named}] are not distinct layers of 0 to {n_layer - 1}")
@@ -134,8 +149,10 @@ def _check_layers(cut: Cut, n_layer: int) -> None:
 
 def _change(model: Model, plan: PrunePlan) -> Change:
     try:
-        return removal_change(model, *map(plan.kept, HALVES), trust=plan.trust)
+        return plan.change(model)
     except Illegal as e:
+        if plan.cut.experts:  # sets of layers nearby are no answer
+            raise
         near = [str(Cut.of(d)) for d in nearest_legal(model, plan.cut.layers, trust=plan.trust)]
         hint = f"; possible nearby: {' or '.join(near)}" if near else ""
         raise ArchitectureError(f"{e}{hint}") from e

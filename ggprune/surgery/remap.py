@@ -16,8 +16,8 @@ from ggprune.errors import DataError, FormatError
 from ggprune.files.outputs import PendingFile, check_output
 from ggprune.files.reading import read_bytes
 from ggprune.model.cut import Unit
-from ggprune.model.gguf import MAGIC
-from ggprune.model.imatrix import read_legacy_entries
+from ggprune.model.gguf import MAGIC, Tensor
+from ggprune.model.imatrix import SUMS, LegacyEntry, read_legacy_entries, select_parts
 from ggprune.model.metadata import Value, scalar, string
 from ggprune.model.model import Model, open_model
 from ggprune.model.names import block_of
@@ -87,7 +87,7 @@ def _by_tensor_names(plan: PrunePlan, model: Model) -> Contents:
     metadata = dict(model.metadata)
     if model.text(ARCHITECTURE) == plan.arch:
         metadata[ARCHITECTURE] = string(plan.out_arch)
-    return _contents(model, names, metadata)
+    return _contents(plan, model, names, metadata)
 
 
 def _renamed(plan: PrunePlan, names: Sequence[str], path: Path) -> dict[str, str]:
@@ -127,16 +127,32 @@ def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str,
         metadata[hint] = string(plan.out_arch)
     if model.fields.integer(count, 0):
         metadata[count] = scalar(metadata[count].type, len(names))
-    return _contents(model, names, metadata), tuple(notes)
+    return _contents(plan, model, names, metadata), tuple(notes)
 
 
-def _contents(model: Model, names: Mapping[str, str], metadata: Mapping[str, Value]) -> Contents:
+def _contents(
+    plan: PrunePlan, model: Model, names: Mapping[str, str], metadata: Mapping[str, Value]
+) -> Contents:
     if not names:
         raise DataError(f"{model.path}: nothing of it belongs to a layer that stays")
     kept = (t for t in model.tensors if t.name in names)
-    return Contents(
-        metadata, tuple(OutTensor(names[t.name], t.type, t.shape, t) for t in kept), names
-    )
+    tensors = tuple(_out_tensor(plan, t, names[t.name]) for t in kept)
+    return Contents(metadata, tensors, names)
+
+
+def _out_tensor(plan: PrunePlan, tensor: Tensor, name: str) -> OutTensor:
+    """Without the parts of experts that leave."""
+    edit, shape = plan.expert_slice(tensor.name, tensor.shape), list(tensor.shape)
+    if edit is not None:
+        shape[edit.axis] = shape[edit.axis] // edit.n_group * len(edit.kept)
+    return OutTensor(name, tensor.type, tuple(shape), tensor, edit=edit)
+
+
+def _legacy_entry(plan: PrunePlan, entry: LegacyEntry, name: str) -> LegacyEntry:
+    edit, values = plan.expert_slice(entry.name + SUMS, entry.values.shape), entry.values
+    if edit is not None:
+        values = select_parts(values, edit.n_group, edit.kept)
+    return replace(entry, name=name, values=values)
 
 
 def _remap_dat(plan: PrunePlan, source: Path, out: Path, force: bool) -> Remapped:
@@ -145,7 +161,9 @@ def _remap_dat(plan: PrunePlan, source: Path, out: Path, force: bool) -> Remappe
     except (FormatError, struct.error, ValueError) as e:
         raise DataError(f"{source}: neither a GGUF nor a legacy importance matrix: {e}") from e
     names = _renamed(plan, [entry.name for entry in entries], source)
-    kept = [replace(entry, name=names[entry.name]) for entry in entries if entry.name in names]
+    kept = [
+        _legacy_entry(plan, entry, names[entry.name]) for entry in entries if entry.name in names
+    ]
     if not kept:
         raise DataError(f"{source}: nothing of it belongs to a layer that stays")
     with PendingFile(out) as pending:

@@ -10,13 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from ggprune.ablation.graph import graph_of
-from ggprune.ablation.taps import Tracer, ablation_taps
+from ggprune.ablation.experts import check_routers, expert_taps
+from ggprune.ablation.graph import Graph, graph_of
+from ggprune.ablation.taps import Tracer, ablation_taps, joined
 from ggprune.ablation.units import Halves, divided, find_middles
 from ggprune.arch.architecture import architecture_of
-from ggprune.arch.legal import legal_cut, legal_drop, nearest_legal, removal_change
+from ggprune.arch.legal import legal_cut, legal_drop, nearest_legal
 from ggprune.errors import ArchitectureError
-from ggprune.model.cut import HALVES, Cut, Unit
+from ggprune.model.cut import Cut, Unit
 from ggprune.model.model import Model
 from ggprune.runtime.nodes import Taps
 from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
@@ -70,26 +71,38 @@ class Checker:
         difference = float(np.abs(predicted - actual).max() / actual.std())
         if np.array_equal(predicted, actual):
             return Outcome("exact", drop)
-        kept = make_plan(self.model, drop).kept
-        notes = " ".join(removal_change(self.model, *map(kept, HALVES)).notes)
+        notes = " ".join(make_plan(self.model, drop).notes)
         if "rounding" in notes and difference < ROUNDING:
             return Outcome("rounded", drop, difference=difference)
         return Outcome("wrong", drop, f"logits differ by {difference:.2g} sigma", difference)
 
     @cached_property
-    def halves(self) -> Halves:
-        """Where the graph of the unpruned model divides its layers."""
+    def graph(self) -> Graph:
+        """Of the unpruned model."""
         tracer = Tracer({})
         self.loaded.session.run(tracer)
         self.loaded.session.chunk_logits(self.loaded.tokens, self.loaded.tokens.shape[1] // 2)
-        return divided(self.arch, find_middles(graph_of(tracer.pointers), self.arch.places))
+        return graph_of(tracer.pointers)
+
+    @cached_property
+    def halves(self) -> Halves:
+        """Where the graph divides its layers."""
+        return divided(self.arch, find_middles(self.graph, self.arch.places))
 
     def predict(self, cut: Cut) -> Logits:
-        """Logits with the layers or halves of layers left out in memory."""
+        """Logits with layers, halves of layers or experts left out in memory."""
+        gone, cut = cut.tidy.experts, cut.without_experts
+        gone = {n: experts for n, experts in gone.items() if n < self.arch.n_trunk}
+        masks = expert_taps(gone)
+        if gone:
+            check_routers(self.graph, gone)
         if any(piece.unit is not Unit.LAYER for piece in cut):
             halves = self.halves
-            return self.loaded.logits({}, ablation_taps(halves.places, halves.parts(cut)))
+            taps = ablation_taps(halves.places, halves.parts(cut))
+            return self.loaded.logits({}, joined(taps, masks))
         drop = cut.whole_layers
+        if gone:
+            return self.loaded.logits({}, joined(ablation_taps(self.arch.places, drop), masks))
         if len(self.model.stacks) == 1:
             return self.loaded.logits({}, ablation_taps(self.arch.places, drop))
         (_, n_encoder), (_, n_decoder) = self.model.stacks

@@ -7,10 +7,12 @@ to llama.cpp's defaults: metadata of a donor under another name, some values cha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ggprune.arch.hparams import n_trunk
+from ggprune.arch.experts import routing_of
+from ggprune.arch.hparams import Illegal, n_trunk
+from ggprune.arch.table import ArchitectureRow, architecture_table
 from ggprune.model.cut import Cut, parse_units
 from ggprune.model.gguf import read_gguf
 from ggprune.model.metadata import Value, ValueType, array, scalar
@@ -26,6 +28,9 @@ WINDOW, PATTERN = "{arch}.attention.sliding_window", "{arch}.attention.sliding_w
 HEADS = ("{arch}.attention.head_count", "{arch}.attention.head_count_kv")
 NEXTN, DENSE = "{arch}.nextn_predict_layers", "{arch}.leading_dense_block_count"
 STEP = "{arch}.interleave_moe_layer_step"
+
+
+GROUPED = ("bailingmoe2", "deepseek2", "exaone-moe", "glm4moe")  # some of those that may be
 
 
 def u32(n: int) -> Value:
@@ -52,6 +57,13 @@ class Family:
         """Build the model in `folder`."""
         metadata = self.store_metadata(folder / "metadata.gguf")
         return open_model(make_random_model(metadata, folder / "in.gguf", sidecars=sidecars))
+
+    def with_experts(self) -> Family:
+        """With enough experts that some may leave, in groups where the architecture has them."""
+        more = {"{arch}.expert_count": 16, "{arch}.expert_used_count": 4}
+        if self.arch in GROUPED:
+            more |= {"{arch}.expert_group_count": 4, "{arch}.expert_group_used_count": 2}
+        return replace(self, changes={**self.changes, **{k: u32(n) for k, n in more.items()}})
 
     def store_metadata(self, path: Path) -> Path:
         """Write a file without tensors."""
@@ -82,6 +94,29 @@ def half_shifts(model: Model) -> tuple[Cut, ...]:
     n = n_trunk(model)
     texts = ("0f-1a", "4f-6a", f"{n - 2}f-{n - 1}a", "1,3f-4a,6f-8a")
     return tuple(parse_units(text, model.n_layer) for text in texts)
+
+
+def expert_sets(model: Model) -> tuple[Cut, ...]:
+    """A quarter or a half of the experts, others in every layer; the same beside dropped layers."""
+    row = architecture_table().architectures.get(model.arch)
+    if not isinstance(row, ArchitectureRow) or row.experts is None:
+        return ()
+    try:
+        routing = routing_of(model, row)
+    except Illegal:
+        return ()
+    n, n_group = routing.n_expert, routing.n_group
+    size = n // n_group
+
+    def some(count: int, shift: int) -> Cut:
+        """As many of every group."""
+        per = range(max(count // n_group, 1))
+        return Cut.of_experts({
+            layer: [g * size + (layer * shift + i) % size for g in range(n_group) for i in per]
+            for layer in routing.layers
+        })  # fmt: skip
+
+    return (some(n // 4, 1), some(n // 2, 3), some(n // 4, 1) | Cut.of((3, 6)))
 
 
 def windows(size: int = 8, pattern: Value | None = None) -> dict[str, Value | None]:

@@ -29,7 +29,7 @@ from ggprune.report.blocks import markdown_table
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Logits, Tokens
 from tests.arch.exactness import Checker, Loaded, Outcome
-from tests.arch.families import FAMILIES, Family, half_shifts
+from tests.arch.families import FAMILIES, Family, expert_sets, half_shifts
 from tests.arch.meaning import UNGROWN
 from tests.arch.survey import N_VARIANT, survey_keys
 
@@ -44,13 +44,14 @@ class Row:
     name: str
     outcomes: tuple[Outcome, ...]
     halves: tuple[Outcome, ...]  # of runs from an FFN to an attention
+    experts: tuple[Outcome, ...]  # of sets of experts, of a model with more of them
     refused: str | None  # the architecture as a whole
     peer: Counter[str] | None
     n_layer: int
 
     @property
     def is_good(self) -> bool:
-        return all(o.verdict != "wrong" for o in (*self.outcomes, *self.halves))
+        return all(o.verdict != "wrong" for o in (*self.outcomes, *self.halves, *self.experts))
 
     @property
     def n_useful(self) -> int:
@@ -70,7 +71,9 @@ def check_apart(family: Family) -> Row:
     try:
         return isolated(check_family, family)
     except LlamaAbortError as e:
-        return Row(family.name, (Outcome("wrong", Cut(), str(e)),), (), None, None, family.n_layer)
+        return Row(
+            family.name, (Outcome("wrong", Cut(), str(e)),), (), (), None, None, family.n_layer
+        )
 
 
 def check_family(family: Family) -> Row:
@@ -81,14 +84,22 @@ def check_family(family: Family) -> Row:
             architecture_of(model)
         except ArchitectureError as e:
             reason = str(e).split("yet: ")[-1]
-            return Row(family.name, (), (), reason, None, model.n_layer)
+            return Row(family.name, (), (), (), reason, None, model.n_layer)
         sets = family.all_sets(model)
         checker = Checker(model, Path(folder))
         outcomes = tuple(checker.check(drop) for drop in sets)
         shifted = half_shifts(model) if len(model.stacks) == 1 else ()
         halves = tuple(checker.check_cut(cut) for cut in shifted)
         peer = Counter(peer_verdict(checker, drop) for drop in sets) if PEER else None
-        return Row(family.name, outcomes, halves, None, peer, model.n_layer)
+        experts = check_experts(family) if expert_sets(model) else ()
+        return Row(family.name, outcomes, halves, experts, None, peer, model.n_layer)
+
+
+def check_experts(family: Family) -> tuple[Outcome, ...]:
+    with tempfile.TemporaryDirectory() as folder:
+        model = family.with_experts().make(Path(folder))
+        checker = Checker(model, Path(folder))
+        return tuple(checker.check_cut(cut) for cut in expert_sets(model))
 
 
 def peer_verdict(checker: Checker, drop: tuple[int, ...]) -> str:
@@ -116,7 +127,7 @@ def peer_logits(path: Path, tokens: Tokens) -> Logits:
 
 def table(rows: Sequence[Row]) -> str:
     headers = ["architecture", "sets", "exact", "rounded", "refused", "wrong", "why refused"]
-    headers += ["half-shifts"]
+    headers += ["half-shifts", "experts"]
     headers += ["llama-quantize"] if PEER else []
     lines = []
     for row in rows:
@@ -126,13 +137,14 @@ def table(rows: Sequence[Row]) -> str:
         more = f" (+ {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         numbers = [str(count[v] or "-") for v in ("exact", "rounded", "refused", "wrong")]
         line = [row.name, str(len(row.outcomes)), *numbers, reason + more]
-        line.append(
-            ", ".join(f"{n} {v}" for v, n in Counter(o.verdict for o in row.halves).items())
-        )
+        line += [
+            ", ".join(f"{n} {v}" for v, n in Counter(o.verdict for o in found).items())
+            for found in (row.halves, row.experts)
+        ]
         if PEER:
             line.append(", ".join(f"{n} {v}" for v, n in (row.peer or Counter()).items()))
         lines.append(line)
-    return markdown_table(headers, lines, left=(0, 6, 7, 8))
+    return markdown_table(headers, lines, left=(0, 6, 7, 8, 9))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -166,11 +178,15 @@ def check_sets(families: Sequence[Family]) -> bool:
         f"{count['rounded']} equal up to rounding, {count['refused']} refused, "
         f"{count['wrong']} wrong. {useful} models have exact sets other than trailing runs."
     )
-    shifted = Counter(o.verdict for row in ordered for o in row.halves)
-    able = [row for row in ordered if any(o.verdict == "exact" for o in row.halves)]
-    print(f"Half-shifts: {', '.join(f'{n} {v}' for v, n in shifted.items())}; {len(able)} models.")
+    for what, found in (
+        ("Half-shifts", [row.halves for row in ordered]),
+        ("Experts", [row.experts for row in ordered]),
+    ):  # fmt: skip
+        verdicts = Counter(o.verdict for outcomes in found for o in outcomes)
+        n_able = sum(any(o.verdict == "exact" for o in outcomes) for outcomes in found)
+        print(f"{what}: {', '.join(f'{n} {v}' for v, n in verdicts.items())}; {n_able} models.")
     for row in ordered:
-        for o in row.halves:
+        for o in (*row.halves, *row.experts):
             if o.verdict == "wrong":
                 print(f"{row.name}: {o.drop}: {o.reason}")
     frozen = {family.name for family in families if family.frozen}

@@ -29,6 +29,23 @@ def test_parts_of_layers_are_named() -> None:
     assert str(Cut.of([3, 5, 6, 7])) == "3,5-7"
 
 
+def test_experts_are_named_and_tidied() -> None:
+    cut = parse_units("3,5e7+2,-1e0", 10)
+    assert cut.experts == {5: (2, 7), 9: (0,)}
+    assert str(cut) == "3,5e2+7,9e0"
+    assert parse_units(str(cut), 10) == cut == parse_cut(cut.to_json())
+    assert cut.units == (6, 7)
+    assert (cut | parse_units("5f", 10)).tidy == parse_units("3,5f,9e0", 10)  # they go with it
+    assert (Cut.of([5], Unit.ATTN) | cut).tidy.experts == cut.experts
+    assert cut.without_experts == Cut.of([3])
+    assert not cut.is_whole
+    for text, said in (("3e1+1", "an expert of layer 3 is named twice"),
+                       ("3e1,3e2", "layer 3 is named twice"), ("3f,3e2", "layer 3 is named twice"),
+                       ("3e", "is not a layer number"), ("11e1", "no layer 11")):  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            parse_units(text, 10)
+
+
 def test_only_whole_layers_can_be_carried_out() -> None:
     with pytest.raises(ArchitectureError, match="20a: only whole layers can be dropped"):
         _ = MIXED.whole_layers
