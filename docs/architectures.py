@@ -54,10 +54,11 @@ or it is not known which tensors belong to which. `make test-archs` compares suc
 EXPERTS = """\
 ## Experts
 
-Of {n} architectures experts can leave as well (`--drop-experts`), as many of every layer, as many of
-every group; which ones is each layer's own matter. Their matrices, with all scales and biases, are
-taken out as bytes. `make test-archs` compares such files with the whole model in which the router's
-outputs for these experts are minus infinity, bit for bit. What experts that stay are multiplied with:
+Of {n} architectures experts can leave as well (`--drop-experts`), as many of every layer, as many
+of every group; which ones is each layer's own matter. Their matrices, with all scales and biases,
+are taken out as bytes. `make test-archs` compares such files with the whole model in which the
+router's outputs for these experts are minus infinity, bit for bit. What experts that stay are
+multiplied with:
 
 {table}
 

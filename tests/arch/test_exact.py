@@ -14,11 +14,10 @@ import pytest
 
 from ggprune.arch.architecture import architecture_of
 from ggprune.arch.change import Change
-from ggprune.arch.legal import removal_change
 from ggprune.errors import ArchitectureError
 from ggprune.model.cut import Cut
 from ggprune.model.model import Model
-from ggprune.surgery import contents
+from ggprune.surgery.plan import PrunePlan
 from tests.arch.exactness import ROUNDING, Checker, Loaded
 from tests.arch.families import FAMILIES, METADATA, Family, half_shifts
 from tests.helpers import pruned_copy
@@ -93,10 +92,8 @@ def test_weights_that_are_not_rescaled_would_be_noticed(
 def _check_stale(
     model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Change], Change]
 ) -> None:
-    right, checker = removal_change, Checker(model, folder)
-    monkeypatch.setattr(
-        contents, "removal_change", lambda m, *kept, trust: spoil(right(m, *kept, trust=trust))
-    )
+    right, checker = PrunePlan.change, Checker(model, folder)
+    monkeypatch.setattr(PrunePlan, "change", lambda plan, m: spoil(right(plan, m)))
     wrong = pruned_copy(model, (3,), folder / "wrong.gguf")
     stale = Loaded(wrong.path, checker.tokens).logits({}, {})
     difference = np.abs(stale - checker.predict(Cut.of([3]))).max() / stale.std()
