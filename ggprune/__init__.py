@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from ggprune.pipeline.heal import HealJob, heal
     from ggprune.pipeline.job import Job, planned, write
     from ggprune.pipeline.options import AutoOptions
-    from ggprune.pipeline.rank import choose, rank
+    from ggprune.pipeline.rank import choose, rank, rank_experts
     from ggprune.pipeline.result import read_report
     from ggprune.pipeline.train import TrainJob, train
     from ggprune.progress import Progress
     from ggprune.quantize.options import QuantizeOptions
     from ggprune.runtime.session import Compute
     from ggprune.scoring.choose import ChooseOptions
+    from ggprune.scoring.experts import ExpertsOptions
     from ggprune.scoring.measure import MeasureOptions
     from ggprune.scoring.rank import RankOptions
     from ggprune.scoring.ranking import read_ranking
@@ -74,6 +75,7 @@ _HOMES = {
     "ggprune.pipeline.rank": (
         "choose",
         "rank",
+        "rank_experts",
     ),
     "ggprune.pipeline.result": ("read_report",),
     "ggprune.pipeline.train": (
@@ -84,6 +86,7 @@ _HOMES = {
     "ggprune.quantize.options": ("QuantizeOptions",),
     "ggprune.runtime.session": ("Compute",),
     "ggprune.scoring.choose": ("ChooseOptions",),
+    "ggprune.scoring.experts": ("ExpertsOptions",),
     "ggprune.scoring.measure": ("MeasureOptions",),
     "ggprune.scoring.rank": ("RankOptions",),
     "ggprune.scoring.ranking": ("read_ranking",),
@@ -105,12 +108,13 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "AutoOptions", "ChooseOptions", "Compute", "Cut", "DropRequest", "GGPruneError", "Goal",
-    "HealJob", "HealOptions", "Job", "Limits", "MeasureOptions", "Model", "Progress", "PrunePlan",
-    "QuantizeOptions", "RankOptions", "Split", "Target", "TrainJob", "TrainOptions", "__version__",
-    "auto", "benchmark", "choose", "evaluate", "heal", "load_plan", "make_plan", "open_model",
-    "parse_layers", "planned", "rank", "read_corpus", "read_imatrix", "read_ranking", "read_report",
-    "read_text", "read_texts", "shipped_text", "train", "write",
+    "AutoOptions", "ChooseOptions", "Compute", "Cut", "DropRequest", "ExpertsOptions",
+    "GGPruneError", "Goal", "HealJob", "HealOptions", "Job", "Limits", "MeasureOptions", "Model",
+    "Progress", "PrunePlan", "QuantizeOptions", "RankOptions", "Split", "Target", "TrainJob",
+    "TrainOptions", "__version__", "auto", "benchmark", "choose", "evaluate", "heal", "load_plan",
+    "make_plan", "open_model", "parse_layers", "planned", "rank", "rank_experts", "read_corpus",
+    "read_imatrix", "read_ranking", "read_report", "read_text", "read_texts", "shipped_text",
+    "train", "write",
 ]  # fmt: skip
 
 import_lean("gguf")

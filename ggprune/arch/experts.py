@@ -61,6 +61,8 @@ def routing_of(model: Model, row: ArchitectureRow) -> Routing:
         raise Illegal(f"{hparams.key(Key.MOE_STEP)}: not all layers that have experts use them")
     n_expert = hparams.integer(EXPERT_COUNT)
     n_group = max(hparams.integer(GROUP_COUNT), 1)
+    if n_expert % n_group or n_expert < 2 * n_group:
+        raise Illegal(f"{n_expert} experts are not {n_group} groups of two or more")
     routing = Routing(n_expert, hparams.integer(Key.EXPERTS_USED), n_group, tuple(layers))
     for tensor in model.tensors:
         if _is_by_expert(tensor.name) and tensor.shape[-1] != n_expert:

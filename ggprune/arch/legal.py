@@ -91,6 +91,19 @@ def _answers(
             yield e
 
 
+def undivided_reason(model: Model) -> str | None:
+    """Why runs of units cannot begin with an FFN; None if they can.
+
+    Raises ArchitectureError if no layer can ever be removed.
+    """
+    row, every = architecture_of(model).row, tuple(range(model.n_layer))
+    try:
+        check_halves(Removal(model, every), Removal(model, every), row)
+    except Illegal as e:
+        return str(e)
+    return None
+
+
 MAX_TRIES = 20_000
 MAX_NEAR = 5000  # of the sets around one that is not possible: seconds at the largest depth
 MAX_RUN = 16  # longer than any period so far

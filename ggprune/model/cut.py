@@ -159,6 +159,16 @@ class Cut:
         experts = [str(piece) for piece in self if piece.unit is Unit.EXPERTS]
         return ",".join([*map(_format_run, runs_of(self.units)), *experts])
 
+    @property
+    def brief(self) -> str:
+        """The same for people: experts are only counted."""
+        others, counts = self.without_experts, [len(found) for found in self.experts.values()]
+        if not counts:
+            return str(self)
+        n = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+        experts = f"{n} experts of each of {len(counts)} layers"
+        return f"{others} and {experts}" if len(others) else experts
+
     def __len__(self) -> int:
         return len(self.pieces)
 

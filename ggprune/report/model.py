@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ggprune.arch.architecture import layer_traits
-from ggprune.arch.legal import shortest_runs
+from ggprune.arch.architecture import architecture_of, layer_traits
+from ggprune.arch.experts import routing_of
+from ggprune.arch.legal import shortest_runs, undivided_reason
 from ggprune.errors import ArchitectureError
 from ggprune.files.keys import INLINE, LEFT_OUT
 from ggprune.model.gguf import Tensor
@@ -64,6 +65,16 @@ class WholeModel:
     types: Annotated[dict[str, int], "bytes of each type"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExpertsDescription:
+    """The experts of a MoE model."""
+
+    n_expert: Annotated[int, "of every layer that has some"]
+    n_used: Annotated[int, "that every token is sent to"]
+    n_group: Annotated[int, "that a layer's experts are in; as many leave each"]
+    layers: Annotated[tuple[int, ...], "that have experts"]
+
+
 @dataclass(frozen=True)
 class ModelDescription:
     """What `inspect` tells of a file."""
@@ -71,6 +82,9 @@ class ModelDescription:
     model: WholeModel
     layers: tuple[LayerDescription, ...]
     refused: Annotated[str | None, "why no layer can go"]
+    undivided: Annotated[str | None, "why no run of units can begin with an FFN"]
+    experts: Annotated[ExpertsDescription | None, "null if it has none, or none can leave"]
+    experts_refused: Annotated[str | None, "why none of them can leave"]
     outside: Annotated[TensorGroup, "tensors that are in no layer"]
 
 
@@ -79,6 +93,8 @@ def describe(model: Model) -> ModelDescription:
         runs, refused = tuple(run or () for run in shortest_runs(model)), None
     except ArchitectureError as e:
         runs, refused = ((),) * model.n_layer, str(e).removeprefix(f"{model.path}: ")
+    undivided = refused if refused is not None else undivided_reason(model)
+    experts, experts_refused = _experts(model, refused)
     traits = layer_traits(model)
     layers = tuple(
         LayerDescription(
@@ -97,7 +113,24 @@ def describe(model: Model) -> ModelDescription:
         bits_per_weight=model.bits_per_weight, types=dict(type_bytes.most_common()),
     )  # fmt: skip
     outside = [tensor for tensor in model.tensors if model.layer_of(tensor.name) is None]
-    return ModelDescription(whole, layers, refused, _group(outside))
+    return ModelDescription(
+        whole, layers, refused, undivided, experts, experts_refused, _group(outside)
+    )
+
+
+def _experts(model: Model, refused: str | None) -> tuple[ExpertsDescription | None, str | None]:
+    """Those of a model that has some, or why they stay."""
+    if not any(Role.EXPERTS in roles_of(tensor.name) for tensor in model.tensors):
+        return None, None
+    if refused is not None:
+        return None, refused
+    try:
+        found = routing_of(model, architecture_of(model).row)
+    except ArchitectureError as e:
+        return None, str(e)
+    return ExpertsDescription(
+        n_expert=found.n_expert, n_used=found.n_used, n_group=found.n_group, layers=found.layers
+    ), None
 
 
 def _group(tensors: Sequence[Tensor]) -> TensorGroup:
@@ -158,8 +191,27 @@ def _facts(description: ModelDescription) -> tuple[str, ...]:
         f"size          {size(model.size_bytes)} ({model.bits_per_weight:.2f} bits per weight)",
         f"types         {shares or '-'}",
         f"removable     {description.refused or _removal_line(description.layers)}",
+        *(() if description.refused else _unit_lines(description)),
         f"fingerprint   {model.fingerprint or UNREAD}",
     )
+
+
+def _unit_lines(description: ModelDescription) -> Iterator[str]:
+    """What can go besides whole layers."""
+    if description.undivided is None:
+        yield "runs          may also begin with an FFN and end with an attention (1f-2a)"
+    else:
+        yield f"runs          of whole layers only: {description.undivided}"
+    experts = description.experts
+    if experts is not None:
+        groups = f" in {experts.n_group} groups" if experts.n_group > 1 else ""
+        n_most = experts.n_expert - max(experts.n_used, 2)
+        yield (
+            f"experts       {experts.n_expert}{groups} in each of {len(experts.layers)} layers, "
+            f"{experts.n_used} for every token; up to {n_most} of each can leave (--drop-experts)"
+        )
+    elif description.experts_refused is not None:
+        yield f"experts       all stay: {description.experts_refused}"
 
 
 def _removal_line(layers: Sequence[LayerDescription]) -> str:

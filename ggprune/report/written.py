@@ -169,7 +169,7 @@ def _facts(result: PrunedModel | QuantizedModel) -> list[str]:
         return [f"type     {result.type}", sizes, n_byte]
     plan = result.plan
     return [
-        f"drop     {plan.drop if len(plan.drop) else '(nothing)'}",
+        f"drop     {plan.drop.brief if len(plan.drop) else '(nothing)'}",
         f"keep     {_kept(plan.keep)}  (renumbered to 0-{len(plan.keep) - 1})",
         f"layers   {plan.n_layer} -> {len(plan.keep)}",
         f"{sizes} ({100 * (after / before - 1):+.1f} %)",

@@ -131,6 +131,9 @@ def score_experts(
     check_scored(arch)
     routing = expert_routing(model)
     n_drop = parse_drop(options.drop, routing) if options.drop is not None else None
+    if options.by is ExpertMetric.KLD and options.n_exact < routing.n_expert:
+        n = routing.n_expert
+        raise UsageError(f"--by kld: of all experts one by one, so that it needs --exact {n}")
     computed = [n for n in routing.layers if n < n_trunk(model)]
     progress.begin(f"{routing.n_expert} experts of each of {len(computed)} layers")
     found = router_statistics(

@@ -143,7 +143,7 @@ class Measurer:
             logits, _ = self._ablator.record(chunk.tokens, chunk.n_output, parts, masks)
             self.effort.work += 1
         middle = time.perf_counter()
-        with naming(self._loaded.path, f" without layers {cut}"):
+        with naming(self._loaded.path, f" without layers {cut.brief}"):
             result = base.compare(chunk.scored(logits), chunk.targets, self._n_threads)
         self._count(start, middle)
         return Rows(result.kld, result.scores.nll, result.delta_p, result.same_top)

@@ -39,6 +39,9 @@ def test_experts_are_named_and_tidied() -> None:
     assert (Cut.of([5], Unit.ATTN) | cut).tidy.experts == cut.experts
     assert cut.without_experts == Cut.of([3])
     assert not cut.is_whole
+    assert cut.brief == "3 and 1 to 2 experts of each of 2 layers"
+    assert Cut.of_experts({0: (1, 2), 4: (3, 0)}).brief == "2 experts of each of 2 layers"
+    assert Cut.of([3]).brief == "3"
     for text, said in (("3e1+1", "an expert of layer 3 is named twice"),
                        ("3e1,3e2", "layer 3 is named twice"), ("3f,3e2", "layer 3 is named twice"),
                        ("3e", "is not a layer number"), ("11e1", "no layer 11")):  # fmt: skip

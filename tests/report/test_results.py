@@ -77,13 +77,33 @@ def test_a_model(tiny: Model) -> None:
     assert isinstance(table, Table)
     assert [row[0] for row in table.rows] == [*map(str, range(9)), "-"]
     document = json.loads(to_text(description))
-    assert list(document) == ["model", "layers", "refused", "outside"]
+    assert list(document) == [
+        "model", "layers", "refused", "undivided", "experts", "experts_refused", "outside",
+    ]  # fmt: skip
     assert list(document["layers"][0]) == [
         "layer", "traits", "removable", "removable_with", "kind", "n_tensor", "n_param",
         "size_bytes", "types",
     ]  # fmt: skip
     sizes = [group["size_bytes"] for group in (*document["layers"], document["outside"])]
     assert sum(sizes) == sum(document["model"]["types"].values()) == tiny.tensor_bytes
+
+
+def test_a_model_with_experts(tiny: Model, tiny_moe: Model) -> None:
+    (facts, _), document = (
+        described.blocks(described.describe(tiny_moe)),
+        json.loads(to_text(described.describe(tiny_moe))),
+    )
+    assert isinstance(facts, Text)
+    told = [line for line in facts.lines if line.startswith(("runs", "experts"))]
+    assert told == [
+        "runs          may also begin with an FFN and end with an attention (1f-2a)",
+        "experts       16 in each of 4 layers, 4 for every token; up to 12 of each can leave "
+        "(--drop-experts)",
+    ]
+    assert document["experts"] == {"n_expert": 16, "n_used": 4, "n_group": 1,
+                                   "layers": [0, 1, 2, 3]}  # fmt: skip
+    dense = described.describe(tiny)
+    assert (dense.experts, dense.experts_refused, dense.undivided) == (None, None, None)
 
 
 def test_describing_a_model_loads_nothing_that_computes() -> None:
