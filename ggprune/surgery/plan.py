@@ -192,4 +192,8 @@ def read_plan(path: Path) -> PrunePlan:
     if min(depths, default=0) < 1 or sum(depths) != plan.n_layer:
         raise DataError(f"{path}: stacks of {depths} layers do not make n_layer = {plan.n_layer}")
     _check_layers(plan.cut, plan.n_layer)
+    for layer, experts in plan.cut.experts.items():
+        if not (len(experts) < plan.n_expert and experts[-1] < plan.n_expert):
+            raise DataError(f"{path}: layer {layer} cannot lose {len(experts)} experts of "
+                            f"n_expert = {plan.n_expert}")  # fmt: skip
     return plan

@@ -14,12 +14,29 @@ import numpy as np
 from ggprune.cli.removal import Removal
 from ggprune.errors import UsageError
 from ggprune.files.documents import INLINE, LEFT_OUT, Key, encode, read_document, to_text
-from ggprune.metrics.estimates import Float64
+from ggprune.metrics.chunks import TextInfo
+from ggprune.metrics.estimates import Estimate, Float64
 from ggprune.model.cut import Cut
+from ggprune.model.model import open_model
 from ggprune.scoring.choose import search_options
-from ggprune.scoring.ranking import Metric, OrderBy, check_ranking, ranked_text, read_ranking
-from ggprune.surgery.plan import load_plan, read_plan
+from ggprune.scoring.experts import (
+    ExpertLayer,
+    ExpertMetric,
+    ExpertScores,
+    expert_cut,
+    read_expert_scores,
+)
+from ggprune.scoring.ranking import (
+    Metric,
+    OrderBy,
+    check_ranking,
+    describe_model,
+    ranked_text,
+    read_ranking,
+)
+from ggprune.surgery.plan import load_plan, make_plan, read_plan
 from ggprune.surgery.remap import remap
+from tests.conftest import TINY_MOE
 from tests.fuzz.case import Case, EscapeError
 from tests.fuzz.mutate_json import JsonMutator
 from tests.fuzz.seeds import companions, llama
@@ -87,6 +104,41 @@ class ScoresTarget:
         removal = Removal(scores=path, drop=n_drop)
         case.attempt("prune --scores", lambda: removal.plan(
             self.model, drop_mtp=False, trust=False))  # fmt: skip
+
+
+class ExpertScoresTarget:
+    """experts.json, as `prune --expert-scores` reads it."""
+
+    def __init__(self) -> None:
+        self.model = open_model(TINY_MOE)
+        n = 16
+        layers = tuple(
+            ExpertLayer(
+                layer=layer, reap=tuple(0.1 * i for i in range(n)), frequency=(0.25,) * n,
+                gate=(0.5,) * n, kld=(None,) * (n - 1) + (0.2,),
+            )
+            for layer in range(4)
+        )  # fmt: skip
+        scores = ExpertScores(
+            model=describe_model(self.model),
+            calibration=TextInfo(source="t", sha256="0", n_ctx=128, n_chunk=2, n_token=126),
+            base_ppl=Estimate(2.5, 0.1, 126), by=ExpertMetric.REAP, n_expert=n, n_used=4,
+            layers=layers,
+        )  # fmt: skip
+        self.mutator = JsonMutator([as_json(scores)])
+
+    def make(self, rng: Random) -> bytes:
+        return self.mutator.make(rng)
+
+    def run(self, data: bytes, case: Case) -> None:
+        path = case.write("experts.json", data)
+        scores = case.attempt("read", lambda: read_expert_scores(path, self.model))
+        if scores is None:
+            return
+        drop = case.rng.choice(("25%", "3", "12"))
+        cut = case.attempt("choose", lambda: expert_cut(self.model, scores, drop, Cut()))
+        if cut is not None:
+            case.attempt("plan", lambda: make_plan(self.model, cut))
 
 
 class Colour(Enum):
