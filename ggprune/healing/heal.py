@@ -27,6 +27,7 @@ from ggprune.healing.result import (
     Refitted,
     is_aside,
 )
+from ggprune.healing.routed import thinned_layers
 from ggprune.healing.selftext import enough_tokens
 from ggprune.healing.sites import ExpertSite, Site
 from ggprune.healing.walk import Walk, stages_of
@@ -121,7 +122,8 @@ class _Job:
         self.patient, self.text, self.options = patient, text, options
         self.place, self.patch, self.walk = place, walk.patch, walk
         shared = patient.pruned is None
-        stages = stages_of(patient.keep, walk.base.arch.n_trunk, shared=shared)
+        thinned = thinned_layers(patient.base, patient.fitted)
+        stages = stages_of(patient.keep, walk.base.arch.n_trunk, shared=shared, changed=thinned)
         self.stages = stages[: options.n_layer]
         self.aside = [c for c in walk.chunks if is_aside(c.number)]
         n_threads = (options.compute or Compute()).n_threads or default_threads()
@@ -153,7 +155,7 @@ class _Job:
     def _why_nothing(self, left: Sequence[Left]) -> str:
         path, arch = self.patient.fitted.path, self.walk.base.arch.name
         if not self.stages:
-            return f"{path}: no layer is missing, there is nothing to heal"
+            return f"{path}: nothing is missing, there is nothing to heal"
         why = f": {left[-1].tensor}: {left[-1].reason}" if left else ""
         return f"{path}: no matrix of this {arch} model can be fitted{why}"
 

@@ -14,6 +14,8 @@ from ggprune.healing.matrix import read_stored
 from ggprune.healing.result import Left, Refitted, is_aside
 from ggprune.healing.sites import ExpertSite
 from ggprune.metrics.estimates import Float32
+from ggprune.model.model import Model
+from ggprune.model.names import Role, block_of, roles_of
 from ggprune.model.types import tensor_type
 from ggprune.runtime.nodes import exchange_weights
 
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
     from ggprune.healing.walk import Stage, Walk
 
 PARTS = ("inputs", "gates", "experts", "residual")
+
+
+def thinned_layers(base: Model, fitted: Model) -> frozenset[int]:
+    """Layers of the original whose FFN has fewer experts in the model that is fitted."""
+    one, other = (m.fields.integer(f"{m.arch}.expert_count", 0) for m in (base, fitted))
+    if one == other:
+        return frozenset()
+    blocks = (block_of(t.name) for t in base.tensors if Role.EXPERTS in roles_of(t.name))
+    return frozenset(block[1] for block in blocks if block is not None)
 
 
 def fit_routed(

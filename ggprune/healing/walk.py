@@ -9,7 +9,7 @@ left, rounding included. A matrix that is no better on chunks set aside stays as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,12 +50,19 @@ class Stage:
         return rename_block(tensor, self.ffn if is_ffn else self.layer)
 
 
-def stages_of(keep: Sequence[NewLayer], n_trunk: int, *, shared: bool) -> tuple[Stage, ...]:
-    """The layers to fit, in order. `shared`: they are computed inside the original model."""
+def stages_of(
+    keep: Sequence[NewLayer], n_trunk: int, *, shared: bool, changed: Collection[int] = ()
+) -> tuple[Stage, ...]:
+    """The layers to fit, in order. `shared`: they are computed inside the original model; the FFNs
+    of layers `changed` are not what they were."""
     kept = [layer for layer in keep if layer.attn < n_trunk]
     behind = [*(layer.attn for layer in kept[1:]), n_trunk]
     # In front of the first layer, or in or behind one of them, something is missing.
-    holes = (i for i, layer in enumerate(kept) if layer.ffn > i or behind[i] > layer.ffn + 1)
+    holes = (
+        i
+        for i, layer in enumerate(kept)
+        if layer.ffn > i or behind[i] > layer.ffn + 1 or layer.ffn in changed
+    )
     first = next(holes, None)
     if first is None:
         return ()

@@ -20,7 +20,7 @@ from ggprune.healing.walk import stages_of
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.metrics.text import Text, read_text
-from ggprune.model.cut import parse_units, whole
+from ggprune.model.cut import Cut, parse_units, whole
 from ggprune.model.model import Model, open_model
 from ggprune.pipeline.heal import Healed, HealJob, heal
 from ggprune.pipeline.lineage import kept_layers
@@ -394,3 +394,24 @@ def test_what_a_run_works_on_is_not_taken_away(tmp_path: Path) -> None:
     index.unlink()
     discard_unused(path, index)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("way", ["plan", "file"])
+def test_a_model_that_lost_experts(tiny_moe: Model, tmp_path: Path, way: str) -> None:
+    """Nothing is missing between the layers, but every FFN is another one."""
+    text = read_text(CALIBRATION)
+    cut = Cut.of_experts(dict.fromkeys(range(4), (3, 7, 11, 15)))
+    job = HealJob(
+        base=tiny_moe, out=tmp_path / "out.gguf", text=text, options=HealOptions(compute=ONE_GRAPH),
+        plan=make_plan(tiny_moe, cut), check_load=False,
+    )  # fmt: skip
+    if way == "file":
+        pruned = pruned_copy(tiny_moe, cut, tmp_path / "pruned.gguf")
+        job = replace(job, plan=None, pruned=pruned)
+    done = heal(job)
+    assert done.healing.after.kld.value < 0.5 * done.healing.before.kld.value
+    fitted = {refit.tensor for refit in done.healing.refitted}
+    assert {f"blk.{n}.ffn_down_exps.weight" for n in range(4)} <= fitted
+    out = open_model(tmp_path / "out.gguf")
+    assert out.metadata["llama.expert_count"].decode() == 12
+    assert out.by_name["blk.1.ffn_down_exps.weight"].type.name == "Q5_1"

@@ -41,6 +41,9 @@ def test_what_does_not_leave_layers_is_not_carried_out(tmp_path: Path, tiny: Mod
     with pytest.raises(ArchitectureError, match=r"2,5f: the attention of layer 6 would come"):
         load_plan(path, tiny)
     path.write_text(json.dumps(json.loads(to_text(plan)) | {"drop": [2, "5e1"]}))
+    with pytest.raises(DataError, match="layer 5 cannot lose 1 experts of n_expert = 0"):
+        load_plan(path, tiny)
+    path.write_text(json.dumps(json.loads(to_text(plan)) | {"drop": [2, "5e1"], "n_expert": 4}))
     with pytest.raises(ArchitectureError, match="not exact for llama: it has no experts"):
         load_plan(path, tiny)
 
