@@ -7,11 +7,12 @@ number is that of a file without the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
 from ggprune.ablation.graph import Graph
+from ggprune.arch.experts import Experts
 from ggprune.errors import ArchitectureError
 from ggprune.metrics.estimates import Float32
 from ggprune.runtime.nodes import Handler, StreamNode, Taps, TensorStruct, op_name
@@ -21,8 +22,6 @@ from ggprune.runtime.softmax import softmax
 LOGITS = ("ffn_moe_logits", "ffn_moe_logits_biased")
 PROBABILITIES = "ffn_moe_probs"
 CHOSEN_BY = "ffn_moe_probs_biased"
-
-Experts = Mapping[int, tuple[int, ...]]  # by layer
 
 
 def expert_taps(gone: Experts) -> Taps:
@@ -36,10 +35,10 @@ def expert_taps(gone: Experts) -> Taps:
     return taps
 
 
-def check_routers(graph: Graph, gone: Experts) -> None:
+def check_routers(graph: Graph, layers: Iterable[int]) -> None:
     """Raises ArchitectureError if the graph has no router by which experts could be left out."""
     names = frozenset(graph.names)
-    for layer in gone:
+    for layer in layers:
         if f"{LOGITS[0]}-{layer}".encode() not in names:
             raise ArchitectureError(f"layer {layer}: the graph does not show its router")
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ctypes import c_int32
 
-from ggprune.ablation.graph import Graph, Mask
+from ggprune.ablation.graph import Graph, Mask, graph_of
 from ggprune.arch.architecture import StreamNames
 from ggprune.errors import LlamaError
 from ggprune.metrics.estimates import Float32
 from ggprune.model.layers import runs_of
 from ggprune.runtime.nodes import COMPUTE, Handler, NamedTaps, StreamNode, Taps
+from ggprune.runtime.session import Session, Tokens
 
 NO_STEP = (0, c_int32(), False, False)  # behind the last node of a graph: fits none
 
@@ -57,6 +58,17 @@ class PartOfGraph:
 
     def computed(self, pointer: int) -> None:
         self.handlers[self.position](StreamNode(pointer))
+
+
+def traced(session: Session, chunk: Tokens, n_output: int) -> Graph:
+    """The graph of a decode of one chunk, (n_ctx,), with logits for its last `n_output` tokens.
+
+    Raises LlamaError if the library lays out its nodes differently.
+    """
+    tracer = Tracer({})
+    session.run(tracer)
+    session.chunk_logits(chunk[None, :], n_output)
+    return graph_of(tracer.pointers)
 
 
 def joined(*all_taps: Taps) -> Taps:

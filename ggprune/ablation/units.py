@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ggprune.ablation.graph import Graph, graph_of
-from ggprune.ablation.taps import Tracer
+from ggprune.ablation.graph import Graph
+from ggprune.ablation.taps import traced
 from ggprune.arch.architecture import Architecture, StreamNames
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.model.cut import Cut, Unit
@@ -72,10 +72,7 @@ def halves_of(arch: Architecture, session: Session, chunk: Tokens, n_output: int
 def _middles(
     arch: Architecture, session: Session, chunk: Tokens, n_output: int
 ) -> Mapping[int, str]:
-    tracer = Tracer({})
-    session.run(tracer)
-    session.chunk_logits(chunk[None, :], n_output)
-    return find_middles(graph_of(tracer.pointers), arch.places)
+    return find_middles(traced(session, chunk, n_output), arch.places)
 
 
 @dataclass(frozen=True)

@@ -75,13 +75,13 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     split = options.splitting.split()
     quantize = quantizing.options(options.type_name, options.threads)
     model = open_model(source)
-    plan = removal.plan(model, drop_mtp=options.drop_mtp, trust=options.trust)
     inputs = [
         *(file.path for file in model.files), removal.plan_file, removal.scores,
         removal.expert_scores, *quantizing.files,
         *(options.files or ()),
     ]  # fmt: skip
     check_outputs([out, options.save_plan], inputs, force=writing.force)
+    plan = removal.plan(model, drop_mtp=options.drop_mtp, trust=options.trust)
     job = Job(
         model=model, out=out, plan=plan, quantize=quantize, imatrix=quantizing.matrix(),
         split=split, force=writing.force, check_load=writing.verify,

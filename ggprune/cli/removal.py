@@ -26,11 +26,11 @@ from ggprune.scoring.experts import (
     ExpertsOptions,
     expert_cut,
     expert_routing,
-    parse_drop,
     read_expert_scores,
 )
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.ranking import check_ranking, read_ranking
+from ggprune.scoring.target import parse_drop
 from ggprune.surgery.layout import Split
 from ggprune.surgery.plan import PrunePlan, load_plan, make_plan
 

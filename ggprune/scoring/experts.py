@@ -8,7 +8,6 @@ these would choose.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -18,7 +17,7 @@ from typing import Annotated
 import numpy as np
 
 from ggprune.arch.architecture import architecture_of, check_scored
-from ggprune.arch.experts import ALIKE, Routing, routing_of
+from ggprune.arch.experts import Routing, routing_of
 from ggprune.arch.footprint import footprints_of
 from ggprune.arch.hparams import Illegal, n_trunk
 from ggprune.errors import ArchitectureError, DataError, UsageError
@@ -35,8 +34,7 @@ from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.ranking import ModelInfo, describe_model
 from ggprune.scoring.remembered import RememberedRows, open_rows
 from ggprune.scoring.routers import RouterStatistics, router_statistics
-
-_DROP = re.compile(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,3})?)%")
+from ggprune.scoring.target import parse_drop
 
 
 class ExpertMetric(str, Enum):
@@ -163,28 +161,6 @@ def expert_routing(model: Model) -> Routing:
         return routing_of(model, architecture_of(model).row)
     except Illegal as e:
         raise ArchitectureError(f"{model.path}: no experts of it can be dropped: {e}") from e
-
-
-def parse_drop(text: str, routing: Routing) -> int:
-    """How many experts are to leave every layer: `8`, or `25%`, which leaves a multiple of 4.
-
-    Raises UsageError for anything else, and for a number that cannot be.
-    """
-    n, least = routing.n_expert, max(routing.n_used, 2)
-    match = _DROP.fullmatch(text)
-    if match is None:
-        raise UsageError(f"--drop-experts {text}: write a number like 8, or a share like 25%")
-    n_drop = int(match[1] or 0)
-    if match[2]:
-        wanted = n * (1 - float(match[2]) / 100)
-        n_drop = n - max(round(wanted / ALIKE) * ALIKE, -(-least // ALIKE) * ALIKE)
-    if not 0 < n_drop <= n - least:
-        raise UsageError(
-            f"--drop-experts {text}: a layer has {n} experts and every token uses "
-            f"{routing.n_used}, so that 1 to {n - least} can leave"
-            + (f"; {text} of them are none, as a multiple of {ALIKE} stays" if match[2] else "")
-        )
-    return n_drop
 
 
 def choose_experts(

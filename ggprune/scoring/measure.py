@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.ablation.ablator import Ablator, Stream
-from ggprune.ablation.experts import expert_taps
+from ggprune.ablation.experts import check_routers, expert_taps
+from ggprune.ablation.graph import Graph
+from ggprune.ablation.taps import traced
 from ggprune.ablation.units import Halves, halves_of, parts_of
 from ggprune.arch.architecture import StreamNames, architecture_of, check_scored
 from ggprune.metrics.chunks import Chunk, make_chunks
@@ -76,6 +78,7 @@ class Measurer:
         if options.halves and options.unit is Unit.LAYER and arch.row.halves:
             self._halves = halves_of(arch, self._session, first.tokens, first.n_output)
             places = self._halves.places
+        self._graph: Graph | None = None  # once experts are left out
         self._routers: dict[tuple[int, tuple[int, ...]], Taps] = {}
         self._ablator = Ablator(self._session, places, share_prefix=options.share_prefix)
         self._computed: _Computed | None = None
@@ -162,8 +165,13 @@ class Measurer:
 
     def _masks_of(self, cut: Cut) -> dict[int, Taps]:
         """What leaves out experts, by the part that they are in."""
-        masks = {}
-        for layer, experts in cut.experts.items():
+        masks, gone = {}, cut.tidy.experts
+        if gone and self._graph is None:  # a mask that meets no router would leave out nothing
+            first = self.chunks[0]
+            self._graph = traced(self._session, first.tokens, first.n_output)
+        if self._graph is not None:
+            check_routers(self._graph, gone)
+        for layer, experts in gone.items():
             if (layer, experts) not in self._routers:
                 self._routers[layer, experts] = expert_taps({layer: experts})
             part = self.parts[layer] if self._halves is None else self._halves.whole[layer][-1]

@@ -61,24 +61,24 @@ def router_statistics(
     Raises ArchitectureError if the graph does not show what a router chose.
     """
     compute, n_ctx = options.compute or Compute(), options.n_ctx
-    loaded = LlamaModel(model.path, compute)
-    chunks = make_chunks(text, loaded.tokenize, n_ctx, options.n_chunk)
     whole = replace(compute, n_batch=n_ctx, n_ubatch=n_ctx)
-    session = Session(loaded, n_ctx, compute=whole, tapped=True)
     found = {n: RouterStatistics(*np.zeros((3, n_expert))) for n in layers}
-    for i, chunk in enumerate(chunks):
-        reader = _RouterReader(found)
-        session.run(reader)
-        session.chunk_logits(chunk.tokens[None, :], n_ctx)
-        missing = next((n for n in layers if n not in reader.seen), None)
-        if missing is not None:
-            raise ArchitectureError(
-                f"{model.path}: llama.cpp's graph does not show what the router of layer {missing} "
-                "chose"
-            )
-        progress.step(i + 1, len(chunks))
-    session.close()
-    loaded.close()
+    with (
+        LlamaModel(model.path, compute) as loaded,
+        Session(loaded, n_ctx, compute=whole, tapped=True) as session,
+    ):
+        chunks = make_chunks(text, loaded.tokenize, n_ctx, options.n_chunk)
+        for i, chunk in enumerate(chunks):
+            reader = _RouterReader(found)
+            session.run(reader)
+            session.chunk_logits(chunk.tokens[None, :], n_ctx)
+            missing = next((n for n in layers if n not in reader.seen), None)
+            if missing is not None:
+                raise ArchitectureError(
+                    f"{model.path}: llama.cpp's graph does not show what the router of layer "
+                    f"{missing} chose"
+                )
+            progress.step(i + 1, len(chunks))
     return found
 
 

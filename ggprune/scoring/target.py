@@ -1,4 +1,4 @@
-"""How many layers are to go: a number of them, or what the model may still take or lose."""
+"""How many layers are to go, a number of them or what the model may still take or lose; experts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from ggprune.arch.experts import ALIKE, Routing
 from ggprune.arch.footprint import Footprint, footprints_of
 from ggprune.arch.hparams import n_trunk
 from ggprune.errors import ArchitectureError, UsageError
@@ -14,6 +15,7 @@ from ggprune.metrics.estimates import Estimate
 from ggprune.model.model import Model
 from ggprune.scoring.choice import Strategy
 
+_DROP = re.compile(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,3})?)%")
 _NUMBER = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>|[KMGTB]|[KMGT]B|[KMGT]iB)", re.IGNORECASE)
 MAX_AMOUNT = 1e18  # bytes or parameters: a million times what models have
 _POWERS = {"k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
@@ -161,3 +163,32 @@ def parse_number(text: str, option: str, *, of_bytes: bool = False) -> int:
     if amount > MAX_AMOUNT:
         raise UsageError(f"{option} {text}: is more than {MAX_AMOUNT:.0e}")
     return round(amount)
+
+
+def parse_drop(text: str, routing: Routing) -> int:
+    """How many experts are to leave every layer: `8`, or `25%`, which leaves a multiple of 4 and of
+    the number of groups.
+
+    Raises UsageError for anything else, and for a number that cannot be.
+    """
+    n, n_group = routing.n_expert, routing.n_group
+    least, step = max(routing.n_used, 2 * n_group), math.lcm(ALIKE, n_group)
+    match = _DROP.fullmatch(text)
+    if match is None:
+        raise UsageError(f"--drop-experts {text}: write a number like 8, or a share like 25%")
+    n_drop = int(match[1] or 0)
+    if match[2]:
+        wanted = n * (1 - float(match[2]) / 100)
+        n_drop = n - max(round(wanted / step) * step, -(-least // step) * step)
+    if not 0 < n_drop <= n - least:
+        raise UsageError(
+            f"--drop-experts {text}: a layer has {n} experts and every token uses "
+            f"{routing.n_used}, so that 1 to {n - least} can leave"
+            + (f"; {text} of them are none, as a multiple of {step} stays" if match[2] else "")
+        )
+    if n_drop % n_group:
+        raise UsageError(
+            f"--drop-experts {text}: a layer's experts are in {n_group} groups, and as many must "
+            f"leave each: write a multiple of {n_group}"
+        )
+    return n_drop

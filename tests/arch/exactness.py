@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from ggprune.ablation.experts import check_routers, expert_taps
-from ggprune.ablation.graph import Graph, graph_of
-from ggprune.ablation.taps import Tracer, ablation_taps, joined
+from ggprune.ablation.graph import Graph
+from ggprune.ablation.taps import ablation_taps, joined, traced
 from ggprune.ablation.units import Halves, divided, find_middles
 from ggprune.arch.architecture import architecture_of
 from ggprune.arch.legal import legal_cut, legal_drop, nearest_legal
@@ -79,10 +79,8 @@ class Checker:
     @cached_property
     def graph(self) -> Graph:
         """Of the unpruned model."""
-        tracer = Tracer({})
-        self.loaded.session.run(tracer)
-        self.loaded.session.chunk_logits(self.loaded.tokens, self.loaded.tokens.shape[1] // 2)
-        return graph_of(tracer.pointers)
+        tokens = self.loaded.tokens[0]
+        return traced(self.loaded.session, tokens, len(tokens) // 2)
 
     @cached_property
     def halves(self) -> Halves:

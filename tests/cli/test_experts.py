@@ -74,3 +74,12 @@ def test_mistakes_are_one_line(
     lines = without_progress(done.stderr).splitlines()
     assert len(lines) == 1 and said in lines[0], done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_there_is_refused_before_measuring(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    out.write_bytes(b"mine")
+    done = ggprune("prune", "--drop-experts", "8", TINY_MOE, out)
+    assert done.returncode != 0 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("ggprune: error: ")
+    assert out.read_bytes() == b"mine"

@@ -27,12 +27,12 @@ from ggprune.scoring.experts import (
     ExpertsOptions,
     choose_experts,
     expert_cut,
-    parse_drop,
     read_expert_scores,
     score_experts,
 )
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.remembered import open_rows
+from ggprune.scoring.target import parse_drop
 from tests.conftest import CALIBRATION
 from tests.helpers import ONE_GRAPH, pruned_copy
 
@@ -130,7 +130,7 @@ def test_with_and_without_shared_prefixes(tiny_moe: Model) -> None:
     experts = Cut.of_experts({1: (2, 3), 3: (0, 7)})
     plain = MeasureOptions(n_ctx=128, n_chunk=2, compute=ONE_GRAPH, share_prefix=False)
     both = MeasureOptions(n_ctx=128, n_chunk=2, compute=ONE_GRAPH)
-    cuts = [experts, experts | Cut.of([2]), experts | Cut.of([0])]
+    cuts = [experts, *(experts | Cut.of([n]) for n in (0, 2, 3))]  # experts of 3 go with it
     with open_rows(tiny_moe, text, plain) as slow, open_rows(tiny_moe, text, both) as fast:
         for i in range(2):
             for within in (Cut(), experts):
@@ -170,6 +170,25 @@ def test_how_many_are_to_leave(text: str, n_expert: int, n_used: int, n_drop: in
 def test_what_cannot_leave(text: str) -> None:
     with pytest.raises(UsageError, match=f"--drop-experts {text}"):
         parse_drop(text, Routing(16, 4, 1, (0,)))
+
+
+def test_shares_leave_groups_alike() -> None:
+    grouped = Routing(256, 8, 8, (0,))
+    assert (parse_drop("25%", grouped), parse_drop("99%", grouped)) == (64, 240)
+    assert parse_drop("20%", Routing(96, 4, 12, (0,))) == 24  # 72 are a multiple of 4 and of 12
+    with pytest.raises(UsageError, match="as many must leave each: write a multiple of 8"):
+        parse_drop("12", grouped)
+    with pytest.raises(UsageError, match="so that 1 to 240 can leave"):  # two stay in each
+        parse_drop("248", grouped)
+
+
+def test_a_layer_without_a_router_is_not_left_alone_in_silence(tiny: Model) -> None:
+    text, cut = read_text(CALIBRATION), Cut.of_experts({2: (1,)})
+    with (
+        open_rows(tiny, text, MEASURING) as source,
+        pytest.raises(ArchitectureError, match="layer 2: the graph does not show its router"),
+    ):
+        next(source.rows(0, [cut]))
 
 
 def test_groups_are_chosen_from_evenly(scores: ExpertScores) -> None:
