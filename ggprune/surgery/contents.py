@@ -178,10 +178,10 @@ def _kept_tensors(
 
 
 def _n_expert(model: Model, change: Change) -> int:
+    """Experts of a layer afterwards; refuses a count that is no number (llama.cpp takes none)."""
     key = EXPERT_COUNT.replace("{arch}", model.arch)
-    return (
-        int(change.values[key].decode()) if key in change.values else model.fields.integer(key, 0)
-    )
+    stated = model.fields.integer(key, 0)
+    return int(change.values[key].decode()) if key in change.values else stated
 
 
 def _size_values(model: Model, kept: Sequence[OutTensor], n_expert: int) -> dict[str, Value]:

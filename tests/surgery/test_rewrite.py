@@ -174,6 +174,17 @@ def test_an_array_of_another_length_is_an_error(tmp_path: Path) -> None:
         planned(Job(model=model, plan=make_plan(model, (1,)), out=tmp_path / "out.gguf"))
 
 
+def test_a_count_that_is_an_array_is_an_error(tmp_path: Path) -> None:
+    """One that is shortened as any array of the layers is; llama.cpp wants a number."""
+    counts = kv_array("llama.expert_count", I32, 3, struct.pack("<3i", 4, 4, 4))
+    source = tmp_path / "in.gguf"
+    source.write_bytes(build([*llama_kvs(3), counts], layer_tensors(3)))
+    model = open_model(source)
+    plan = make_plan(model, (1,), trust=True)
+    with pytest.raises(FormatError, match="expert_count"):
+        planned(Job(model=model, plan=plan, out=tmp_path / "out.gguf"))
+
+
 def test_the_size_label_of_experts_follows_gguf_py(tmp_path: Path) -> None:
     experts = [
         FakeTensor(f"blk.{i}.ffn_up_exps.weight", bytes(4 * 8 * 4), shape=(8, 1, 4))
