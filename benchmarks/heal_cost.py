@@ -30,9 +30,10 @@ from ggprune.healing.result import HealOptions, is_aside
 from ggprune.healing.walk import Walk, stages_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.logits import score_tokens
-from ggprune.model.cut import Cut, NewLayer
+from ggprune.model.cut import Cut
 from ggprune.model.layers import parse_layers
 from ggprune.model.model import Model, open_model
+from ggprune.model.newlayer import NewLayer
 from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
 from ggprune.runtime.buffers import peak_rss_bytes
 from ggprune.runtime.isolate import isolated

@@ -51,6 +51,31 @@ above hold for either half. In the others the two read the same stream, a layer 
 or it is not known which tensors belong to which. `make test-archs` compares such files as well.
 """
 
+ALONE = """\
+## Attention or FFN alone
+
+Of {n} architectures an attention can leave without its FFN, or an FFN without its attention
+(`--prune-layers 20a,23f`). llama.cpp must be told so, layer by layer: where its own loader asks
+each layer how wide it is, or as another architecture, whose loader does and whose graph computes
+the same (`--rehost never` refuses that). An attention that is missing has no heads, but one of
+zeros in the first layer, or one head of zeros; an FFN that is missing is one of zeros, one element
+wide, or its norm alone. Where an attention and a later FFN come behind each other, they become one
+layer.
+
+{table}
+
+Refused are models with a tensor that the other architecture does not compute with, or with a key
+that only one of the two reads; of step35 also those that keep all attentions while their positions
+are scaled, since one layer must have a window, and windows are not. A step35 cannot shift its
+context, and has an output matrix of its own. `make test-archs` compares such files with leaving the
+halves out of the original in memory, bit for bit.
+"""
+
+FORMS = {
+    "no_heads": "no heads", "zero_head": "one head of zeros",
+    "width_1": "one element wide", "absent": "its norm alone", None: "stays",
+}  # fmt: skip
+
 EXPERTS = """\
 ## Experts
 
@@ -105,6 +130,7 @@ def document() -> str:
     routed = {
         gates: [name for name, row in accepted.items() if row.experts == gates] for gates in GATES
     }
+    alone = {name: row.alone for name, row in accepted.items() if row.alone is not None}
     unscored = [(name, row.unscored) for name, row in accepted.items() if row.unscored]
     run = sorted({family.arch for family in FAMILIES} & accepted.keys())
     healed = healing()
@@ -118,6 +144,11 @@ def document() -> str:
         "## Any layers, and what follows them\n\n" + _table(followed, "what follows", healed),
         "## Under conditions\n\n" + _table(bound, "rules", healed),
         SHIFTED.format(n=len(shifted), names=", ".join(shifted)),
+        ALONE.format(n=len(alone), table=markdown_table(
+            ("architecture", "stored as", "attention missing", "FFN missing", "RoPE"),
+            [(name, told.host or "itself", FORMS[told.attn], FORMS[told.ffn], told.rope)
+             for name, told in alone.items()], left=(0, 1, 2, 3, 4),
+        )),
         EXPERTS.format(n=sum(map(len, routed.values())), table=markdown_table(
             ("gates", "architectures"),
             [(GATES[gates], ", ".join(names)) for gates, names in routed.items()], left=(0, 1),

@@ -30,11 +30,15 @@ class GGUFInitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
-def make_random_model(metadata: Path, out: Path, *, seed: int = 0, sidecars: bool = False) -> Path:
+def make_random_model(
+    metadata: Path, out: Path, *, seed: int = 0, sidecars: bool = False,
+    without: re.Pattern[str] | None = None,
+) -> Path:  # fmt: skip
     """Write a model of the metadata's architecture and shape to `out`, with the metadata as it is.
 
     llama.cpp says which tensors it wants; it writes the file itself for few architectures only.
-    With `sidecars`, the optional `.scale` tensors that NVFP4 files have are there too.
+    With `sidecars`, the optional `.scale` tensors that NVFP4 files have are there too. Tensors that
+    match `without`, which must be optional, are not.
     """
     lib, base = llama(), ggml()
     base.gguf_init_from_file.restype = ctypes.c_void_p
@@ -46,6 +50,8 @@ def make_random_model(metadata: Path, out: Path, *, seed: int = 0, sidecars: boo
 
     def collect(pointer: int, _: Any) -> None:
         tensor = random_tensor(pointer, seed)
+        if without is not None and without.match(tensor.name):
+            return
         if sidecars or not SIDECAR.search(tensor.name):
             tensors[tensor.name] = tensor
 

@@ -13,8 +13,9 @@ from ggprune.ablation.graph import Graph
 from ggprune.ablation.taps import traced
 from ggprune.arch.architecture import Architecture, StreamNames
 from ggprune.errors import ArchitectureError, UsageError
-from ggprune.model.cut import Cut, Unit
+from ggprune.model.cut import Cut
 from ggprune.model.names import MIXER, Role, roles_of
+from ggprune.model.unit import Unit
 from ggprune.runtime.session import Session, Tokens
 
 SCORED = (Unit.LAYER, Unit.ATTN, Unit.FFN)  # what can be left out in memory

@@ -33,6 +33,15 @@ class Scale:
 Edit = Slice | Scale
 
 
+@dataclass(frozen=True)
+class Added:
+    """A tensor that the source does not have: F32 numbers, or zeros of any type."""
+
+    shape: tuple[int, ...]  # ggml order
+    values: tuple[float, ...] = ()  # none: zeros
+    type: str = "F32"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """Everything that differs, block numbers aside. Tensor names are old names."""
@@ -43,7 +52,8 @@ class Change:
     moved: Mapping[str, str] = field(default_factory=dict)  # tensors with a new name of their own
     dropped: frozenset[str] = frozenset()  # tensors outside the layers that nothing uses any more
     edits: Mapping[str, Edit] = field(default_factory=dict)
-    added: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # F32 tensors by new name
+    added: Mapping[str, Added] = field(default_factory=dict)  # by new name
+    copied: Mapping[str, str] = field(default_factory=dict)  # new name of a second copy: the old
     notes: tuple[str, ...] = ()  # what a user must know about the result
 
     def __or__(self, other: Change) -> Change:
@@ -55,5 +65,6 @@ class Change:
             dropped=self.dropped | other.dropped,
             edits={**self.edits, **other.edits},
             added={**self.added, **other.added},
+            copied={**self.copied, **other.copied},
             notes=self.notes + other.notes,
         )

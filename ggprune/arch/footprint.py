@@ -14,10 +14,11 @@ from typing import Annotated
 from ggprune.arch.experts import holds_experts
 from ggprune.arch.hparams import mtp_blocks
 from ggprune.arch.table import ArchitectureRow, architecture_table
-from ggprune.model.cut import Cut, Unit
+from ggprune.model.cut import Cut
 from ggprune.model.gguf import Tensor
 from ggprune.model.model import Model
 from ggprune.model.names import HEAD, TOKEN_EMBEDDING, Role, half_of, roles_of
+from ggprune.model.unit import Unit
 
 
 @dataclass(frozen=True)

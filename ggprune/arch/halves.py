@@ -16,8 +16,8 @@ from ggprune.arch.change import Change
 from ggprune.arch.hparams import KEY_HALVES, Illegal, Removal
 from ggprune.arch.rules import Rule
 from ggprune.arch.table import ArchitectureRow
-from ggprune.model.cut import HALVES, Unit
 from ggprune.model.names import block_of, half_of
+from ggprune.model.unit import HALVES, Unit
 
 V = TypeVar("V")
 UNDIVIDED = "llama.cpp's graph has no name for what lies between its attention and its FFN"
@@ -40,8 +40,11 @@ def check_halves(attn: Removal, ffn: Removal, row: ArchitectureRow) -> None:
     needed, depth = row.sequential_with, model.stacks[0][1]
     if needed is not None and not all(f"blk.{n}.{needed}" in model.by_name for n in range(depth)):
         raise Illegal(f"without {needed} attention and FFN read the same stream")
-    names = [tensor.name for tensor in model.tensors]
-    unknown = next((n for n in names if block_of(n) and half_of(n, row.ffn_tensors) is None), None)
+    own = (
+        tensor.name for tensor in model.tensors
+        if (block := block_of(tensor.name)) is not None and block[1] < attn.n_trunk
+    )  # fmt: skip
+    unknown = next((name for name in own if half_of(name, row.ffn_tensors) is None), None)
     if unknown is not None:
         raise Illegal(f"it is not known whether {unknown} belongs to the attention or the FFN")
 

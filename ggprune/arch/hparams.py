@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ggprune.errors import ArchitectureError, FormatError
-from ggprune.model.cut import Unit
 from ggprune.model.fields import MAX_U32, Fields
 from ggprune.model.metadata import SCALAR_SIZES, Value, ValueType, array, scalar
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 
 
 class Key:

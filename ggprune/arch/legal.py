@@ -6,10 +6,13 @@ Knows no rule by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations, islice
 from operator import or_
+from typing import Annotated
 
+from ggprune.arch.alone import alone_change
 from ggprune.arch.architecture import architecture_of
 from ggprune.arch.change import Change
 from ggprune.arch.experts import Experts, experts_change
@@ -17,29 +20,43 @@ from ggprune.arch.halves import check_halves, shifted_change
 from ggprune.arch.hparams import Illegal, Removal, n_trunk
 from ggprune.arch.rules import Generic
 from ggprune.arch.table import ArchitectureRow
-from ggprune.errors import ArchitectureError
-from ggprune.model.cut import HALVES, Cut
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.newlayer import NewLayer
+from ggprune.model.unit import Unit
 
 
 def removal_change(
-    model: Model, keep: Sequence[int], ffn: Sequence[int] | None = None, *,
-    experts: Experts | None = None, trust: bool = False,
+    model: Model, layers: Sequence[NewLayer], *, experts: Experts | None = None,
+    trust: bool = False, rehost: bool = True,
 ) -> Change:  # fmt: skip
-    """Everything that changes when only the layers `keep` (sorted) remain.
+    """Everything that changes when only these layers remain, made of the model's own.
 
-    With `ffn`, layer i has the attention of keep[i] and the FFN of ffn[i]; `experts` leave the FFNs
-    that stay. Raises Illegal (an ArchitectureError) with the reasons if the result would not be
-    exact, FormatError if a per-layer array does not have one entry per layer.
+    `experts` leave the FFNs that stay. Without `rehost` the result is not stored as another
+    architecture to have layers with one half alone. Raises Illegal (an ArchitectureError) with the
+    reasons if the result would not be exact, FormatError if a per-layer array does not have one
+    entry per layer.
     """
     row = architecture_of(model, trust=trust).row
     try:
-        change = _change_by(row, *_halves(model, keep, ffn, trust))
-        return change | _experts(model, row, change, experts, ffn or keep) if experts else change
+        return _change(model, row, layers, experts or {}, trust, rehost)
     except Illegal as e:
         raise Illegal(
             f"{model.path}: not exact for {model.arch}: {e} (llama.cpp {row.source})"
         ) from e
+
+
+def _change(
+    model: Model, row: ArchitectureRow, layers: Sequence[NewLayer], experts: Experts, trust: bool,
+    rehost: bool,
+) -> Change:  # fmt: skip
+    change = _change_by(row, *_halves(model, layers, trust))
+    if any(layer.missing for layer in layers):
+        change |= alone_change(model, row, layers, change, rehost=rehost)
+    if experts:
+        ffn = [layer.ffn for layer in layers if layer.ffn is not None]
+        change |= _experts(model, row, change, experts, ffn)
+    return change
 
 
 def _experts(
@@ -54,12 +71,15 @@ def _experts(
 
 
 def _halves(
-    model: Model, keep: Sequence[int], ffn: Sequence[int] | None, trust: bool
+    model: Model, layers: Sequence[NewLayer], trust: bool
 ) -> tuple[Removal, Removal | None]:
-    """The layers whose attention stays, and those whose FFN stays where they are others."""
-    shifted = ffn is not None and tuple(ffn) != tuple(keep)
-    other = Removal(model, tuple(ffn), trust) if shifted and ffn is not None else None
-    return Removal(model, tuple(keep), trust), other
+    """The layers whose attention stays, and those whose FFN stays where that must be asked apart.
+
+    Of a layer that keeps one half, the other is taken to stay as well.
+    """
+    attn, ffn = tuple(layer.first for layer in layers), tuple(layer.last for layer in layers)
+    apart = attn != ffn or any(layer.missing for layer in layers)
+    return Removal(model, attn, trust), Removal(model, ffn, trust) if apart else None
 
 
 def _change_by(row: ArchitectureRow, attn: Removal, ffn: Removal | None) -> Change:
@@ -104,6 +124,32 @@ def undivided_reason(model: Model) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class AloneHalf:
+    """Can layers do without that half alone?"""
+
+    half: Unit
+    stored_as: Annotated[str | None, "the architecture of the result; null if none of them can"]
+    refused: Annotated[str | None, "why none of them can"]
+
+
+def alone_half(model: Model, unit: Unit) -> AloneHalf:
+    """By the first layer, behind the very first, that can do without it.
+
+    Raises ArchitectureError if no layer can ever be removed.
+    """
+    reason = "it has one layer"
+    for layer in range(1, n_trunk(model)):
+        left = Cut.of((layer,), unit).remaining(model.n_layer)
+        try:
+            change = removal_change(model, left)
+        except Illegal as e:
+            reason = str(e).split(f" not exact for {model.arch}: ", 1)[-1].rpartition(" (")[0]
+            continue
+        return AloneHalf(unit, change.arch or model.arch, None)
+    return AloneHalf(unit, None, reason)
+
+
 MAX_TRIES = 20_000
 MAX_NEAR = 5000  # of the sets around one that is not possible: seconds at the largest depth
 MAX_RUN = 16  # longer than any period so far
@@ -114,20 +160,13 @@ def legal_drop(model: Model, drop: Sequence[int], *, trust: bool = False) -> boo
     return legal_cut(model, Cut.of(drop), trust=trust)
 
 
-def legal_cut(model: Model, cut: Cut, *, trust: bool = False) -> bool:
+def legal_cut(model: Model, cut: Cut, *, trust: bool = False, rehost: bool = True) -> bool:
     """Can these units be removed together? Raises ArchitectureError if no layer can ever be."""
-    row, experts = architecture_of(model, trust=trust).row, cut.tidy.experts
-    try:
-        layers = cut.remaining(model.n_layer)
-    except ArchitectureError:
-        return False
+    row, layers = architecture_of(model, trust=trust).row, cut.remaining(model.n_layer)
     if not layers:
         return False
-    keep, ffn = ([layer.half(half) for layer in layers] for half in HALVES)
     try:
-        change = _change_by(row, *_halves(model, keep, ffn, trust))
-        if experts:
-            _experts(model, row, change, experts, ffn)
+        _change(model, row, layers, cut.tidy.experts, trust, rehost)
     except Illegal:
         return False
     return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache, partial
 from inspect import get_annotations
 from pathlib import Path
@@ -36,9 +36,10 @@ def parse_object(kind: type[T], row: object, place: str) -> T:
         if name not in readers:
             known = ", ".join(readers) or "none"
             raise DataError(f"{place}: unknown field {name} (known: {known})")
-    for field in fields(plain):
-        if field.default is MISSING and field.name not in row:
-            raise DataError(f"{place}: field {field.name} is missing")
+    for item in fields(plain):
+        is_needed = item.default is MISSING and item.default_factory is MISSING
+        if is_needed and item.name not in row:
+            raise DataError(f"{place}: field {item.name} is missing")
     return kind(**{name: readers[name](value, f"{place}: {name}") for name, value in row.items()})
 
 
@@ -46,12 +47,12 @@ def parse_object(kind: type[T], row: object, place: str) -> T:
 def _readers_of(kind: type) -> dict[str, Reader]:
     """By field. Inherited fields are none of them: no rule and no row has any."""
     annotations = get_annotations(kind, eval_str=True)
-    return {field.name: _reader_of(annotations[field.name]) for field in fields(kind)}
+    return {item.name: _reader_of(annotations[item.name]) for item in fields(kind)}
 
 
 @cache
 def _reader_of(annotation: object) -> Reader:
-    """What checks values of X, X | None, Literal, tuple[X, ...] or Mapping[int, X]."""
+    """What checks values of X, X | None, Literal, Alone, tuple[X, ...] or a Mapping."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         (stated,) = (argument for argument in arguments if argument is not types.NoneType)
@@ -60,8 +61,10 @@ def _reader_of(annotation: object) -> Reader:
         return partial(_read_choice, arguments)
     if origin is tuple:
         return partial(_read_list, _reader_of(arguments[0]))
-    if origin is Mapping and arguments[0] is int:
-        return partial(_read_numbered, _reader_of(arguments[1]))
+    if annotation is Alone:
+        return partial(parse_object, Alone)
+    if origin is Mapping and (arguments[0] is int or arguments[1] is float):
+        return partial(_read_mapping, arguments[0], _reader_of(arguments[1]))
     return partial(_read_plain, cast(type, origin or annotation))
 
 
@@ -84,14 +87,36 @@ def _read_list(read: Reader, value: object, place: str) -> object:
     return tuple(read(item, f"{place}[{i}]") for i, item in enumerate(value))
 
 
-def _read_numbered(read: Reader, value: object, place: str) -> object:
-    """An object whose names are numbers, which JSON can only write as text."""
-    if not isinstance(value, Mapping) or not all(str(name).isdecimal() for name in value):
-        raise DataError(f"{place} is {value!r}, expected an object with numbers for names")
-    return {int(name): read(item, f"{place}.{name}") for name, item in value.items()}
+def _read_mapping(kind: type, read: Reader, value: object, place: str) -> object:
+    """An object by names, or by numbers, which JSON can only write as text."""
+    is_numbered = kind is int
+    if not isinstance(value, Mapping) or (
+        is_numbered and not all(str(name).isdecimal() for name in value)
+    ):
+        what = "an object with numbers for names" if is_numbered else "an object"
+        raise DataError(f"{place} is {value!r}, expected {what}")
+    return {kind(name): read(item, f"{place}.{name}") for name, item in value.items()}
 
 
 PATH = Path(__file__).with_name("architectures.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """How llama.cpp is told of layers that keep one half alone; None: it cannot be.
+
+    An attention that is missing has no heads (but one of zeros in the first layer), or always one
+    head of zeros. An FFN that is missing is one of zeros, one element wide, or its norm alone.
+    """
+
+    attn: Literal["no_heads", "zero_head"] | None = None
+    ffn: Literal["width_1", "absent"] | None = None
+    # Which elements of a head rotate together; mrope: by other positions where images are.
+    rope: Literal["norm", "neox", "mrope"]
+    host: str | None = None  # the architecture that a model is stored as; None: its own
+    # Keys that the host does not read, and the numbers at which that makes no difference.
+    unless: Mapping[str, float] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()  # tensors that only the host would compute with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +139,7 @@ class ArchitectureRow:
     # Gates of a token's experts: divided by their sum, as the softmax over all experts has them, or
     # what the file states. None: it is not known what follows when experts leave.
     experts: Literal["normalized", "softmax", "stated"] | None = None
+    alone: Alone | None = None
     halves: bool = False  # every layer is an attention, then an FFN of its own, computed once
     undivided: tuple[int, ...] = ()  # layers for which the graph does not show that
     ffn_tensors: tuple[str, ...] = ()  # whose names sound as if they were the attention's

@@ -32,7 +32,7 @@ TRAIN, SHAPE, COMPUTE, OUTPUT, OTHER = "Training", "Shape", "Computing", "Output
 PANELS: Mapping[str, str] = {
     DROP: "--prune-layers --keep-layers --plan --scores --drop --drop-percent --target-size "
     "--target-params --target-speedup --max-kld --max-ppl-ratio --strategy --protect --decide "
-    "--exhaustive --confidence --rounds --drop-experts --expert-scores --drop-mtp "
+    "--exhaustive --confidence --rounds --rehost --drop-experts --expert-scores --drop-mtp "
     "--trust-uniform-layers",
     TEXT: "--file --eval-file --errors --ctx-size --chunks --eval-chunks",
     MEASURE: "--model --base --metric --by --exact --unit --measure-front --kl-divergence-base "

@@ -22,6 +22,7 @@ from ggprune.files.reading import TextErrors
 from ggprune.healing.result import HealOptions
 from ggprune.metrics.text import CALIBRATION, read_texts, shipped_text
 from ggprune.model.model import open_model
+from ggprune.pipeline.files import cache_sizes
 from ggprune.pipeline.heal import HealJob
 from ggprune.pipeline.job import Job, planned, write
 from ggprune.report.written import blocks, pruned_model
@@ -92,7 +93,9 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         raise UsageError("-f is a text to heal with: add --heal")
     else:
         files = planned(job) if writing.dry_run else write(job, TerminalProgress())
-        pruned = pruned_model(model, plan, files, written=not writing.dry_run)
+        is_written = not writing.dry_run
+        cache = cache_sizes(model, files.paths) if is_written and writing.verify else None
+        pruned = pruned_model(model, plan, files, written=is_written, cache=cache)
         show(pruned, blocks, writing.showing)
     if options.save_plan is not None:
         write_text(options.save_plan, to_text(plan), force=writing.force)

@@ -10,6 +10,7 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.arch.hparams import mtp_blocks
+from ggprune.cli.completion import one_of
 from ggprune.cli.measuring import cache_folder
 from ggprune.cli.options import DropExperts, KeepSplit
 from ggprune.cli.progress import READ, TerminalProgress
@@ -35,6 +36,7 @@ from ggprune.surgery.layout import Split
 from ggprune.surgery.plan import PrunePlan, load_plan, make_plan
 
 _SIZE = re.compile(r"[1-9][0-9]{0,8}")
+REHOST = ("auto", "never")
 SPLIT_UNITS = {"M": 1000**2, "G": 1000**3}  # llama-gguf-split's
 
 
@@ -45,8 +47,8 @@ class Removal:
     # fmt: off
     prune_layers: Annotated[str | None, Option(
         metavar="LAYERS",
-        help="Layers to drop: 20,21 or 20-22 or -1 (the last one), joined by commas; 20f-21a is a "
-        "run from the FFN of one to the attention of another.")] = None
+        help="Layers to drop: 20,21 or 20-22 or -1 (the last one), joined by commas; 20a is an "
+        "attention, 20f an FFN, 20f-21a a run from the one to the other.")] = None
     keep_layers: Annotated[str | None, Option(
         metavar="LAYERS", help="Layers to keep; drop the rest.")] = None
     plan_file: Annotated[Path | None, Option("--plan", help="Drop what a plan.json says.")] = None
@@ -54,6 +56,10 @@ class Removal:
         help="Drop what a rank or choose has chosen, or its --drop least important layers."
     )] = None
     drop: Annotated[int | None, Option(min=1, help="How many layers, with --scores.")] = None
+    rehost: Annotated[str, Option(
+        "--rehost", metavar="auto|never", autocompletion=one_of(REHOST),
+        help="Layers that keep an attention or an FFN alone: store the model as an architecture "
+        "that llama.cpp can tell so where its own is none, or never.")] = "auto"
     drop_experts: DropExperts = None
     expert_scores: Annotated[Path | None, Option(
         "--expert-scores", show_default="a pass over the text that ships with ggprune",
@@ -73,6 +79,8 @@ class Removal:
             raise UsageError(
                 "say which layers: one of --prune-layers, --keep-layers, --plan or --scores"
             )
+        if self.rehost not in REHOST:
+            raise UsageError(f"--rehost {self.rehost}: {' or '.join(REHOST)}")
         if self.expert_scores is not None and self.drop_experts is None:
             raise UsageError("--expert-scores goes with --drop-experts: how many are to leave?")
         if self.scores is None and self.drop is not None:
@@ -82,11 +90,14 @@ class Removal:
         if self.plan_file is not None:
             if self.drop_experts is not None:
                 raise UsageError("--plan says what leaves: --drop-experts does not go with it")
-            return load_plan(self.plan_file, model, TerminalProgress(READ))
+            rehost = self.rehost == "auto"
+            return load_plan(self.plan_file, model, TerminalProgress(READ), rehost=rehost)
         cut = self.cut(model) | Cut.of(mtp_blocks(model) if drop_mtp else ())
         if self.drop_experts is not None:
             cut |= expert_cut(model, self._experts(model), self.drop_experts, cut)
-        return make_plan(model, cut, trust=trust, progress=TerminalProgress(READ))
+        return make_plan(
+            model, cut, trust=trust, rehost=self.rehost == "auto", progress=TerminalProgress(READ)
+        )
 
     def _experts(self, model: Model) -> ExpertScores:
         """Those of the file, or measured now."""

@@ -34,8 +34,9 @@ from ggprune.healing.walk import Walk, stages_of
 from ggprune.metrics.chunks import Chunks, describe_text, make_chunks
 from ggprune.metrics.estimates import ppl_estimate
 from ggprune.metrics.text import Text
-from ggprune.model.cut import NewLayer, gone_of
+from ggprune.model.cut import gone_of
 from ggprune.model.model import Model
+from ggprune.model.newlayer import NewLayer
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.buffers import peak_rss_bytes

@@ -26,10 +26,11 @@ from ggprune.healing.routed import fit_routed
 from ggprune.healing.sites import ExpertSite, Site, experts_of, sites_of
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.estimates import Float32
-from ggprune.model.cut import NewLayer, Unit
 from ggprune.model.model import Model
 from ggprune.model.names import half_of, rename_block
+from ggprune.model.newlayer import NewLayer
 from ggprune.model.types import tensor_type
+from ggprune.model.unit import Unit
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.nodes import exchange_weights
 
@@ -40,6 +41,7 @@ class Stage:
 
     layer: int  # of the original; its attention
     ffn: int  # the original's layer whose FFN it has
+    missing: Unit | None  # the half that it does not have
     own: int  # the same layer's number in the model that is fitted
     last: int  # the original's last layer in front of the next kept one
     is_exact: bool  # does the original's own stream enter it?
@@ -55,21 +57,21 @@ def stages_of(
 ) -> tuple[Stage, ...]:
     """The layers to fit, in order. `shared`: they are computed inside the original model; the FFNs
     of layers `changed` are not what they were."""
-    kept = [layer for layer in keep if layer.attn < n_trunk]
-    behind = [*(layer.attn for layer in kept[1:]), n_trunk]
+    kept = [layer for layer in keep if layer.first < n_trunk]
+    behind = [*(layer.first for layer in kept[1:]), n_trunk]
     # In front of the first layer, or in or behind one of them, something is missing.
     holes = (
         i
         for i, layer in enumerate(kept)
-        if layer.ffn > i or behind[i] > layer.ffn + 1 or layer.ffn in changed
+        if layer.missing or layer.last > i or behind[i] > layer.last + 1 or layer.last in changed
     )
     first = next(holes, None)
     if first is None:
         return ()
-    is_first_whole = kept[first].attn == first  # layers in front of the cut keep their numbers
+    is_first_whole = kept[first].first == first  # layers in front of the cut keep their numbers
     return tuple(
         Stage(
-            layer.attn, layer.ffn, layer.attn if shared else i, behind[i] - 1,
+            layer.first, layer.last, layer.missing, layer.first if shared else i, behind[i] - 1,
             is_exact=i == first and is_first_whole,
         )
         for i, layer in enumerate(kept)
@@ -173,7 +175,8 @@ class Walk:
 
     def _reason(self, stage: Stage, site: Site) -> str | None:
         """Why a matrix that could be fitted is not."""
-        if stage.is_exact and site.is_middle and stage.ffn == stage.layer:
+        is_same = stage.ffn == stage.layer and stage.missing is None
+        if stage.is_exact and site.is_middle and is_same:
             return "nothing has been cut in front of it"
         if self.options.fitted is Fitted.FFN and site.is_middle:
             return "--refit ffn"
@@ -230,11 +233,12 @@ class Walk:
         old = read_stored(tensor)
         n_out, n_in = old.matrix.shape
         moments = Moments(n_in, n_out)
-        for rows in self._rows(site, state, aside=False):
+        for rows in self._rows(stage, site, state, aside=False):
             add_rows(moments, site, old.matrix, rows)
 
         def error(matrix: Float32) -> float:
-            errors = [error_of(site, matrix, rows) for rows in self._rows(site, state, aside=True)]
+            rows_aside = self._rows(stage, site, state, aside=True)
+            errors = [error_of(site, matrix, rows) for rows in rows_aside]
             return float(np.sum(errors)) / (len(errors) * self.chunks.n_ctx)
 
         if moments.is_empty:
@@ -269,8 +273,11 @@ class Walk:
         raw = np.concatenate([a.ravel(), b.ravel()]).view(np.uint8)
         return Factors(self.patch.add(raw), len(a))
 
-    def _rows(self, site: Site, state: dict[int, str], *, aside: bool) -> Iterator[Rows]:
-        target = MIDDLE if site.is_middle else BASE
+    def _rows(
+        self, stage: Stage, site: Site, state: dict[int, str], *, aside: bool
+    ) -> Iterator[Rows]:
+        is_middle = site.is_middle and stage.missing is None  # else it makes up for the other half
+        target = MIDDLE if is_middle else BASE
         for i, chunk in enumerate(self.chunks):
             if is_aside(chunk.number) == aside:
                 addends = {node: self.kept.get(state[node], i) for node in site.addends}

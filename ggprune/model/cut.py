@@ -9,24 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.model.layers import format_layers, resolve_layer, runs_of
+from ggprune.model.newlayer import NewLayer
+from ggprune.model.unit import HALVES, SUFFIXES, Unit
 
-
-class Unit(str, Enum):
-    """What can leave, of one layer."""
-
-    LAYER = "layer"
-    ATTN = "attn"  # the first half: attention, or what stands in for it
-    FFN = "ffn"  # the second half
-    EXPERTS = "experts"  # of the FFN
-
-
-# Behind a layer's number: 20 (all of it), 20a, 20f, 20e3+5 (the experts 3 and 5).
-SUFFIXES = {Unit.LAYER: "", Unit.ATTN: "a", Unit.FFN: "f", Unit.EXPERTS: "e"}
-HALVES = (Unit.ATTN, Unit.FFN)  # in the order in which they compute
 _ITEM = re.compile(r"(-?[0-9]{1,9})([af]?)(?:-(-?[0-9]{1,9})([af]?))?")
 _EXPERTS = re.compile(r"(-?[0-9]{1,9})e([0-9]{1,9}(?:\+[0-9]{1,9})*)")
 _PIECE = re.compile(r"(?P<layer>\d{1,9})(?:(?P<half>[af])|e(?P<experts>\d{1,9}(?:\+\d{1,9})*))?")
@@ -42,31 +30,6 @@ class Piece:
 
     def __str__(self) -> str:
         return f"{self.layer}{SUFFIXES[self.unit]}{'+'.join(map(str, self.experts))}"
-
-
-@dataclass(frozen=True, order=True)
-class NewLayer:
-    """A layer of what remains: the attention of one layer, the FFN of the same or of a later one.
-
-    Both are numbers of layers of the original model.
-    """
-
-    attn: int
-    ffn: int
-
-    def half(self, unit: Unit) -> int:
-        return self.ffn if unit is Unit.FFN else self.attn
-
-    def __str__(self) -> str:
-        return str(self.attn) if self.attn == self.ffn else f"{self.attn}a+{self.ffn}f"
-
-    def to_json(self) -> int | str:
-        return self.attn if self.attn == self.ffn else str(self)
-
-
-def whole(*layers: int) -> tuple[NewLayer, ...]:
-    """Layers that stay as they are."""
-    return tuple(NewLayer(n, n) for n in layers)
 
 
 @dataclass(frozen=True, order=True)
@@ -126,8 +89,9 @@ class Cut:
 
     @property
     def depth(self) -> int:
-        """By how many layers a model is shallower without it."""
-        return len(self.units) // 2
+        """By how many layers a model is shallower without it: a run of units takes with it as many
+        as it has pairs."""
+        return sum((last - first + 1) // 2 for first, last in runs_of(self.units))
 
     @property
     def is_whole(self) -> bool:
@@ -135,24 +99,22 @@ class Cut:
         return all(piece.unit is Unit.LAYER for piece in self)
 
     def remaining(self, n_layer: int) -> tuple[NewLayer, ...]:
-        """The layers that a model of that depth has afterwards: attentions and FFNs in turn.
+        """The layers that a model of that depth has afterwards.
 
-        Raises ArchitectureError if they do not take turns.
+        An attention and an FFN that come behind each other are one; what is left over is alone.
         """
         gone = frozenset(self.units)
-        left = [n for n in range(2 * n_layer) if n not in gone]
-        for place, n in enumerate(left):
-            if n % 2 != place % 2:
-                want, kind = ("FFN", "attention") if n % 2 == 0 else ("attention", "FFN")
-                before = f"behind the {kind} of layer {left[place - 1] // 2} " if place else ""
-                raise ArchitectureError(
-                    f"{self}: the {kind} of layer {n // 2} would come {before}without {want} "
-                    "between them: attention and FFN must take turns in what remains"
-                )
-        if len(left) % 2:
-            raise ArchitectureError(f"{self}: the attention of layer {left[-1] // 2} would be last")
-        pairs = zip(left[::2], left[1::2], strict=True)
-        return tuple(NewLayer(attn // 2, ffn // 2) for attn, ffn in pairs)
+        layers: list[NewLayer] = []
+        attn: int | None = None
+        for n in (n for n in range(2 * n_layer) if n not in gone):
+            if n % 2:
+                layers.append(NewLayer(attn, n // 2))
+                attn = None
+                continue
+            if attn is not None:
+                layers.append(NewLayer(attn, None))
+            attn = n // 2
+        return tuple([*layers, NewLayer(attn, None)] if attn is not None else layers)
 
     def __str__(self) -> str:
         """`3,5-7,11f-12a,20a,22e3+5`, which `parse_units` reads."""
@@ -211,7 +173,12 @@ class Cut:
 
 def gone_of(layers: Iterable[NewLayer], n_layer: int) -> Cut:
     """What leaves a model of that depth whose layers are made so afterwards."""
-    kept = {2 * layer.half(half) + i for layer in layers for i, half in enumerate(HALVES)}
+    kept = {
+        2 * number + i
+        for layer in layers
+        for i, half in enumerate(HALVES)
+        if (number := layer.half(half)) is not None
+    }
     return Cut.of_units(set(range(2 * n_layer)) - kept)
 
 

@@ -46,6 +46,12 @@ class Tensor:
         return math.prod(self.shape)
 
 
+def plain_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without dimensions of 1 at the end, which llama.cpp does not write (`ggml_n_dims`)."""
+    n_dim = max((i + 1 for i, n in enumerate(shape) if n != 1), default=1)
+    return shape[:n_dim]
+
+
 @dataclass(frozen=True, kw_only=True)
 class GGUFFile:
     """One file: its metadata in file order and its tensors in file order."""

@@ -11,7 +11,7 @@ from enum import Flag, auto
 from functools import lru_cache, reduce
 from operator import or_
 
-from ggprune.model.cut import Unit
+from ggprune.model.unit import Unit
 
 TOKEN_EMBEDDING = "token_embd.weight"
 LAYER_EMBEDDING = "per_layer_token_embd.weight"  # of gemma3n and its like

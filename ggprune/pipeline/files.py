@@ -9,14 +9,17 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from ggprune.errors import LlamaAbortError, VerificationError
+from ggprune.errors import LlamaAbortError, LlamaError, VerificationError
 from ggprune.files.outputs import PendingFile, commit_all, disk_errors
 from ggprune.files.passing import passing_folder
 from ggprune.model.model import Model, open_model
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.probe import Sense, check_taken, probe
+from ggprune.runtime.probe import Sense, cache_bytes, check_taken, probe
 from ggprune.surgery.layout import Layout
+
+CACHE_TOKENS = 4096  # of a context that caches are compared in
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,29 @@ class OutputFiles:
     paths: tuple[Path, ...]
     size_bytes: int
     notes: tuple[str, ...] = ()  # what a user must know about the result
+
+
+@dataclass(frozen=True)
+class CacheSizes:
+    """What llama.cpp allocates for keys and values in F16, and recurrent states, of a context."""
+
+    n_ctx: Annotated[int, "tokens"]
+    before_bytes: int
+    after_bytes: int
+
+
+def cache_sizes(before: Model, after: Sequence[Path]) -> CacheSizes | None:
+    """Of a model and the files made of it; None where llama.cpp makes no context of it.
+
+    No weights are read.
+    """
+    stated = before.fields.integer(f"{before.arch}.context_length", CACHE_TOKENS)
+    n_ctx = max(min(stated, CACHE_TOKENS), 1)
+    try:
+        sizes = [isolated(cache_bytes, paths, n_ctx) for paths in (_paths(before), tuple(after))]
+    except LlamaError:
+        return None
+    return CacheSizes(n_ctx, *sizes)
 
 
 @contextlib.contextmanager

@@ -21,12 +21,13 @@ from ggprune.healing.heal import Outline, Patient, Workplace
 from ggprune.healing.patch import discard_unused
 from ggprune.healing.result import METHOD, Healing, HealOptions, Refitted
 from ggprune.metrics.text import Text
-from ggprune.model.cut import NewLayer, gone_of
+from ggprune.model.cut import gone_of
 from ggprune.model.gguf import Tensor
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import Value, ValueType, array, scalar, string
 from ggprune.model.model import Model, open_model
 from ggprune.model.names import rename_block
+from ggprune.model.newlayer import NewLayer
 from ggprune.model.types import tensor_type
 from ggprune.pipeline.adapter import AdapterFile, AdapterWriter, adapter_file, check_fits
 from ggprune.pipeline.files import OutputFiles
@@ -85,12 +86,12 @@ class HealJob:
 
     @property
     def keep(self) -> tuple[int, ...]:
-        """The layers of the original that stay. Raises ArchitectureError if others are made of
-        two."""
-        made = next((layer for layer in self.layers if layer.attn != layer.ffn), None)
+        """The layers of the original that stay. Raises ArchitectureError if others do not stay as
+        they are."""
+        made = next((layer for layer in self.layers if not layer.is_whole), None)
         if made is not None:
             raise ArchitectureError(f"{made}: only whole layers can be trained")
-        return tuple(layer.attn for layer in self.layers)
+        return tuple(layer.first for layer in self.layers)
 
     @property
     def is_apart(self) -> bool:

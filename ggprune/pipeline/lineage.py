@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ggprune.errors import DataError
-from ggprune.model.cut import Cut, NewLayer
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.newlayer import NewLayer
 from ggprune.surgery.contents import prunings_of
 
 

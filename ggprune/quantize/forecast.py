@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ggprune.arch.hparams import mtp_blocks
 from ggprune.errors import DataError, LlamaError, UsageError, VerificationError
+from ggprune.model.gguf import plain_shape
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import Value, ValueType, scalar, string
 from ggprune.model.model import Model, open_model
@@ -122,8 +123,8 @@ def verify_quantized(source: Model, path: Path, forecast: Forecast) -> None:
     Raises VerificationError at the first difference.
     """
     result, types = open_model(path), forecast.types or {}
-    want = {t.name: (t.shape, types[t.name]) for t in source.tensors}
-    have = {t.name: (t.shape, t.type.name) for t in result.tensors}
+    want = {t.name: (plain_shape(t.shape), types[t.name]) for t in source.tensors}
+    have = {t.name: (plain_shape(t.shape), t.type.name) for t in result.tensors}
     if want != have:
         odd = sorted(want.items() ^ have.items())[0][0]
         raise VerificationError(f"{path}: tensor {odd} is missing, or has another shape or type")
@@ -141,15 +142,15 @@ def unpruned_of(model: Model, plan: PrunePlan, names: Mapping[str, str]) -> Unpr
     beside: set[tuple[str, int]] = set()
     first, aside = 0, mtp_blocks(model)
     for stack, n_block in plan.stacks:
-        layers = [x for x in plan.layers if first <= x.attn < first + n_block]
-        layers = [layer for layer in layers if layer.attn not in aside]
+        layers = [x for x in plan.layers if first <= x.first < first + n_block]
+        layers = [layer for layer in layers if layer.first not in aside]
         last = first + n_block - len(aside)
-        expected = [first, *(layer.ffn + 1 for layer in layers)]  # attentions, had nothing left
-        found = [*(layer.attn for layer in layers), last]
+        expected = [first, *(layer.last + 1 for layer in layers)]  # if nothing had left
+        found = [*(layer.first for layer in layers), last]
         for i, (want, have) in enumerate(zip(expected, found, strict=True)):
             if want != have:
                 beside |= {(stack, n) for n in (i - 1, i) if 0 <= n < len(layers)}
-            if i < len(layers) and layers[i].attn != layers[i].ffn:
+            if i < len(layers) and not layers[i].is_whole:
                 beside.add((stack, i))
         first += n_block
     new = frozenset(name for name in names.values() if block_of(name) in beside)

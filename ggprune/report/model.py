@@ -10,13 +10,14 @@ from typing import Annotated
 
 from ggprune.arch.architecture import architecture_of, layer_traits
 from ggprune.arch.experts import routing_of
-from ggprune.arch.legal import shortest_runs, undivided_reason
+from ggprune.arch.legal import AloneHalf, alone_half, shortest_runs, undivided_reason
 from ggprune.errors import ArchitectureError
 from ggprune.files.keys import INLINE, LEFT_OUT
 from ggprune.model.gguf import Tensor
 from ggprune.model.layers import format_layers
 from ggprune.model.model import Model
 from ggprune.model.names import Role, roles_of
+from ggprune.model.unit import HALVES, SUFFIXES, Unit
 from ggprune.report.blocks import Block, Text, table_of
 from ggprune.report.units import count, size
 
@@ -83,6 +84,7 @@ class ModelDescription:
     layers: tuple[LayerDescription, ...]
     refused: Annotated[str | None, "why no layer can go"]
     undivided: Annotated[str | None, "why no run of units can begin with an FFN"]
+    alone: Annotated[tuple[AloneHalf, ...], "what of a layer can go without the rest of it"]
     experts: Annotated[ExpertsDescription | None, "null if it has none, or none can leave"]
     experts_refused: Annotated[str | None, "why none of them can leave"]
     outside: Annotated[TensorGroup, "tensors that are in no layer"]
@@ -94,6 +96,7 @@ def describe(model: Model) -> ModelDescription:
     except ArchitectureError as e:
         runs, refused = ((),) * model.n_layer, str(e).removeprefix(f"{model.path}: ")
     undivided = refused if refused is not None else undivided_reason(model)
+    alone = () if refused is not None else tuple(alone_half(model, half) for half in HALVES)
     experts, experts_refused = _experts(model, refused)
     traits = layer_traits(model)
     layers = tuple(
@@ -114,7 +117,7 @@ def describe(model: Model) -> ModelDescription:
     )  # fmt: skip
     outside = [tensor for tensor in model.tensors if model.layer_of(tensor.name) is None]
     return ModelDescription(
-        whole, layers, refused, undivided, experts, experts_refused, _group(outside)
+        whole, layers, refused, undivided, alone, experts, experts_refused, _group(outside)
     )
 
 
@@ -202,6 +205,7 @@ def _unit_lines(description: ModelDescription) -> Iterator[str]:
         yield "runs          may also begin with an FFN and end with an attention (1f-2a)"
     else:
         yield f"runs          of whole layers only: {description.undivided}"
+    yield from _alone_lines(description)
     experts = description.experts
     if experts is not None:
         groups = f" in {experts.n_group} groups" if experts.n_group > 1 else ""
@@ -212,6 +216,18 @@ def _unit_lines(description: ModelDescription) -> Iterator[str]:
         )
     elif description.experts_refused is not None:
         yield f"experts       all stay: {description.experts_refused}"
+
+
+def _alone_lines(description: ModelDescription) -> Iterator[str]:
+    """What can go of a layer while the rest of it stays."""
+    words = {Unit.ATTN: "attention    ", Unit.FFN: "FFN          "}
+    for found in description.alone:
+        letter = SUFFIXES[found.half]
+        if found.stored_as is None:
+            yield f"{words[found.half]} never goes alone: {found.refused}"
+            continue
+        stored = f", stored as {found.stored_as}" * (found.stored_as != description.model.arch)
+        yield f"{words[found.half]} may go alone (1{letter}){stored}"
 
 
 def _removal_line(layers: Sequence[LayerDescription]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from ggprune.errors import MissingExtraError, UsageError
 from ggprune.files.outputs import write_bytes
 from ggprune.files.printable import printable
-from ggprune.model.cut import Unit
+from ggprune.model.unit import Unit
 from ggprune.report.blocks import Figure
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.ranking import Ranking

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ggprune.model.cut import Unit
+from ggprune.model.unit import Unit
 from ggprune.pipeline.result import FrontRow
 from ggprune.report.blocks import Block, Column, Table, Text, table_of
 from ggprune.report.plot import bars, choice_figure, is_log_scale, ranking_figure

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 from ggprune.files.keys import INLINE, Key
-from ggprune.model.cut import Cut, NewLayer
+from ggprune.model.cut import Cut
 from ggprune.model.layers import format_layers
 from ggprune.model.model import Model
-from ggprune.pipeline.files import OutputFiles
+from ggprune.model.newlayer import NewLayer
+from ggprune.pipeline.files import CacheSizes, OutputFiles
 from ggprune.pipeline.synth import Blueprint, Shape, count_parameters, known_shapes, make_tensors
 from ggprune.report.blocks import Block, Text, table_of
 from ggprune.report.units import count, size
@@ -38,7 +39,7 @@ class PlanSummary:
     arch: str
     n_layer: int
     drop: Annotated[Cut, "layers, and halves of them"]
-    keep: Annotated[tuple[NewLayer, ...], 'layers; "11a+12f" is made of the halves of two']
+    keep: Annotated[tuple[NewLayer, ...], 'layers; "11a+12f" has the halves of two, "20f" one']
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,10 @@ class PrunedModel:
     plan: PlanSummary
     out: ModelFiles
     notes: Notes
+    cache: Annotated[
+        CacheSizes | None, Key(optional=True),
+        "what the KV cache takes, as llama.cpp allocates it; once written and verified",
+    ] = None  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,9 @@ class SynthModel:
 
 
 def pruned_model(
-    model: Model, plan: PrunePlan, files: OutputFiles, *, written: bool
-) -> PrunedModel:
+    model: Model, plan: PrunePlan, files: OutputFiles, *, written: bool,
+    cache: CacheSizes | None = None,
+) -> PrunedModel:  # fmt: skip
     summary = PlanSummary(
         fingerprint=plan.fingerprint, arch=plan.arch, n_layer=plan.n_layer, drop=plan.cut,
         keep=plan.layers,
@@ -115,7 +121,7 @@ def pruned_model(
         paths=files.paths, arch=plan.out_arch, size_bytes=files.size_bytes, written=written
     )
     source = SourceFile(model.path, model.size_bytes)
-    return PrunedModel(source, summary, out, (*plan.notes, *files.notes))
+    return PrunedModel(source, summary, out, (*plan.notes, *files.notes), cache)
 
 
 def quantized_model(
@@ -172,15 +178,28 @@ def _facts(result: PrunedModel | QuantizedModel) -> list[str]:
         f"drop     {plan.drop.brief if len(plan.drop) else '(nothing)'}",
         f"keep     {_kept(plan.keep)}  (renumbered to 0-{len(plan.keep) - 1})",
         f"layers   {plan.n_layer} -> {len(plan.keep)}",
-        f"{sizes} ({100 * (after / before - 1):+.1f} %)",
+        f"{sizes} ({_change(before, after)})",
         n_byte,
+        *_cache_line(result.cache),
     ]
 
 
+def _cache_line(cache: CacheSizes | None) -> list[str]:
+    if cache is None or not cache.before_bytes:
+        return []
+    sizes = f"{size(cache.before_bytes)} -> {size(cache.after_bytes)}"
+    return [f"KV cache {sizes} ({_change(cache.before_bytes, cache.after_bytes)}) for "
+            f"{cache.n_ctx} tokens"]  # fmt: skip
+
+
+def _change(before: int, after: int) -> str:
+    return f"{100 * (after / before - 1):+.1f} %"
+
+
 def _kept(layers: Sequence[NewLayer]) -> str:
-    """Whole layers in the shortest notation, then those that are made of two."""
-    whole = format_layers(layer.attn for layer in layers if layer.attn == layer.ffn)
-    made = [str(layer) for layer in layers if layer.attn != layer.ffn]
+    """Whole layers in the shortest notation, then those that have halves of two, or one."""
+    whole = format_layers(layer.first for layer in layers if layer.is_whole)
+    made = [str(layer) for layer in layers if not layer.is_whole]
     return ",".join([*([whole] if whole else []), *made])
 
 

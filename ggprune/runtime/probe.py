@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ggprune.runtime.buffers import listening, parse_buffers
 from ggprune.runtime.session import Compute, LlamaModel, Session
 
 CPU = Compute(n_gpu_layers=0)
@@ -27,6 +28,20 @@ class Sense(Enum):
 def check_taken(paths: Sequence[Path]) -> None:
     """Load all of a model (all its shards) but its weights. Raises LlamaError if that fails."""
     LlamaModel(paths[0], CPU, weights=False, repack=False, shards=paths).close()
+
+
+def cache_bytes(paths: Sequence[Path], n_ctx: int) -> int:
+    """What llama.cpp allocates for keys and values (F16), and recurrent states, of `n_ctx` tokens.
+
+    No weights are read. Raises LlamaError if the model does not load, or makes no context.
+    """
+    with (
+        listening() as log,
+        LlamaModel(paths[0], CPU, weights=False, repack=False, shards=paths) as model,
+        Session(model, n_ctx, compute=CPU),
+    ):
+        pass
+    return sum(cache.size_bytes for cache in parse_buffers("".join(log)).caches)
 
 
 def probe(paths: Sequence[Path], n_token: int = 8) -> Sense:

@@ -23,8 +23,9 @@ from ggprune.metrics.chunks import Chunk, make_chunks
 from ggprune.metrics.logits import BaseLogits, base_logits
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import Text
-from ggprune.model.cut import Cut, Unit
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.nodes import Taps

@@ -23,9 +23,10 @@ from ggprune.metrics.estimates import (
     share_estimate,
 )
 from ggprune.metrics.text import Text
-from ggprune.model.cut import Cut, Unit
+from ggprune.model.cut import Cut
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.library import versions
 from ggprune.scoring.activations import activation_statistics

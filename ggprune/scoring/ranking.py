@@ -17,8 +17,8 @@ from ggprune.files.reading import TextErrors, read_bytes
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate, Float64
 from ggprune.metrics.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
-from ggprune.model.cut import Unit
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.rows import Effort

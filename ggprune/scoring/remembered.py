@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from ggprune.metrics.estimates import Float64
 from ggprune.metrics.text import Text
-from ggprune.model.cut import Cut, Unit
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.devices import computing_on
 from ggprune.runtime.library import versions

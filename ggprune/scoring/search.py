@@ -17,8 +17,9 @@ from ggprune.arch.hparams import n_trunk
 from ggprune.arch.legal import first_legal, legal_cut, shortest_runs
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.metrics.estimates import Float64, mean_estimate
-from ggprune.model.cut import Cut, Unit
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 from ggprune.progress import SILENT, Progress
 from ggprune.scoring.choice import Step, Strategy
 from ggprune.scoring.race import Race, RaceRules, Seen, ranked

@@ -12,13 +12,13 @@ from dataclasses import KW_ONLY, dataclass, replace
 
 from gguf.utility import size_label
 
-from ggprune.arch.change import Change, Edit, Slice
+from ggprune.arch.change import Added, Change, Edit, Slice
 from ggprune.arch.experts import EXPERT_COUNT
 from ggprune.errors import DataError, FormatError, UsageError
 from ggprune.files.documents import decode, parse_json
 from ggprune.model.cut import Cut, parse_units
 from ggprune.model.fields import MAX_U64, Fields
-from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT, Tensor
+from ggprune.model.gguf import ALIGNMENT, DEFAULT_ALIGNMENT, Tensor, plain_shape
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.metadata import SCALAR_FORMATS, Value, ValueType, array, scalar, string
 from ggprune.model.model import Model
@@ -52,7 +52,7 @@ class OutTensor:
     source: Tensor | None
     _: KW_ONLY
     edit: Edit | None = None
-    values: tuple[float, ...] = ()  # F32; only without a source
+    values: tuple[float, ...] = ()  # F32; only without a source, which is zeros without them
 
     @property
     def size_bytes(self) -> int:
@@ -126,10 +126,8 @@ def contents_of(model: Model, plan: PrunePlan | None) -> Contents:
         return unchanged_contents(model)
     change = plan.change(model)
     tensors, names = _kept_tensors(model, plan, change)
-    tensors += [
-        OutTensor(name, tensor_type("F32"), (len(values),), None, values=values)
-        for name, values in change.added.items()
-    ]
+    tensors += [_added(name, added) for name, added in change.added.items()]
+    tensors += [_copied(name, model.by_name[old]) for name, old in change.copied.items()]
     gone = {*change.gone, DROPPED_LAYERS, DROPPED_UNITS}  # in the history from now on
     metadata = {key: value for key, value in model.metadata.items() if key not in gone}
     metadata |= {
@@ -175,6 +173,16 @@ def _kept_tensors(
         names[tensor.name] = name
         tensors.append(OutTensor(name, tensor.type, tuple(shape), tensor, edit=edit))
     return tensors, names
+
+
+def _added(name: str, added: Added) -> OutTensor:
+    """With no more dimensions than llama.cpp itself would write."""
+    kind = tensor_type(added.type)
+    return OutTensor(name, kind, plain_shape(added.shape), None, values=added.values)
+
+
+def _copied(name: str, source: Tensor) -> OutTensor:
+    return OutTensor(name, source.type, source.shape, source)
 
 
 def _n_expert(model: Model, change: Change) -> int:

@@ -23,8 +23,10 @@ def edited_blocks(tensor: OutTensor, fd: int) -> Iterator[bytes]:
 
     Raises EOFError if the source is short.
     """
-    if tensor.source is None:
+    if tensor.source is None and tensor.values:
         yield np.asarray(tensor.values, "<f4").tobytes()
+    elif tensor.source is None:
+        yield from _zeros(tensor.size_bytes)
     elif isinstance(tensor.edit, Slice):
         yield from _sliced(tensor.source, tensor.edit, fd)
     elif isinstance(tensor.edit, Scale):
@@ -35,6 +37,12 @@ def edited_blocks(tensor: OutTensor, fd: int) -> Iterator[bytes]:
 
 def is_edited(tensor: OutTensor) -> bool:
     return tensor.source is None or tensor.edit is not None
+
+
+def _zeros(n: int) -> Iterator[bytes]:
+    """Zeros of any type: the scale of a block of them is zero."""
+    for done in range(0, n, BLOCK_BYTES):
+        yield bytes(min(BLOCK_BYTES, n - done))
 
 
 def _sliced(source: Tensor, edit: Slice, fd: int) -> Iterator[bytes]:

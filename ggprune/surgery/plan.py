@@ -16,9 +16,11 @@ from ggprune.arch.table import ArchitectureRow, architecture_table
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import DocumentError, Key, decode, parse_json, written
 from ggprune.files.reading import read_bytes
-from ggprune.model.cut import HALVES, Cut, NewLayer, Piece, Unit, parse_cut
+from ggprune.model.cut import Cut, Piece, parse_cut
 from ggprune.model.model import Model
 from ggprune.model.names import block_of, half_of, rename_block
+from ggprune.model.newlayer import NewLayer
+from ggprune.model.unit import Unit
 from ggprune.progress import SILENT, Progress
 
 PLAN_FORMAT = 2
@@ -75,24 +77,24 @@ class PrunePlan:
         """What the layers of the result are made of."""
         return self.cut.remaining(self.n_layer)
 
-    def kept(self, half: Unit) -> tuple[int, ...]:
-        """The layers whose attention, or whose FFN, stays, in order."""
-        return tuple(layer.half(half) for layer in self.layers)
-
     def new_number(self, stack: str, number: int, half: Unit) -> int | None:
         """What a block of a stack is called afterwards, by one of its halves; None if that goes."""
         first = 0
         for prefix, n_block in self.stacks:
+            own = [
+                layer.half(half) for layer in self.layers
+                if first <= layer.first < first + n_block
+            ]  # fmt: skip
             if prefix == stack:
-                kept = [n - first for n in self.kept(half) if first <= n < first + n_block]
-                return kept.index(number) if number in kept else None
+                return own.index(number + first) if number + first in own else None
             first += n_block
         return number  # blocks of something else
 
-    def change(self, model: Model) -> Change:
+    def change(self, model: Model, *, rehost: bool = True) -> Change:
         """All that changes in the model. Raises what `removal_change` raises."""
-        attn, ffn = map(self.kept, HALVES)
-        return removal_change(model, attn, ffn, experts=self.cut.experts, trust=self.trust)
+        return removal_change(
+            model, self.layers, experts=self.cut.experts, trust=self.trust, rehost=rehost
+        )
 
     def expert_slice(self, name: str, shape: Sequence[int]) -> Slice | None:
         """What stays of a tensor of a layer that loses experts, or of one that belongs to such a
@@ -117,9 +119,12 @@ class PrunePlan:
 
 
 def make_plan(
-    model: Model, drop: Cut | Iterable[int], *, trust: bool = False, progress: Progress = SILENT
-) -> PrunePlan:
+    model: Model, drop: Cut | Iterable[int], *, trust: bool = False, rehost: bool = True,
+    progress: Progress = SILENT,
+) -> PrunePlan:  # fmt: skip
     """A plan that can be carried out exactly; `progress` is told of bytes read for the fingerprint.
+
+    Without `rehost`, layers keep one half alone only where the model's own architecture has such.
 
     Raises UsageError for impossible layers, ArchitectureError when the result would not be exact.
     """
@@ -133,7 +138,7 @@ def make_plan(
         n_expert=Hparams(model).integer(EXPERT_COUNT) if cut.experts else 0,
     )  # fmt: skip
     if cut:
-        change = _change(model, plan)
+        change = _change(model, plan, rehost)
         plan = replace(plan, out_arch=change.arch or model.arch, notes=change.notes)
     return replace(plan, fingerprint=model.read_fingerprint(progress))
 
@@ -147,9 +152,9 @@ def _check_layers(cut: Cut, n_layer: int) -> None:
         raise UsageError(f"all {n_layer} layers would be dropped: at least one must stay")
 
 
-def _change(model: Model, plan: PrunePlan) -> Change:
+def _change(model: Model, plan: PrunePlan, rehost: bool) -> Change:
     try:
-        return plan.change(model)
+        return plan.change(model, rehost=rehost)
     except Illegal as e:
         if plan.cut.experts:  # sets of layers nearby are no answer
             raise
@@ -158,15 +163,19 @@ def _change(model: Model, plan: PrunePlan) -> Change:
         raise ArchitectureError(f"{e}{hint}") from e
 
 
-def load_plan(path: Path, model: Model, progress: Progress = SILENT) -> PrunePlan:
+def load_plan(
+    path: Path, model: Model, progress: Progress = SILENT, *, rehost: bool = True
+) -> PrunePlan:
     """Read a plan and check that it was made for this model, all bytes of which may be read.
+
+    `rehost` as in `make_plan`.
 
     Raises DataError if it is not a plan, or one for another model.
     """
     plan = read_plan(path)
     if plan.fingerprint != model.read_fingerprint(progress):
         raise DataError(f"{path}: made for another model than {model.path}")
-    return make_plan(model, plan.cut, trust=plan.trust)
+    return make_plan(model, plan.cut, trust=plan.trust, rehost=rehost)
 
 
 def read_plan(path: Path) -> PrunePlan:

@@ -15,12 +15,13 @@ from pathlib import Path
 from ggprune.errors import DataError, FormatError
 from ggprune.files.outputs import PendingFile, check_output
 from ggprune.files.reading import read_bytes
-from ggprune.model.cut import Unit
 from ggprune.model.gguf import MAGIC, Tensor
 from ggprune.model.imatrix import SUMS, LegacyEntry, read_legacy_entries, select_parts
 from ggprune.model.metadata import Value, scalar, string
 from ggprune.model.model import Model, open_model
 from ggprune.model.names import block_of
+from ggprune.model.newlayer import NewLayer
+from ggprune.model.unit import Unit
 from ggprune.surgery.contents import ARCHITECTURE, Contents, OutTensor
 from ggprune.surgery.layout import lay_out
 from ggprune.surgery.plan import PrunePlan
@@ -114,7 +115,7 @@ def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str,
         if match is None or int(match[1]) > plan.n_layer:
             raise DataError(f"{model.path}: {tensor.name} is not a direction of one of its layers")
         old = int(match[1])
-        number = plan.new_number(first, old, Unit.FFN) if old < plan.n_layer else n_left
+        number = _behind(plan, first, old) if old < plan.n_layer else n_left
         if old == 0:
             notes.append(f"{tensor.name} is left out: llama.cpp takes none for the first layer")
         elif number == 0:
@@ -128,6 +129,14 @@ def _control_vector(plan: PrunePlan, model: Model) -> tuple[Contents, tuple[str,
     if model.fields.integer(count, 0):
         metadata[count] = scalar(metadata[count].type, len(names))
     return _contents(plan, model, names, metadata), tuple(notes)
+
+
+def _behind(plan: PrunePlan, stack: str, number: int) -> int | None:
+    """The new layer behind which a direction comes in: that with the layer's FFN, or with its
+    attention alone."""
+    found = plan.new_number(stack, number, Unit.FFN)
+    alone = NewLayer(number, None)
+    return plan.layers.index(alone) if alone in plan.layers else found
 
 
 def _contents(

@@ -12,8 +12,8 @@ from ggprune.ablation.taps import ablation_taps
 from ggprune.ablation.units import Parts, parse_unit, parts_of
 from ggprune.arch.architecture import architecture_of
 from ggprune.errors import ArchitectureError, UsageError
-from ggprune.model.cut import Unit
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 from ggprune.runtime.session import LlamaModel, Session
 from tests.arch.families import FAMILIES
 from tests.helpers import ONE_GRAPH, logits_of, random_tokens

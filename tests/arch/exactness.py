@@ -17,8 +17,9 @@ from ggprune.ablation.units import Halves, divided, find_middles
 from ggprune.arch.architecture import architecture_of
 from ggprune.arch.legal import legal_cut, legal_drop, nearest_legal
 from ggprune.errors import ArchitectureError
-from ggprune.model.cut import Cut, Unit
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 from ggprune.runtime.nodes import Taps
 from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
 from ggprune.surgery.plan import make_plan

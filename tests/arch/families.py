@@ -6,6 +6,7 @@ to llama.cpp's defaults: metadata of a donor under another name, some values cha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ggprune.model.cut import Cut, parse_units
 from ggprune.model.gguf import read_gguf
 from ggprune.model.metadata import Value, ValueType, array, scalar
 from ggprune.model.model import Model, open_model
+from ggprune.model.unit import Unit
 from tests.conftest import FIXTURES
 from tests.random_models import derive_metadata, make_random_model
 
@@ -30,6 +32,7 @@ NEXTN, DENSE = "{arch}.nextn_predict_layers", "{arch}.leading_dense_block_count"
 STEP = "{arch}.interleave_moe_layer_step"
 
 
+RARE = re.compile(r"output\.bias|cls\.")
 GROUPED = ("bailingmoe2", "deepseek2", "exaone-moe", "glm4moe")  # some of those that may be
 
 
@@ -57,6 +60,11 @@ class Family:
         """Build the model in `folder`."""
         metadata = self.store_metadata(folder / "metadata.gguf")
         return open_model(make_random_model(metadata, folder / "in.gguf", sidecars=sidecars))
+
+    def make_plain(self, folder: Path) -> Model:
+        """Without tensors that few files of the architecture have."""
+        metadata = self.store_metadata(folder / "metadata.gguf")
+        return open_model(make_random_model(metadata, folder / "in.gguf", without=RARE))
 
     def with_experts(self) -> Family:
         """With enough experts that some may leave, in groups where the architecture has them."""
@@ -94,6 +102,23 @@ def half_shifts(model: Model) -> tuple[Cut, ...]:
     n = n_trunk(model)
     texts = ("0f-1a", "4f-6a", f"{n - 2}f-{n - 1}a", "1,3f-4a,6f-8a")
     return tuple(parse_units(text, model.n_layer) for text in texts)
+
+
+def alone_sets(model: Model) -> dict[Unit, tuple[Cut, ...]]:
+    """Attentions alone, and FFNs alone: the first, the last, several beside others and beside runs;
+    both kinds count as attentions. Empty where the architecture has no such layers."""
+    row = architecture_table().architectures.get(model.arch)
+    if not isinstance(row, ArchitectureRow) or (row.alone is None and model.arch != "baichuan"):
+        return {}
+    last = n_trunk(model) - 1
+    texts = {
+        Unit.ATTN: ("3a", "0a", f"{last}a", "2a,5a-6a", "3a-5a,7f,8", "1a,4f"),
+        Unit.FFN: ("3f", f"0f,{last}f", "2f,5f-6f", "3f-5f,8"),
+    }
+    return {
+        unit: tuple(parse_units(text, model.n_layer) for text in said)
+        for unit, said in texts.items()
+    }
 
 
 def expert_sets(model: Model) -> tuple[Cut, ...]:
@@ -196,6 +221,7 @@ HAND_MADE = (
         "{arch}.expert_used_count": flags(2, 1, 2, 1, 1, 2, 2, 1, 1, 2, 1, 1)
     }, sets=((0,), (0, 1), (3, 6), (1, 2, 5), (11,))),
     Family("gemma3 62 layers", "gemma3", "gemma3", windows() | head_size(64), 62),
+    Family("llama without experts", "llama", "llama", experts(0), sets=((3, 6), (0,), (4, 5, 6))),
     Family("gemma3n", "gemma3", "gemma3n", windows() | {
         "{arch}.altup.active_idx": u32(0), "{arch}.altup.num_inputs": u32(4),
         "{arch}.embedding_length_per_layer_input": u32(256),
@@ -231,6 +257,7 @@ HAND_MADE = (
     }),
     Family("qwen35moe with MTP", "qwen35moe", "qwen35moe", {NEXTN: u32(1)}),
     Family("hy_v3 with MTP", "qwen3moe", "hy_v3", {NEXTN: u32(2)}),
+    Family("hy_v3", "qwen3moe", "hy_v3", sets=((3, 6), (0,), (4, 5, 6))),
     Family("glm4moe with MTP", "qwen3moe", "glm4moe", {NEXTN: u32(1)}),
     Family("glm-dsa", "deepseek32", "glm-dsa", {
         "{arch}.attention.indexer.types": flags(1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0)

@@ -25,11 +25,12 @@ import numpy as np
 from ggprune.arch.architecture import architecture_of
 from ggprune.errors import ArchitectureError, GGPruneError, LlamaAbortError, LlamaError
 from ggprune.model.cut import Cut
+from ggprune.model.unit import HALVES
 from ggprune.report.blocks import markdown_table
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.session import Logits, Tokens
 from tests.arch.exactness import Checker, Loaded, Outcome
-from tests.arch.families import FAMILIES, Family, expert_sets, half_shifts
+from tests.arch.families import FAMILIES, Family, alone_sets, expert_sets, half_shifts
 from tests.arch.meaning import UNGROWN
 from tests.arch.survey import N_VARIANT, survey_keys
 
@@ -45,13 +46,20 @@ class Row:
     outcomes: tuple[Outcome, ...]
     halves: tuple[Outcome, ...]  # of runs from an FFN to an attention
     experts: tuple[Outcome, ...]  # of sets of experts, of a model with more of them
+    attentions: tuple[Outcome, ...]  # that leave alone
+    ffns: tuple[Outcome, ...]  # that do
     refused: str | None  # the architecture as a whole
     peer: Counter[str] | None
     n_layer: int
 
     @property
     def is_good(self) -> bool:
-        return all(o.verdict != "wrong" for o in (*self.outcomes, *self.halves, *self.experts))
+        return all(o.verdict != "wrong" for o in (*self.outcomes, *self.parts))
+
+    @property
+    def parts(self) -> tuple[Outcome, ...]:
+        """Of all that are not whole layers."""
+        return (*self.halves, *self.attentions, *self.ffns, *self.experts)
 
     @property
     def n_useful(self) -> int:
@@ -71,9 +79,8 @@ def check_apart(family: Family) -> Row:
     try:
         return isolated(check_family, family)
     except LlamaAbortError as e:
-        return Row(
-            family.name, (Outcome("wrong", Cut(), str(e)),), (), (), None, None, family.n_layer
-        )
+        wrong = Outcome("wrong", Cut(), str(e))
+        return Row(family.name, (wrong,), (), (), (), (), None, None, family.n_layer)
 
 
 def check_family(family: Family) -> Row:
@@ -84,7 +91,7 @@ def check_family(family: Family) -> Row:
             architecture_of(model)
         except ArchitectureError as e:
             reason = str(e).split("yet: ")[-1]
-            return Row(family.name, (), (), (), reason, None, model.n_layer)
+            return Row(family.name, (), (), (), (), (), reason, None, model.n_layer)
         sets = family.all_sets(model)
         checker = Checker(model, Path(folder))
         outcomes = tuple(checker.check(drop) for drop in sets)
@@ -92,7 +99,24 @@ def check_family(family: Family) -> Row:
         halves = tuple(checker.check_cut(cut) for cut in shifted)
         peer = Counter(peer_verdict(checker, drop) for drop in sets) if PEER else None
         experts = check_experts(family) if expert_sets(model) else ()
-        return Row(family.name, outcomes, halves, experts, None, peer, model.n_layer)
+        attentions, ffns = check_alone(family)
+        return Row(
+            family.name, outcomes, halves, experts, attentions, ffns, None, peer, model.n_layer
+        )
+
+
+def check_alone(family: Family) -> tuple[tuple[Outcome, ...], tuple[Outcome, ...]]:
+    """Of attentions, and of FFNs."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = family.make_plain(Path(folder))
+        sets = alone_sets(model)
+        if not sets:
+            return (), ()
+        checker = Checker(model, Path(folder))
+        attentions, ffns = (
+            tuple(checker.check_cut(cut) for cut in sets[half]) for half in HALVES
+        )  # fmt: skip
+        return attentions, ffns
 
 
 def check_experts(family: Family) -> tuple[Outcome, ...]:
@@ -127,7 +151,7 @@ def peer_logits(path: Path, tokens: Tokens) -> Logits:
 
 def table(rows: Sequence[Row]) -> str:
     headers = ["architecture", "sets", "exact", "rounded", "refused", "wrong", "why refused"]
-    headers += ["half-shifts", "experts"]
+    headers += ["half-shifts", "attention alone", "FFN alone", "experts"]
     headers += ["llama-quantize"] if PEER else []
     lines = []
     for row in rows:
@@ -139,12 +163,12 @@ def table(rows: Sequence[Row]) -> str:
         line = [row.name, str(len(row.outcomes)), *numbers, reason + more]
         line += [
             ", ".join(f"{n} {v}" for v, n in Counter(o.verdict for o in found).items())
-            for found in (row.halves, row.experts)
+            for found in (row.halves, row.attentions, row.ffns, row.experts)
         ]
         if PEER:
             line.append(", ".join(f"{n} {v}" for v, n in (row.peer or Counter()).items()))
         lines.append(line)
-    return markdown_table(headers, lines, left=(0, 6, 7, 8, 9))
+    return markdown_table(headers, lines, left=(0, *range(6, 12)))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -180,13 +204,15 @@ def check_sets(families: Sequence[Family]) -> bool:
     )
     for what, found in (
         ("Half-shifts", [row.halves for row in ordered]),
+        ("Attention alone", [row.attentions for row in ordered]),
+        ("FFN alone", [row.ffns for row in ordered]),
         ("Experts", [row.experts for row in ordered]),
     ):  # fmt: skip
         verdicts = Counter(o.verdict for outcomes in found for o in outcomes)
         n_able = sum(any(o.verdict == "exact" for o in outcomes) for outcomes in found)
         print(f"{what}: {', '.join(f'{n} {v}' for v, n in verdicts.items())}; {n_able} models.")
     for row in ordered:
-        for o in (*row.halves, *row.experts):
+        for o in row.parts:
             if o.verdict == "wrong":
                 print(f"{row.name}: {o.drop}: {o.reason}")
     frozen = {family.name for family in families if family.frozen}

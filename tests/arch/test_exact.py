@@ -19,7 +19,7 @@ from ggprune.model.cut import Cut
 from ggprune.model.model import Model
 from ggprune.surgery.plan import PrunePlan
 from tests.arch.exactness import ROUNDING, Checker, Loaded
-from tests.arch.families import FAMILIES, METADATA, Family, half_shifts
+from tests.arch.families import FAMILIES, METADATA, Family, alone_sets, half_shifts
 from tests.helpers import pruned_copy
 
 REFUSED = {"hrm_text"}
@@ -65,6 +65,25 @@ def test_runs_of_units_are_exact_or_refused(name: str, verdict: str, tmp_path: P
     assert {checker.check_cut(cut).verdict for cut in half_shifts(model)[1:3]} == {verdict}
 
 
+# Attentions and FFNs: as a deci, as a step35, as it is. The others are of `make test-archs`.
+ALONE = {
+    "llama without experts": ("exact", "exact"), "baichuan 32 layers": ("exact", "exact"),
+    "qwen3moe": ("exact", "refused"), "seed_oss": ("exact", "exact"), "mimo2": ("exact", "exact"),
+    "laguna": ("exact", "refused"), "hy_v3 with MTP": ("refused", "exact"),
+    "gemma4 shared KV": ("refused", "refused"), "qwen2vl": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "verdicts"), ALONE.items())
+def test_halves_alone_are_exact_or_refused(
+    name: str, verdicts: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = family(name).make_plain(tmp_path)
+    checker = Checker(model, tmp_path)
+    sets = alone_sets(model).values()
+    assert tuple(checker.check_cut(cuts[0]).verdict for cuts in sets) == verdicts
+
+
 @pytest.mark.parametrize("name", ["gemma3", "cohere2moe", "olmo2", "mellum", "granite_swa"])
 def test_a_pattern_that_is_not_shifted_would_be_noticed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -93,7 +112,7 @@ def _check_stale(
     model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Change], Change]
 ) -> None:
     right, checker = PrunePlan.change, Checker(model, folder)
-    monkeypatch.setattr(PrunePlan, "change", lambda plan, m: spoil(right(plan, m)))
+    monkeypatch.setattr(PrunePlan, "change", lambda plan, m, **_: spoil(right(plan, m)))
     wrong = pruned_copy(model, (3,), folder / "wrong.gguf")
     stale = Loaded(wrong.path, checker.tokens).logits({}, {})
     difference = np.abs(stale - checker.predict(Cut.of([3]))).max() / stale.std()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ggprune.arch.change import Change
+from ggprune.arch.hosts import HOSTS
 from ggprune.arch.rules.positions import MoeStep
 from ggprune.arch.table import ArchitectureRow, architecture_table
 from ggprune.errors import LlamaError
@@ -96,3 +97,29 @@ def test_a_rule_that_does_nothing_is_found() -> None:
     results = isolated(without_the_rule)
     assert results[0].verdict == "exact"  # every layer has experts
     assert "wrong" in {r.verdict for r in results if STEP in r.changes}
+
+
+# Read by the model's own architecture: of no account for text, checked in another way, or read to
+# give the model a name.
+OF_NO_ACCOUNT = {
+    "{arch}.rope.dimension_sections", "{arch}.n_deepstack_layers", "{arch}.vocab_size",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", [
+    name for name, row in architecture_table().architectures.items()
+    if isinstance(row, ArchitectureRow) and row.alone is not None and row.alone.host is not None
+])  # fmt: skip
+def test_a_host_reads_what_the_architecture_reads(arch: str, tmp_path: Path) -> None:
+    """And keys that one of them reads alone are dealt with: a newer llama.cpp may read more."""
+    row = architecture_table().architectures[arch]
+    assert isinstance(row, ArchitectureRow) and row.alone is not None and row.alone.host
+    own = next(f for f in FAMILIES if f.arch == arch and f.name != "llama")
+    metadata = metadata_of(own.store_metadata(tmp_path / "own.gguf"))
+    hosted = replace(own, arch=row.alone.host)
+    read = set(keys_read(metadata, tmp_path))
+    read_by_host = set(
+        keys_read(metadata_of(hosted.store_metadata(tmp_path / "host.gguf")), tmp_path)
+    )
+    assert read - read_by_host <= {*row.alone.unless, *OF_NO_ACCOUNT}
+    assert read_by_host - read <= {*HOSTS[row.alone.host].own}

@@ -12,6 +12,7 @@ from ggprune.arch.legal import first_legal, legal_drop, nearest_legal, removal_c
 from ggprune.arch.rules import RULES, Generic
 from ggprune.errors import ArchitectureError, FormatError
 from ggprune.model.model import Model, open_model
+from ggprune.model.newlayer import whole
 from tests.gguf_files import (
     ARR,
     BOOL,
@@ -38,7 +39,7 @@ def changed(model: Model, drop: tuple[int, ...]) -> dict[str, object]:
     keep = [n for n in range(model.n_layer) if n not in drop]
     return {
         key.removeprefix(f"{model.arch}."): value.decode()
-        for key, value in removal_change(model, keep).values.items()
+        for key, value in removal_change(model, whole(*keep)).values.items()
     }
 
 
@@ -191,18 +192,18 @@ def test_whole_periods_only_where_the_code_counts_layers(tmp_path: Path) -> None
 def test_another_architecture_hosts_what_this_one_cannot_express(tmp_path: Path) -> None:
     heads = kv_u32("smollm3.attention.head_count", 2)
     model = model_of(tmp_path, "smollm3", 8, heads)
-    assert removal_change(model, (0, 1, 2, 3)).arch is None
-    change = removal_change(model, (0, 1, 2, 4, 5, 6, 7))
+    assert removal_change(model, whole(0, 1, 2, 3)).arch is None
+    change = removal_change(model, whole(0, 1, 2, 4, 5, 6, 7))
     assert change.arch == "granite_swa"
     rope = change.values["smollm3.attention.rope_pattern"].decode()
     assert rope == [True, True, True, True, True, True, False]
-    assert change.added["blk.6.attn_sinks.weight"] == (-1e30, -1e30)
+    assert change.added["blk.6.attn_sinks.weight"].values == (-1e30, -1e30)
 
 
 def test_baichuan_is_hosted_by_what_it_is(tmp_path: Path) -> None:
     for n_layer, host in ((32, "llama"), (40, "refact"), (24, None)):
         model = model_of(tmp_path, "baichuan", n_layer)
-        assert removal_change(model, range(n_layer - 2)).arch == host
+        assert removal_change(model, whole(*range(n_layer - 2))).arch == host
     assert not legal_drop(model_of(tmp_path, "baichuan", 33), (0,))
 
 
@@ -254,7 +255,7 @@ def test_an_unknown_architecture_is_refused_with_what_was_seen(tmp_path: Path) -
     for seen in ("newarch.gates has one entry", "newarch.moe_every_n", "--trust-uniform-layers"):
         assert seen in str(refusal.value)
     assert legal_drop(model, (1,), trust=True)
-    kept = removal_change(model, (0, 2, 3), trust=True).values
+    kept = removal_change(model, whole(0, 2, 3), trust=True).values
     assert kept["newarch.gates"].decode() == [True, True, False]
 
 
@@ -263,14 +264,14 @@ def test_an_unknown_array_of_a_known_architecture_is_refused(tmp_path: Path) -> 
     model = model_of(tmp_path, "llama", 4, gates)
     with pytest.raises(ArchitectureError, match=r"llama.gates has one entry per layer \(4\)"):
         legal_drop(model, (1,))
-    assert removal_change(model, (0, 2, 3), trust=True).values["llama.gates"].array_len == 3
+    assert removal_change(model, whole(0, 2, 3), trust=True).values["llama.gates"].array_len == 3
 
 
 def test_a_template_known_by_the_depth_is_noted(tmp_path: Path) -> None:
     model = model_of(tmp_path, "llama", 40, kv_str("tokenizer.ggml.pre", "tekken"))
-    assert "chat template" in removal_change(model, range(39)).notes[0]
+    assert "chat template" in removal_change(model, whole(*range(39))).notes[0]
     other = model_of(tmp_path, "llama", 40, kv_str("tokenizer.ggml.pre", "llama-bpe"))
-    assert removal_change(other, range(39)).notes == ()
+    assert removal_change(other, whole(*range(39))).notes == ()
 
 
 def test_a_default_that_depends_on_the_depth_is_written_down(tmp_path: Path) -> None:
@@ -345,7 +346,7 @@ def test_values_that_rules_cannot_use_are_named(
     """They were divided by, indexed and multiplied: ZeroDivisionError, IndexError, MemoryError."""
     named = [_of_arch(value, arch) for value in kvs]
     with pytest.raises(FormatError, match=message):
-        removal_change(model_of(tmp_path, arch, 8, *named), (0, 1, 2, 4, 5, 6, 7))
+        removal_change(model_of(tmp_path, arch, 8, *named), whole(0, 1, 2, 4, 5, 6, 7))
 
 
 def test_an_array_speaks_of_all_stacks(tmp_path: Path) -> None:
@@ -357,7 +358,7 @@ def test_an_array_speaks_of_all_stacks(tmp_path: Path) -> None:
     tensors = [FakeTensor(name, bytes(32)) for name in names]
     path.write_bytes(build([*head, flags], tensors))
     with pytest.raises(FormatError, match="has 4 entries, expected block_count = 8"):
-        removal_change(open_model(path), (0, 1, 2, 4, 5, 6, 7))
+        removal_change(open_model(path), whole(0, 1, 2, 4, 5, 6, 7))
 
 
 def _of_arch(value: bytes, arch: str) -> bytes:

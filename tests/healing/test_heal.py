@@ -20,8 +20,9 @@ from ggprune.healing.walk import stages_of
 from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32, Float64
 from ggprune.metrics.text import Text, read_text
-from ggprune.model.cut import Cut, parse_units, whole
+from ggprune.model.cut import Cut, parse_units
 from ggprune.model.model import Model, open_model
+from ggprune.model.newlayer import whole
 from ggprune.pipeline.heal import Healed, HealJob, heal
 from ggprune.pipeline.lineage import kept_layers
 from ggprune.quantize.options import QuantizeOptions

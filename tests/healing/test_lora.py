@@ -17,9 +17,9 @@ from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.estimates import Float32
 from ggprune.metrics.logits import base_logits
 from ggprune.metrics.text import read_texts
-from ggprune.model.cut import whole
 from ggprune.model.gguf import Tensor
 from ggprune.model.model import Model, open_model
+from ggprune.model.newlayer import whole
 from ggprune.model.types import tensor_type
 from ggprune.pipeline.adapter import AdapterWriter
 from ggprune.pipeline.heal import Healed, HealJob, heal

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from ggprune.errors import ArchitectureError, UsageError
-from ggprune.model.cut import Cut, NewLayer, Piece, Unit, parse_cut, parse_units
+from ggprune.model.cut import Cut, Piece, gone_of, parse_cut, parse_units
+from ggprune.model.newlayer import NewLayer, whole
+from ggprune.model.unit import Unit
 
 MIXED = Cut((Piece(3), Piece(20, Unit.ATTN), Piece(21, Unit.FFN), Piece(22, Unit.EXPERTS, (3, 5))))
 
@@ -110,7 +112,30 @@ def test_what_remains_of_a_run_of_units() -> None:
     assert (parse_units("1f-2a,3", 5).depth, Cut.of([1, 2]).depth) == (2, 2)
 
 
-@pytest.mark.parametrize("text", ["1a", "1f", "1f,2f", "0a-1a", "1f-2f", "0a,3f"])
-def test_attention_and_ffn_must_take_turns(text: str) -> None:
-    with pytest.raises(ArchitectureError, match=r"take turns|would be last"):
-        parse_units(text, 4).remaining(4)
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("1a", (NewLayer(0, 0), NewLayer(None, 1), NewLayer(2, 2), NewLayer(3, 3))),
+        ("1f", (NewLayer(0, 0), NewLayer(1, None), NewLayer(2, 2), NewLayer(3, 3))),
+        ("3f", (*whole(0, 1, 2), NewLayer(3, None))),
+        ("0a-1a", (NewLayer(None, 1), NewLayer(2, 2), NewLayer(3, 3))),
+        ("1f-2f", (NewLayer(0, 0), NewLayer(1, None), NewLayer(3, 3))),
+        ("0a,3f", (NewLayer(None, 0), NewLayer(1, 1), NewLayer(2, 2), NewLayer(3, None))),
+        ("0f,2a", (NewLayer(0, None), NewLayer(1, 1), NewLayer(None, 2), NewLayer(3, 3))),
+    ],
+)  # fmt: skip
+def test_halves_that_have_no_other_are_alone(text: str, layers: tuple[NewLayer, ...]) -> None:
+    """No attention and FFN that come behind each other are."""
+    cut = parse_units(text, 4)
+    assert cut.remaining(4) == layers
+    assert cut.depth == 4 - len(layers)
+    assert gone_of(layers, 4) == cut
+
+
+def test_a_layer_with_one_half() -> None:
+    attn, ffn = NewLayer(3, None), NewLayer(None, 5)
+    assert (str(attn), attn.to_json(), attn.missing) == ("3a", "3a", Unit.FFN)
+    assert (str(ffn), ffn.to_json(), ffn.missing) == ("5f", "5f", Unit.ATTN)
+    assert (attn.first, attn.last, ffn.first, ffn.last) == (3, 3, 5, 5)
+    assert not attn.is_whole
+    assert NewLayer(2, 2).missing is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from gguf.constants import MODEL_TENSOR, TENSOR_NAMES
 
-from ggprune.model.cut import Unit
 from ggprune.model.names import MIXER, Role, block_of, half_of, rename_block, roles_of
+from ggprune.model.unit import Unit
 
 KNOWN = {
     "blk.3.attn_q.weight": Role.ATTENTION,

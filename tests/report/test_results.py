@@ -78,7 +78,8 @@ def test_a_model(tiny: Model) -> None:
     assert [row[0] for row in table.rows] == [*map(str, range(9)), "-"]
     document = json.loads(to_text(description))
     assert list(document) == [
-        "model", "layers", "refused", "undivided", "experts", "experts_refused", "outside",
+        "model", "layers", "refused", "undivided", "alone", "experts", "experts_refused",
+        "outside",
     ]  # fmt: skip
     assert list(document["layers"][0]) == [
         "layer", "traits", "removable", "removable_with", "kind", "n_tensor", "n_param",

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ggprune.metrics.text import read_text
-from ggprune.model.cut import Cut, Unit
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.race import Race, RaceRules, is_worse, ranked, survivors, undecided_pairs
 from ggprune.scoring.remembered import open_rows

@@ -12,9 +12,9 @@ from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.files.documents import encode_fields, to_text
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text, shipped_text
-from ggprune.model.cut import Unit
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.model import Model, open_model
+from ggprune.model.unit import Unit
 from ggprune.pipeline.job import Job, write
 from ggprune.report.blocks import terminal
 from ggprune.report.ranking import blocks

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Flags, Hparams, Removal
-from ggprune.model.cut import Unit
+from ggprune.model.unit import Unit
 
 # When a rule holds: always, or in models that state the size of their sliding windows.
 Condition = Literal["if_stated"]

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ggprune.arch.change import Change
+from ggprune.arch.change import Added, Change
 from ggprune.arch.hparams import Flags, Hparams, Illegal, Key, Removal
 from ggprune.arch.rules.base import Condition, Rule, holds
-from ggprune.model.cut import Unit
 from ggprune.model.metadata import ValueType, array, scalar
+from ggprune.model.unit import Unit
 
 LOGIT_SCALE = "{arch}.logit_scale"
 
@@ -145,7 +145,7 @@ class RopeByArray(Rule, binds=False, half=Unit.ATTN):
             values={removal.key(template): value for template, value in stored.items()},
             gone=frozenset({removal.key("{arch}.expert_count")}),
             arch="granite_swa",
-            added=dict.fromkeys(sinks, (NO_SINK,) * n_head),
+            added=dict.fromkeys(sinks, Added((n_head,), (NO_SINK,) * n_head)),
             notes=(HOST_NOTE,),
         )
 

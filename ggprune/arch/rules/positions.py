@@ -16,7 +16,7 @@ from ggprune.arch.hparams import (
     removed_below,
 )
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
-from ggprune.model.cut import Unit
+from ggprune.model.unit import Unit
 
 LAST_GONE = "the last {} layer would be gone, and llama.cpp needs one"
 

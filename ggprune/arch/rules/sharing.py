@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import Flags, Hparams, Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
-from ggprune.model.cut import Unit
 from ggprune.model.metadata import ValueType, array, scalar
 from ggprune.model.names import rename_block
+from ggprune.model.unit import Unit
 
 ROPE_FREQS = "rope_freqs.weight"
 POSITION_BIASES = (

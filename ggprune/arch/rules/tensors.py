@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from ggprune.arch.change import Change, Edit, Scale, Slice
+from ggprune.arch.change import Added, Change, Edit, Scale, Slice
 from ggprune.arch.hparams import Illegal, Key, Removal
 from ggprune.arch.rules.base import UNSAID, Rule
 from ggprune.errors import FormatError
-from ggprune.model.cut import Unit
 from ggprune.model.metadata import ValueType, array
 from ggprune.model.names import LAYER_EMBEDDING, rename_block
+from ggprune.model.unit import Unit
 
 ROUNDED = "equal to leaving the layers out up to the rounding of 32-bit floats"
 PER_LAYER_PROJECTION = "per_layer_model_proj.weight"
@@ -90,14 +90,14 @@ class AttentionScale(Rule, binds=False, half=Unit.ATTN):
         # The scale at the one depth by the scale at the others.
         factor = math.sqrt(head_size / (n_embd // n_head))
         edits: dict[str, Edit] = {}
-        added: dict[str, tuple[float, ...]] = {}
+        added: dict[str, Added] = {}
         tensors = removal.model.by_name
         for new, old in enumerate(removal.trunk):
             name, bias = f"blk.{old}.{self.tensor}", f"blk.{old}.attn_q.bias"
             if name in tensors:
                 edits[name] = _exact_scale(removal, name, factor)
             elif name.endswith(".scale") and f"blk.{old}.attn_q.weight" in tensors:
-                added[rename_block(name, new)] = (factor,)
+                added[rename_block(name, new)] = Added((1,), (factor,))
             else:
                 raise Illegal(f"{name} is missing, which would carry the attention's scale")
             if name.endswith(".scale") and bias in tensors:  # it is added behind the scale

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ggprune.arch.change import Change
 from ggprune.arch.hparams import HEAD_SIZES, Flags, Hparams, Illegal, Key, Removal, swa_flags
 from ggprune.arch.rules.base import UNSAID, Condition, Rule, holds
-from ggprune.model.cut import Unit
+from ggprune.model.unit import Unit
 
 WINDOWED_SIZES = (*HEAD_SIZES, "{arch}.rope.dimension_count")  # `_swa` behind them
 ARRAY_NOTE = "its sliding windows are stored as an array, which llama.cpp reads since 2026-09-17"
