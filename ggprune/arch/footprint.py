@@ -6,19 +6,24 @@ bytes say how much faster a smaller model can be. Nothing is measured here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
 
+from ggprune.arch.change import Added, Change
 from ggprune.arch.experts import holds_experts
-from ggprune.arch.hparams import mtp_blocks
+from ggprune.arch.hparams import mtp_blocks, n_trunk
+from ggprune.arch.legal import removal_change
 from ggprune.arch.table import ArchitectureRow, architecture_table
+from ggprune.errors import ArchitectureError
 from ggprune.model.cut import Cut
 from ggprune.model.gguf import Tensor
 from ggprune.model.model import Model
-from ggprune.model.names import HEAD, TOKEN_EMBEDDING, Role, half_of, roles_of
-from ggprune.model.unit import Unit
+from ggprune.model.names import HEAD, TOKEN_EMBEDDING, Role, block_of, half_of, roles_of
+from ggprune.model.types import tensor_type
+from ggprune.model.unit import HALVES, Unit
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Footprints:
     def __init__(self, model: Model, idle: Iterable[int] = ()) -> None:
         """`idle` are layers that generating does not read: MTP blocks."""
         self.model, self.idle = model, frozenset(idle)
+        self._known_stubs: dict[tuple[int, Unit], Footprint] = {}
 
     def without(self, drop: Cut | Iterable[int]) -> Footprint:
         """The footprint without the layers `drop`; the file's size up to the header's change."""
@@ -43,16 +49,54 @@ class Footprints:
         cut = cut.tidy
         gone = [self._units[n] for n in cut.units]
         gone += [self._of_experts(layer, len(experts)) for layer, experts in cut.experts.items()]
+        alone = [layer for layer in cut.remaining(self.model.n_layer) if layer.missing]
+        come = [self._stubs(layer.first, layer.missing) for layer in alone if layer.missing]
+        come += [self._hosting] * bool(alone)
         whole = self._whole
         return Footprint(
-            whole.size_bytes - sum(f.size_bytes for f in gone),
-            whole.n_param - sum(f.n_param for f in gone),
-            whole.token_bytes - sum(f.token_bytes for f in gone),
+            whole.size_bytes + sum(f.size_bytes for f in come) - sum(f.size_bytes for f in gone),
+            whole.n_param + sum(f.n_param for f in come) - sum(f.n_param for f in gone),
+            whole.token_bytes + sum(f.token_bytes for f in come) - sum(f.token_bytes for f in gone),
         )
 
     def speedup(self, drop: Cut | Iterable[int]) -> float:
         """How much faster tokens are generated if memory is what limits it."""
         return self._whole.token_bytes / max(self.without(drop).token_bytes, 1)
+
+    def _stubs(self, layer: int, half: Unit) -> Footprint:
+        """What stands in the place of a half that leaves alone."""
+        if (layer, half) not in self._known_stubs:
+            added = self._change_without(layer, half).added
+            self._known_stubs[layer, half] = _added([
+                tensor for name, tensor in added.items()
+                if block_of(name) == ("", layer) and Role.SHARED not in roles_of(name)
+            ])  # fmt: skip
+        return self._known_stubs[layer, half]
+
+    @cached_property
+    def _hosting(self) -> Footprint:
+        """What storing the model as another architecture adds, once: shared experts of zeros, and a
+        second copy of the embeddings, of which generating then reads one row more."""
+        layer = n_trunk(self.model) - 1
+        changes = [self._change_without(layer, half) for half in HALVES]
+        copies = {self.model.by_name[name] for c in changes for name in c.copied.values()}
+        shared = {
+            name: tensor for change in changes for name, tensor in change.added.items()
+            if Role.SHARED in roles_of(name)
+        }  # fmt: skip
+        added = _added(list(shared.values()))
+        return Footprint(
+            added.size_bytes + sum(t.size_bytes for t in copies),
+            added.n_param + sum(t.n_element for t in copies),
+            added.token_bytes + sum(t.size_bytes // max(t.shape[-1], 1) for t in copies),
+        )
+
+    def _change_without(self, layer: int, half: Unit) -> Change:
+        """Nothing, where that cannot be."""
+        try:
+            return removal_change(self.model, Cut.of((layer,), half).remaining(self.model.n_layer))
+        except ArchitectureError:
+            return Change()
 
     @cached_property
     def _whole(self) -> Footprint:
@@ -108,6 +152,11 @@ class Footprints:
             fields.integer(used, n_all)
         )  # fmt: skip
         return min(n_used / n_all, 1.0) if n_all else 1.0
+
+
+def _added(tensors: Sequence[Added]) -> Footprint:
+    size = sum(tensor_type(t.type).size_bytes(t.shape) for t in tensors)
+    return Footprint(size, sum(math.prod(t.shape) for t in tensors), size)
 
 
 def footprints_of(model: Model) -> Footprints:

@@ -20,6 +20,7 @@ from ggprune.arch.halves import check_halves, shifted_change
 from ggprune.arch.hparams import Illegal, Removal, n_trunk
 from ggprune.arch.rules import Generic
 from ggprune.arch.table import ArchitectureRow
+from ggprune.errors import ArchitectureError
 from ggprune.model.cut import Cut
 from ggprune.model.model import Model
 from ggprune.model.newlayer import NewLayer
@@ -150,6 +151,17 @@ def alone_half(model: Model, unit: Unit) -> AloneHalf:
     return AloneHalf(unit, None, reason)
 
 
+WORDS = {Unit.LAYER: "layers", Unit.ATTN: "attentions", Unit.FFN: "FFNs"}
+
+
+def no_set(model: Model, n: int, unit: Unit = Unit.LAYER) -> ArchitectureError:
+    """What to say where no set of `n` layers, or of that half of them, can be removed."""
+    return ArchitectureError(
+        f"{model.path}: no set of {n} {WORDS[unit]} of {model.arch} can be removed exactly; "
+        "ggprune inspect shows which layers can"
+    )
+
+
 MAX_TRIES = 20_000
 MAX_NEAR = 5000  # of the sets around one that is not possible: seconds at the largest depth
 MAX_RUN = 16  # longer than any period so far
@@ -218,8 +230,11 @@ def _neighbours(model: Model, drop: tuple[int, ...]) -> Iterator[tuple[int, ...]
         yield from (tuple(sorted((*rest, other))) for other in others)
 
 
-def first_legal(model: Model, order: Sequence[int], k: int) -> tuple[int, ...] | None:
-    """The legal set of `k` layers that comes first in `order` (least important first).
+def first_legal(
+    model: Model, order: Sequence[int], k: int, unit: Unit = Unit.LAYER
+) -> tuple[int, ...] | None:
+    """The legal set of `k` layers, or of that half of them, that comes first in `order` (least
+    important first).
 
     Sets are tried with the layers at the front of the order first; None if none of them is legal.
     MTP blocks are never chosen: they cost nothing in perplexity and are not part of it.
@@ -230,5 +245,6 @@ def first_legal(model: Model, order: Sequence[int], k: int) -> tuple[int, ...] |
         for reach in range(k, len(order) + 1)
         for rest in combinations(order[: reach - 1], k - 1)
     )
-    legal = (tuple(sorted(c)) for c in islice(tries, MAX_TRIES) if legal_drop(model, c))
+    sets = (tuple(sorted(c)) for c in islice(tries, MAX_TRIES))
+    legal = (layers for layers in sets if legal_cut(model, Cut.of(layers, unit)))
     return next(legal, None)

@@ -23,10 +23,11 @@ class Search:
     # fmt: off
     strategy: Annotated[str, Option(
         "--strategy", metavar="NAME", autocompletion=values_of(Strategy),
-        help="How the set is found: oneshot, greedy, window, whole, search, exhaustive, or healed. "
-        "search is whole, then runs that begin with an FFN and end with an attention; healed heals "
-        "the best sets and runs, and takes the nearest to the original, for about three passes "
-        "through the text for each of up to six.")] = "search"
+        help="How the set is found: oneshot, greedy, window, whole, search, units, exhaustive, or "
+        "healed. search is whole, then runs that begin with an FFN and end with an attention; "
+        "units also lets attentions and FFNs leave alone, as many as are worth those layers; "
+        "healed heals the best sets and runs, and takes the nearest to the original, for about "
+        "three passes through the text for each of up to six.")] = "search"
     protect: Annotated[str | None, Option(
         metavar="LAYERS", help="Layers that stay, whatever happens.")] = None
     # fmt: on

@@ -155,10 +155,10 @@ def _scored_cut(path: Path, model: Model, n_drop: int | None) -> Cut:
     chosen = ranking.chosen.drop if ranking.chosen is not None else None
     if n_drop is None and chosen is None:
         raise UsageError(f"{path} has no chosen set of layers: add --drop N, or use ggprune choose")
-    if chosen is not None and n_drop in (None, chosen.depth):
+    if chosen is not None and n_drop in (None, chosen.count):
         return chosen
     assert n_drop is not None
-    return Cut.of(choose_first(model, ranking.order, n_drop))
+    return choose_first(model, ranking.order, n_drop, ranking.unit)
 
 
 def _size_bytes(text: str) -> int:

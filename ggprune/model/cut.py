@@ -94,6 +94,11 @@ class Cut:
         return sum((last - first + 1) // 2 for first, last in runs_of(self.units))
 
     @property
+    def count(self) -> int:
+        """How many layers leave, or units where some of them are not in pairs."""
+        return self.depth if 2 * self.depth == len(self.units) else len(self.units)
+
+    @property
     def is_whole(self) -> bool:
         """Are whole layers all that leaves?"""
         return all(piece.unit is Unit.LAYER for piece in self)

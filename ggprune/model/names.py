@@ -29,6 +29,7 @@ class Role(Flag):
     RECURRENT = auto()  # in place of attention
     FFN = auto()
     EXPERTS = auto()  # one part for every expert
+    SHARED = auto()  # of an expert that every token is sent to
     WRITER = auto()  # through it a sub-block writes into the residual stream
     TABLE = auto()  # of which a token reads one row
     HEAD = auto()
@@ -43,6 +44,7 @@ _ROLES = (
     (Role.RECURRENT, r"\.(ssm_|time_mix_|shortconv\.)"),
     (Role.FFN, r"\.(ffn_|channel_mix_)"),  # RWKV mixes channels in place of an FFN
     (Role.EXPERTS, r"_exps\."),
+    (Role.SHARED, r"_shexp\."),
     (Role.WRITER, r"attn_(output|out|o)\.|\.ffn_down(_exps|_shexp|_chexps)?\."),
     (Role.WRITER, r"\.(ssm_out|time_mix_output|shortconv\.out_proj|channel_mix_value)\."),
     (Role.TABLE, r"(token_embd|per_layer_token_embd|position_embd|token_types)\.weight$"),

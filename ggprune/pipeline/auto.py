@@ -14,14 +14,15 @@ from pathlib import Path
 
 from ggprune.arch.architecture import architecture_of, check_scored
 from ggprune.arch.hparams import mtp_blocks, n_trunk
-from ggprune.arch.legal import first_legal
-from ggprune.errors import ArchitectureError, UsageError
+from ggprune.arch.legal import first_legal, no_set
+from ggprune.errors import UsageError
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.files.passing import passing_folder
 from ggprune.metrics.text import Text
 from ggprune.model.cut import Cut
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.model import Model, open_model
+from ggprune.model.unit import Unit
 from ggprune.pipeline.ahead import Ahead, look_ahead
 from ggprune.pipeline.candidate import Candidate, rival_name
 from ggprune.pipeline.heal import HealJob
@@ -56,7 +57,7 @@ from ggprune.quantize.checks import select_entries
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
 from ggprune.scoring.ranking import Ranking
-from ggprune.scoring.target import DropRequest, Goal, Target, sizes_to_try
+from ggprune.scoring.target import DropRequest, Goal, Target, check_units, sizes_to_try
 from ggprune.surgery.plan import PrunePlan, make_plan
 from ggprune.training.memory import check_memory
 
@@ -107,7 +108,7 @@ def auto(
         candidates = _whole_models(whole, aside, progress)
         candidates += stages_of(job, recovery, rounds, aside)
         smaller = {
-            point.drop.depth: aside(replace(job, plan=_plan(start, point.drop, options)))
+            point.drop.count: aside(replace(job, plan=_plan(start, point.drop, options)))
             for point in (ranking.chosen.front[1:-1] if options.measure_front else ())
         }
         evaluations = evaluate_all(candidates, evaluation, options, progress)
@@ -228,10 +229,11 @@ def _check(
     model = job.model
     check_scored(architecture_of(model))
     free = [n for n in range(n_trunk(model)) if n not in options.request.protect]
+    check_units(model, options.request)
     sizes = sizes_to_try(model, options.request.target, min(len(free), n_trunk(model) - 1))
-    sets = (first_legal(model, free, n) for n in sizes)
-    any_set = next((drop for drop in sets if drop), None) or choose_first(model, free, sizes[0])
-    plan = _plan(model, Cut.of(any_set), options)
+    sets = (Cut.of(drop) for n in sizes if (drop := first_legal(model, free, n)))
+    any_set = next(sets, None) or choose_first(model, free, sizes[0])
+    plan = _plan(model, any_set, options)
     check_output(job.out, [file.path for file in model.files], force=job.force)
     if job.quantize is not None:
         planned(replace(job, plan=plan))
@@ -266,18 +268,16 @@ def _announce(
         progress.note(left_out)
 
 
-def choose_first(model: Model, order: Sequence[int], n_drop: int) -> tuple[int, ...]:
-    """The first layers of the order, or the first that can be removed together.
+def choose_first(model: Model, order: Sequence[int], n_drop: int, unit: Unit = Unit.LAYER) -> Cut:
+    """The first layers of the order, or that half of them, or the first that can be removed
+    together.
 
-    Raises ArchitectureError if no set of that many layers can be removed exactly.
+    Raises ArchitectureError if no set of that many can be removed exactly.
     """
-    drop = first_legal(model, order, n_drop)
+    drop = first_legal(model, order, n_drop, unit)
     if drop is None:
-        raise ArchitectureError(
-            f"{model.path}: no set of {n_drop} layers of {model.arch} can be removed exactly; "
-            "ggprune inspect shows which layers can"
-        )
-    return drop
+        raise no_set(model, n_drop, unit)
+    return Cut.of(drop, unit)
 
 
 def _plan(model: Model, drop: Cut, options: AutoOptions) -> PrunePlan:

@@ -243,8 +243,8 @@ def _own_name(patient: Patient, item: Refitted) -> str:
 
 
 def _pruned_name(patient: Patient, item: Refitted) -> str:
-    """Refitted matrices are told by the attention's layer, whatever half they are of."""
-    return rename_block(item.tensor, [layer.attn for layer in patient.keep].index(item.layer))
+    """Refitted matrices are told by the layer of the first half that there is."""
+    return rename_block(item.tensor, [layer.first for layer in patient.keep].index(item.layer))
 
 
 def _tensor(item: Refitted, patch: Path) -> Tensor:

@@ -243,9 +243,9 @@ def front_of(
     # the row that differs from the result by the pruning alone
     whole = next((row for row in rows[1:-1] if row.name == name), rows[0]).tg
     known = {n_drop: speeds[path] for n_drop, path in smaller.items()}
-    known = {0: whole, **known, choice.drop.depth: rows[-1].tg}
+    known = {0: whole, **known, choice.drop.count: rows[-1].tg}
     front = []
     for point in choice.front:
-        tg = known.get(point.drop.depth)
+        tg = known.get(point.drop.count)
         front.append(FrontRow(point, tg, _ratio(tg, whole)))
     return tuple(front)

@@ -20,6 +20,7 @@ from ggprune.files.outputs import write_bytes
 from ggprune.files.printable import printable
 from ggprune.model.unit import Unit
 from ggprune.report.blocks import Figure
+from ggprune.report.units import dropped_cell
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.ranking import Ranking
 
@@ -121,14 +122,14 @@ def _draw_front(axes: Axes, choice: Choice) -> None:
     )  # fmt: skip
     for point in points:
         axes.annotate(
-            f"-{point.drop.depth}", (point.speedup, point.kld.value),
+            f"-{dropped_cell(point.drop)}", (point.speedup, point.kld.value),
             xytext=(5, -11), textcoords="offset points", size=8,
         )  # fmt: skip
     for other, marker in zip(choice.others, ("s", "^"), strict=False):
         point = other.point
         axes.plot(
             point.speedup, point.kld.value, marker, color=ORANGE, fillstyle="none", markersize=10,
-            label=f"{other.strategy.value} -{point.drop.depth}",
+            label=f"{other.strategy.value} -{dropped_cell(point.drop)}",
         )  # fmt: skip
     if is_log_scale(losses):
         axes.set_yscale("log")

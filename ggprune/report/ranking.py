@@ -8,7 +8,16 @@ from ggprune.model.unit import Unit
 from ggprune.pipeline.result import FrontRow
 from ggprune.report.blocks import Block, Column, Table, Text, table_of
 from ggprune.report.plot import bars, choice_figure, is_log_scale, ranking_figure
-from ggprune.report.units import count, estimate, number, percent, ratio_cell, size, speed_cell
+from ggprune.report.units import (
+    count,
+    dropped_cell,
+    estimate,
+    number,
+    percent,
+    ratio_cell,
+    size,
+    speed_cell,
+)
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.ranking import BY_KLD, LayerScore, Metric, Ranking
 
@@ -78,8 +87,9 @@ def _table(ranking: Ranking) -> Table:
 
 
 def _is_marked(ranking: Ranking, score: LayerScore) -> bool:
-    """Modules are never removed alone."""
-    return ranking.unit is Unit.LAYER and not score.removable
+    """Where no module of the kind can leave, one note says so."""
+    is_possible = ranking.unit is Unit.LAYER or any(s.removable for s in ranking.layers)
+    return is_possible and not score.removable
 
 
 def _notes(ranking: Ranking) -> Iterator[str]:
@@ -154,7 +164,7 @@ def front_table(front: Sequence[FrontRow]) -> Table:
     )
     return table_of(
         front,
-        ("dropped", lambda row: row.point.drop.depth),
+        ("dropped", lambda row: dropped_cell(row.point.drop)),
         ("layers", lambda row: str(row.point.drop) or None),
         ("KLD", lambda row: estimate(row.point.kld)),
         ("PPL ratio", lambda row: estimate(row.point.ppl_ratio)),

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ggprune.bench.ratio import Ratio
     from ggprune.bench.speed import Speed
     from ggprune.metrics.estimates import Estimate
+    from ggprune.model.cut import Cut
 
 
 def size(n_bytes: int) -> str:
@@ -44,6 +45,12 @@ def number(value: float, digits: int = 4) -> str:
 def speed_cell(speed: Speed | None) -> str:
     """`12.34 ± 0.56`."""
     return f"{speed.mean:.2f} ± {speed.stdev:.2f}" if speed else "-"
+
+
+def dropped_cell(drop: Cut) -> str:
+    """`3`, for layers, or `5 units`, where some of them are not in pairs."""
+    n = drop.count
+    return str(n) if n == drop.depth else f"{n} unit{'s' if n > 1 else ''}"
 
 
 def ratio_cell(ratio: Ratio | None) -> str:

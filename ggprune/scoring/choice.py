@@ -22,6 +22,7 @@ class Strategy(str, Enum):
     WHOLE = "whole"  # greedy, then exchanges of one layer while they help (as EvoPress mutates)
     SEARCH = "search"  # and then of runs that begin with an FFN and end with an attention
     EXHAUSTIVE = "exhaustive"  # every set
+    UNITS = "units"  # and then of attentions and FFNs that leave alone
     HEALED = "healed"  # search; its best sets and the best runs are healed, and compared then
 
 
@@ -51,8 +52,8 @@ class Point:
 
     @property
     @written(before="drop")
-    def n_drop(self) -> int:
-        return self.drop.depth
+    def n_drop(self) -> Annotated[int, "layers; or units, where some are not in pairs"]:
+        return self.drop.count
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ggprune.metrics.estimates import Estimate, Float64, mean_estimate, ppl_esti
 from ggprune.metrics.text import Text
 from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.unit import Unit
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.session import Compute
 from ggprune.scoring.choice import Alternative, Choice, Point, Strategy
@@ -27,7 +28,7 @@ from ggprune.scoring.ranking import Ranking
 from ggprune.scoring.remembered import RememberedRows, open_rows
 from ggprune.scoring.rows import NOTHING, Rows
 from ggprune.scoring.search import Search, SearchOptions
-from ggprune.scoring.target import DropRequest, Target, sizes_to_try
+from ggprune.scoring.target import DropRequest, Target, check_units, sizes_to_try
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ def choose(
     n_ctx, n_chunk = ranking.calibration.n_ctx, ranking.calibration.n_chunk_limit
     measuring = MeasureOptions(
         n_ctx=n_ctx, n_chunk=options.n_chunk or n_chunk, compute=options.compute,
-        cache=options.cache, halves=request.halves,
+        cache=options.cache, unit=ranking.unit,
+        halves=request.halves and ranking.unit is Unit.LAYER,
     )  # fmt: skip
     search = search_options(model, ranking, options.confidence)
     with open_rows(model, text, measuring, progress) as source:
@@ -67,7 +69,8 @@ def search_options(model: Model, ranking: Ranking, confidence: float) -> SearchO
     """What a ranking says before a search begins."""
     return SearchOptions(
         protect=frozenset(ranking.by.protected(n_trunk(model))), confidence=confidence,
-        order=ranking.order, windows=ranking.run_distances,
+        order=ranking.order, unit=ranking.unit,
+        windows=ranking.run_distances if ranking.unit is Unit.LAYER else None,
     )  # fmt: skip
 
 
@@ -86,7 +89,9 @@ def choose_set(
     exceeds the limits.
     """
     options = options or SearchOptions()
-    options = replace(options, protect=options.protect.union(request.protect))
+    protect = options.protect.union(request.protect)
+    options = replace(options, protect=protect, target=request.target)
+    check_units(model, request, options.unit)
     target, progress = request.target, progress.part("choose")
     wanted = target if target is not None else "as many layers as the limits allow"
     strategy = request.strategy.value
@@ -110,6 +115,7 @@ class _Chooser:
     ) -> None:
         self.model, self.source, self.request, self.progress = model, source, request, progress
         self.footprints = footprints_of(model)
+        self.n_found = 0  # layers of the set that was chosen, or of one that takes as much
         self.search = Search(model, source, options, self.is_enough, progress)
 
     def is_enough(self, drop: Cut) -> bool:
@@ -118,12 +124,13 @@ class _Chooser:
 
     def reaching(self, target: Target) -> Point:
         """The set with the fewest layers that reaches the target."""
-        for n in sizes_to_try(self.model, target, self.search.most):
+        for n in sizes_to_try(self.model, target, self.search.most, self.search.options.unit):
             drop = self.find(n, is_only=target.n_drop(self.model) is not None)
             if drop is not None and self.is_enough(drop):
                 (point,) = self.points([drop])
                 if (exceeded := self.exceeded(point)) is not None:
                     raise DataError(f"{target}: {exceeded}")
+                self.n_found = n
                 return point
         raise UsageError(f"{target}: no set of layers that can be removed reaches it")
 
@@ -138,7 +145,7 @@ class _Chooser:
             if (exceeded := self.exceeded(point)) is not None:
                 reason = exceeded
                 break
-            best = point
+            best, self.n_found = point, n
         if best is None:
             raise DataError(f"{self.model.path}: {reason}")
         return best
@@ -158,7 +165,7 @@ class _Chooser:
 
     def beside(self, best: Point) -> Choice:
         """With smaller sets that were found on the way, and those of simpler strategies."""
-        n_drop, by_size = best.drop.depth, self.search.by_size
+        n_drop, by_size = self.n_found, self.search.by_size
         is_healed = self.request.strategy is Strategy.HEALED
         candidates = self.points(self.search.candidates(n_drop)) if is_healed else []
         smaller = [by_size[n] for n in sorted(by_size) if n < n_drop]
@@ -181,12 +188,15 @@ class _Chooser:
         """The sets of simpler strategies, which cost nothing to find by now."""
         search, strategy = self.search, self.request.strategy
         sets: dict[Strategy, Cut | None] = {}
-        if strategy in (Strategy.GREEDY, Strategy.WHOLE, Strategy.SEARCH, Strategy.HEALED):
+        shifted = (Strategy.SEARCH, Strategy.UNITS)
+        if strategy in (Strategy.GREEDY, Strategy.WHOLE, Strategy.HEALED, *shifted):
             order = search.options.order or sorted(search.single, key=search.single.__getitem__)
             sets[Strategy.ONESHOT] = search.first_of(order, n)
-        if strategy is Strategy.SEARCH and self.source.divided:
+        if strategy is Strategy.UNITS:
+            sets[Strategy.SEARCH] = search.paired.get(n)
+        if strategy in shifted and self.source.divided:
             sets[Strategy.WHOLE] = search.whole.get(n)
-        if strategy in (Strategy.WHOLE, Strategy.SEARCH, Strategy.HEALED):
+        if strategy in (Strategy.WHOLE, Strategy.HEALED, *shifted):
             sets[Strategy.GREEDY] = next((cut for cut in search.grown if len(cut) == n), None)
         return {s: drop for s, drop in sets.items() if drop is not None and self.is_enough(drop)}
 

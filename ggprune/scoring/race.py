@@ -44,6 +44,7 @@ class RaceRules:
     confidence: float = 0.95  # of all comparisons together
     tolerance: float = 0.0  # share of the value that a wrong order may cost
     within: Cut = NOTHING  # what all cuts contain
+    worth: Mapping[Cut, float] | None = None  # by which a cut's numbers are divided
 
 
 class Race:
@@ -67,7 +68,8 @@ class Race:
             cuts = [cut for cut in self.active if len(self.seen[cut]) == earlier]
             measured = self.source.rows(earlier, cuts, self.rules.within) if cuts else ()
             for cut, rows in zip(cuts, measured, strict=True):
-                self.seen[cut].append(self.rules.by(rows))
+                worth = self.rules.worth
+                self.seen[cut].append(self.rules.by(rows) / (worth[cut] if worth else 1.0))
                 if take is not None:
                     take(cut, rows)
         rules, n_chunk = self.rules, self.source.n_chunk

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ggprune.arch.hparams import n_trunk
-from ggprune.arch.legal import legal_drop
+from ggprune.arch.legal import legal_cut
 from ggprune.errors import UsageError
 from ggprune.metrics.chunks import describe_text
 from ggprune.metrics.estimates import (
@@ -45,7 +45,7 @@ from ggprune.scoring.ranking import (
 )
 from ggprune.scoring.remembered import open_rows
 from ggprune.scoring.rows import BaseRows, Rows, RowSource
-from ggprune.scoring.target import DropRequest, sizes_to_try
+from ggprune.scoring.target import DropRequest, check_units, sizes_to_try
 from ggprune.scoring.weights import magnitudes
 
 _OF_LAYERS = (Metric.MAGNITUDE, Metric.TAYLOR, Metric.IMATRIX)  # not of attention or FFN alone
@@ -71,10 +71,6 @@ class RankOptions:
             raise UsageError(
                 f"--metric {self.by}: of whole layers only, not of --unit {unit.value}"
             )
-        if self.request is not None and unit is not Unit.LAYER:
-            raise UsageError(
-                f"--unit {unit.value}: modules are scored; only whole layers are dropped"
-            )
 
 
 def rank(
@@ -94,9 +90,11 @@ def rank(
     by, unit, taylor = options.by, options.measuring.unit, options.taylor
     if by.metric is Metric.TAYLOR and taylor is None:
         raise UsageError("--metric taylor needs the sums that torch finds: ggprune.rank has them")
+    if options.request is not None:
+        check_units(model, options.request, unit)
     weights = magnitudes(model) if by.metric is Metric.MAGNITUDE else None
     activations = activation_statistics(options.imatrix, model) if options.imatrix else None
-    halves = options.request is not None and options.request.halves
+    halves = options.request is not None and options.request.halves and unit is Unit.LAYER
     with open_rows(model, text, replace(options.measuring, halves=halves), progress) as source:
         measured = _Measured(source, unit)
         rules = _rules(model, options)
@@ -153,7 +151,8 @@ def _rules(model: Model, options: RankOptions) -> RaceRules:
     """Where a number of layers is to go, they are those to be known."""
     request, n_lowest = options.request, options.n_decide
     if n_lowest is not None and request is not None and request.target is not None:
-        n_lowest = sizes_to_try(model, request.target, n_trunk(model) - 1)[0]
+        unit = options.measuring.unit
+        n_lowest = sizes_to_try(model, request.target, n_trunk(model) - 1, unit)[0]
     by = _RACED.get(options.by.metric, kld_of)
     return RaceRules(n_lowest=n_lowest, by=by, confidence=options.confidence)
 
@@ -198,7 +197,7 @@ def _score(model: Model, measured: _Measured, cut: Cut) -> LayerScore:
         bi=mean_estimate(np.concatenate([row.bi[part] for row in base])),
         relative_magnitude=mean_estimate(np.concatenate([row.magnitude[part] for row in base])),
         angular=mean_estimate(np.array([row.angular[part, part + 1] for row in base])),
-        removable=measured.unit is Unit.LAYER and legal_drop(model, (layer,)),
+        removable=legal_cut(model, cut),
     )  # fmt: skip
 
 

@@ -218,8 +218,6 @@ def read_ranking(path: Path) -> Ranking:
         raise DataError(f"{path}: not a ranking made by ggprune rank") from e
     if len(set(ranking.order)) != len(ranking.order):
         raise DataError(f"{path}: not a ranking made by ggprune rank")
-    if ranking.unit is not Unit.LAYER:
-        raise DataError(f"{path}: scores {ranking.unit.value} modules, not layers")
     return ranking
 
 

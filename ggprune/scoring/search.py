@@ -7,14 +7,14 @@ All sets that are measured can be removed exactly, and race against each other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import numpy as np
 
 from ggprune.arch.hparams import n_trunk
-from ggprune.arch.legal import first_legal, legal_cut, shortest_runs
+from ggprune.arch.legal import first_legal, legal_cut, no_set, shortest_runs
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.metrics.estimates import Float64, mean_estimate
 from ggprune.model.cut import Cut
@@ -24,6 +24,8 @@ from ggprune.progress import SILENT, Progress
 from ggprune.scoring.choice import Step, Strategy
 from ggprune.scoring.race import Race, RaceRules, Seen, ranked
 from ggprune.scoring.rows import NOTHING, RowSource
+from ggprune.scoring.target import Target
+from ggprune.scoring.units import UnitSearch, pair_exchanges
 
 TOLERANCE = 0.03  # of the KL divergence: sets that are closer need not be told apart
 MAX_SETS = 5000  # for the exhaustive search
@@ -39,6 +41,8 @@ class SearchOptions:
     protect: frozenset[int] = frozenset()
     confidence: float = 0.95
     order: Sequence[int] | None = None  # least important first: in place of a race of single layers
+    unit: Unit = Unit.LAYER  # what leaves: layers, or their attentions, or their FFNs
+    target: Target | None = None  # what sets of units take is counted by
     windows: Float64 | None = None  # as `Ranking.windows`: in place of a race of runs
     seed: int = 0  # draws the exchanges of a large search
 
@@ -62,8 +66,10 @@ class Search:
         self.steps: list[Step] = []
         self.grown = [NOTHING]  # by greedy, one out of the other
         self.whole: dict[int, Cut] = {}  # the best sets of whole layers, by `refined`
+        self.paired: dict[int, Cut] = {}  # the best sets of pairs of units, by `shifted`
         self.by_size: dict[int, Cut] = {}  # the best set of a size, as far as one was looked for
         self.seen: Seen[Cut] = {}  # by the last race
+        self.by_unit: UnitSearch | None = None
         self.single: dict[int, float] = {}  # KLD of single layers, as far as it was measured
 
     def find(self, strategy: Strategy, n: int) -> Cut:
@@ -72,16 +78,20 @@ class Search:
             Strategy.ONESHOT: self.oneshot, Strategy.GREEDY: self.greedy,
             Strategy.WINDOW: self.window, Strategy.WHOLE: self.refined,
             Strategy.SEARCH: self.shifted, Strategy.EXHAUSTIVE: self.exhaustive,
-            Strategy.HEALED: self.refined,
+            Strategy.HEALED: self.refined, Strategy.UNITS: self.apart,
         }[strategy]  # fmt: skip
         self.by_size[n] = drop = find(n)
         return drop
+
+    def cut(self, layers: Iterable[int]) -> Cut:
+        """What leaves of these layers."""
+        return Cut.of(layers, self.options.unit)
 
     def oneshot(self, n: int) -> Cut:
         """The lowest single layers, or the first of the order that can go together."""
         order = self.options.order
         if order is None:
-            singles = [Cut.of((layer,)) for layer in self.layers]
+            singles = [self.cut((layer,)) for layer in self.layers]
             order = [cut.layers[0] for cut in ranked(self.race("single layers", singles, n))]
         drop = self.first_of(order, n)
         if drop is None or not self.is_allowed(drop, n):
@@ -90,8 +100,8 @@ class Search:
 
     def first_of(self, order: Sequence[int], n: int) -> Cut | None:
         free = [layer for layer in order if layer in self.layers]
-        layers = first_legal(self.model, free, n)
-        return Cut.of(layers) if layers is not None else None
+        layers = first_legal(self.model, free, n, self.options.unit)
+        return self.cut(layers) if layers is not None else None
 
     def greedy(self, n: int) -> Cut:
         """Add the cheapest layer, or the shortest run that can go, until there are enough."""
@@ -111,11 +121,12 @@ class Search:
 
         With them the shortest runs that can go on their own.
         """
-        runs = {run for run in shortest_runs(self.model) if run and len(run) > 1}
-        sets = {drop | Cut.of(run) for run in runs}
+        is_whole = self.options.unit is Unit.LAYER
+        shortest = shortest_runs(self.model) if is_whole else ()
+        sets = {drop | Cut.of(run) for run in shortest if run and len(run) > 1}
         for length in range(1, n - len(drop) + 1):
             starts = range(n_trunk(self.model) - length + 1)
-            grown = {drop | Cut.of(range(i, i + length)) for i in starts}
+            grown = {drop | self.cut(range(i, i + length)) for i in starts}
             legal = {s for s in grown if len(s) == len(drop) + length and self.is_allowed(s, n)}
             if legal:
                 sets |= legal
@@ -123,7 +134,9 @@ class Search:
         return [s for s in sorted(sets) if len(drop) < len(s) <= n and self.is_allowed(s, n)]
 
     def window(self, n: int) -> Cut:
-        runs = [Cut.of(range(first, first + n)) for first in self.layers]
+        runs = [self.cut(range(first, first + n)) for first in self.layers]
+        if self.options.unit is not Unit.LAYER:
+            return self.best("runs", runs, n)
         distances = self.options.windows
         between = [Cut.of_units(range(2 * i + 1, 2 * (i + n) + 1)) for i in self.layers]
         shifted = [run for run in between if self.is_allowed(run, n)]
@@ -137,7 +150,7 @@ class Search:
         """Sets of n layers that may be better once they are healed: the lowest of the last race,
         and the best runs."""
         lowest = [cut for cut in ranked(self.seen) if len(cut) == n][:N_LOWEST]
-        runs = [Cut.of(range(first, first + n)) for first in self.layers]
+        runs = [self.cut(range(first, first + n)) for first in self.layers]
         legal = [run for run in runs if self.is_allowed(run, n)]
         distances = self.options.windows
         if distances is not None:
@@ -167,23 +180,19 @@ class Search:
             if better == drop:
                 break
             drop = better
+        self.paired[n] = drop
         return drop
+
+    def apart(self, n: int) -> Cut:
+        """The best set of attentions and FFNs that takes as much with it, together or alone."""
+        if self.by_unit is None:
+            self.by_unit = UnitSearch(self, self.options.target)
+        return self.by_unit.find(self.shifted(n))
 
     def shifts(self, drop: Cut, n: int) -> list[Cut]:
         """Sets with a pair of units exchanged; of many, the nearest ones and others at random."""
-        distance: dict[Cut, float] = {}
-        for back in combinations(drop.units, 2):
-            gone = set(drop.units).difference(back)
-            left = [unit for unit in range(2 * n_trunk(self.model)) if unit not in gone]
-            if [unit % 2 for unit in left] != [0, 1] * (len(left) // 2):
-                continue  # attention and FFN would not take turns
-            for pair in pairwise(left):
-                new = Cut.of_units(gone.union(pair))
-                if not (new.is_whole and drop.is_whole):  # those have been tried
-                    apart = abs(sum(pair) - sum(back)) / 2
-                    distance[new] = min(apart, distance.get(new, apart))
-        distance.pop(drop, None)
-        near = [s for s in sorted(distance, key=distance.__getitem__) if self.is_allowed(s, n)]
+        sets = pair_exchanges(drop, n_trunk(self.model))
+        near = [cut for cut in sets if self.is_allowed(cut, n)]
         if len(near) > MAX_EXCHANGES:
             half = MAX_EXCHANGES // 2
             others = self.rng.permutation(len(near) - half)[: MAX_EXCHANGES - half]
@@ -201,10 +210,10 @@ class Search:
             half = MAX_EXCHANGES // 2
             order[half:] = [int(i) for i in self.rng.permutation(order[half:])]
             pairs = [pairs[i] for i in order[:MAX_EXCHANGES]]
-        return [Cut.of({*gone, new} - {old}) for old, new in pairs]
+        return [self.cut({*gone, new} - {old}) for old, new in pairs]
 
     def exhaustive(self, n: int) -> Cut:
-        sets = [s for s in map(Cut.of, combinations(self.layers, n)) if self.is_allowed(s, n)]
+        sets = [s for s in map(self.cut, combinations(self.layers, n)) if self.is_allowed(s, n)]
         if len(sets) > MAX_SETS:
             raise UsageError(f"{len(sets)} sets are too many to try: use --strategy search")
         return self.best("all sets", sets, n)
@@ -213,12 +222,18 @@ class Search:
         return ranked(self.race(what, self.allowed(sets, n), 1, within))[0]
 
     def race(
-        self, what: str, sets: Sequence[Cut], n_lowest: int, within: Cut = NOTHING
-    ) -> dict[Cut, list[Float64]]:
-        """KL divergences of every set, chunk by chunk, until the lowest ones are sure."""
+        self, what: str, sets: Sequence[Cut], n_lowest: int, within: Cut = NOTHING,
+        worth: Mapping[Cut, float] | None = None,
+    ) -> dict[Cut, list[Float64]]:  # fmt: skip
+        """KL divergences of every set, chunk by chunk, until the lowest ones are sure.
+
+        With `worth` they compete, and are told, by what a set loses for each unit of that.
+        """
         start, n_pass = time.perf_counter(), self.source.effort.n_pass
         sure = self.options.confidence
-        rules = RaceRules(n_lowest=n_lowest, confidence=sure, tolerance=TOLERANCE, within=within)
+        rules = RaceRules(
+            n_lowest=n_lowest, confidence=sure, tolerance=TOLERANCE, within=within, worth=worth
+        )
         race, n_chunk = Race(self.source, sets, rules), self.source.n_chunk
         for i in race.laps():
             n_set = len(race.active)
@@ -227,14 +242,20 @@ class Search:
             race.lap(i)
         self.seen = race.seen
         winner = ranked(race.seen)[0]
+        lost = np.concatenate(race.seen[winner]) * (worth[winner] if worth else 1.0)
         step = Step(
-            what=what, drop=winner, kld=mean_estimate(np.concatenate(race.seen[winner])),
+            what=what, drop=winner, kld=mean_estimate(lost),
             n_set=len(sets), n_pass=self.source.effort.n_pass - n_pass,
             time_s=time.perf_counter() - start,
         )  # fmt: skip
         self.steps.append(step)
-        singles = {cut.layers[0]: rows for cut, rows in race.seen.items() if len(cut) == 1}
-        self.single |= {n: float(np.mean(np.concatenate(rows))) for n, rows in singles.items()}
+        if worth is None:
+            singles = {cut: rows for cut, rows in race.seen.items() if len(cut) == 1}
+            self.single |= {
+                cut.layers[0]: float(np.mean(np.concatenate(rows)))
+                for cut, rows in singles.items()
+                if cut == self.cut(cut.layers)
+            }
         return race.seen
 
     @property
@@ -251,13 +272,15 @@ class Search:
 
     def is_allowed(self, drop: Cut, n: int) -> bool:
         """Can these go together, is none of them protected, and are n of them enough?"""
+        return self.is_possible(drop) and (drop.count < n or self.is_enough(drop))
+
+    def is_possible(self, drop: Cut) -> bool:
+        """Can these go together, and is none of them protected?"""
         halves = {piece.layer for piece in drop if piece.unit is not Unit.LAYER}
-        if not (set(drop.layers) <= set(self.layers) and halves <= self.source.divided):
+        known = self.layers if self.options.unit is not Unit.LAYER else self.source.divided
+        if not (set(drop.layers) <= set(self.layers) and halves <= set(known)):
             return False
-        return legal_cut(self.model, drop) and (drop.depth < n or self.is_enough(drop))
+        return legal_cut(self.model, drop)
 
     def impossible(self, n: int) -> ArchitectureError:
-        return ArchitectureError(
-            f"{self.model.path}: no set of {n} layers of {self.model.arch} can be removed exactly; "
-            "ggprune inspect shows which layers can"
-        )
+        return no_set(self.model, n, self.options.unit)

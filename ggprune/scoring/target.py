@@ -10,9 +10,12 @@ from enum import Enum
 from ggprune.arch.experts import ALIKE, Routing
 from ggprune.arch.footprint import Footprint, footprints_of
 from ggprune.arch.hparams import n_trunk
+from ggprune.arch.legal import alone_half
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.metrics.estimates import Estimate
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.unit import HALVES, Unit
 from ggprune.scoring.choice import Strategy
 
 _DROP = re.compile(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,3})?)%")
@@ -112,15 +115,34 @@ class DropRequest:
     @property
     def halves(self) -> bool:
         """May the set be made of such runs?"""
-        return not self.whole and self.strategy in (Strategy.SEARCH, Strategy.WINDOW)
+        shifted = (Strategy.SEARCH, Strategy.WINDOW, Strategy.UNITS)
+        return not self.whole and self.strategy in shifted
 
     def __post_init__(self) -> None:
         if self.target is None and not self.limits:
             raise UsageError("say how many layers are to go: --drop, --target-size, --max-kld, ...")
 
 
-def sizes_to_try(model: Model, target: Target | None, free: int) -> range:
-    """Numbers of layers that may reach the target, fewest first; `free` may be dropped at most.
+def check_units(model: Model, request: DropRequest, unit: Unit = Unit.LAYER) -> None:
+    """Raises UsageError for a strategy that is of whole layers only, ArchitectureError if halves of
+    layers are asked for and none can leave alone."""
+    if unit is not Unit.LAYER:
+        if request.strategy in (Strategy.HEALED, Strategy.UNITS):
+            raise UsageError(
+                f"--strategy {request.strategy.value}: of layers, not of --unit {unit.value}"
+            )
+        ways, said = [alone_half(model, unit)], f"--unit {unit.value}"
+    elif request.strategy is Strategy.UNITS:
+        ways, said = [alone_half(model, half) for half in HALVES], "--strategy units"
+    else:
+        return
+    if all(way.stored_as is None for way in ways):
+        raise ArchitectureError(f"{model.path}: {said}: {ways[0].refused}")
+
+
+def sizes_to_try(model: Model, target: Target | None, free: int, unit: Unit = Unit.LAYER) -> range:
+    """Numbers of layers, or of that half of them, that may reach the target, fewest first; `free`
+    may be dropped at most.
 
     Without a target: all of them. Raises UsageError if the target cannot be reached.
     """
@@ -133,11 +155,11 @@ def sizes_to_try(model: Model, target: Target | None, free: int) -> range:
     before = footprints.without(())
     if target.is_reached(before, before):
         raise UsageError(f"{target}: reached already, nothing has to be dropped")
-    weight = [footprints.without((n,)) for n in range(n_trunk(model))]
+    weight = [footprints.without(Cut.of((n,), unit)) for n in range(n_trunk(model))]
     by_size = sorted(range(len(weight)), key=lambda n: (weight[n].size_bytes, n))
     for n in range(1, free + 1):
         orders = (by_size, sorted(by_size, key=lambda i: weight[i].token_bytes))
-        if any(target.is_reached(before, footprints.without(o[:n])) for o in orders):
+        if any(target.is_reached(before, footprints.without(Cut.of(o[:n], unit))) for o in orders):
             return range(n, free + 1)
     raise UsageError(f"{target}: not reached with {free} of {len(weight)} layers dropped")
 

@@ -365,8 +365,9 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
             "not reached as Q8_0, whatever is dropped",
         ),
         "no such unit": (("rank", TINY, "--unit", "head"), 2, "one of layer, attn, ffn"),
-        "modules are not dropped": (
-            ("rank", TINY, "--unit", "ffn", "--drop", "1"), 2, "only whole layers are dropped",
+        "units of units": (
+            ("rank", TINY, "--unit", "ffn", "--drop", "1", "--strategy", "units"), 2,
+            "--strategy units: of layers, not of --unit ffn",
         ),
         "metric without its file": (("rank", TINY, "--metric", "imatrix"), 2, "--imatrix FILE"),
         "choose from nothing": (("choose", plan, "--drop", "1"), 1, "not a ranking"),

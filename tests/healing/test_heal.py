@@ -23,6 +23,7 @@ from ggprune.metrics.text import Text, read_text
 from ggprune.model.cut import Cut, parse_units
 from ggprune.model.model import Model, open_model
 from ggprune.model.newlayer import whole
+from ggprune.model.unit import Unit
 from ggprune.pipeline.heal import Healed, HealJob, heal
 from ggprune.pipeline.lineage import kept_layers
 from ggprune.quantize.options import QuantizeOptions
@@ -335,6 +336,43 @@ def test_runs_of_units_are_healed(tiny: Model, text: Text, tmp_path: Path, way: 
         plain = tensors_of(pruned_copy(tiny, cut, tmp_path / "plain.gguf"))
         changed = {name for name, raw in tensors_of(written).items() if raw != plain[name]}
         assert changed == {plan.renamed(name) for name in fitted}
+
+
+@pytest.mark.parametrize("way", ["plan", "file", "quantized last"])
+@pytest.mark.parametrize("units", ["3a,5f", "0a", "7f", "2a,5f-6a,7f"])
+def test_what_is_left_alone_is_healed(
+    tiny: Model, text: Text, tmp_path: Path, units: str, way: str
+) -> None:
+    """The half that is there makes up for the other; nothing is fitted of zeros."""
+    cut, out = parse_units(units, 9), tmp_path / "out.gguf"
+    plan = make_plan(tiny, cut)
+    job = HealJob(base=tiny, out=out, plan=plan, text=text, options=OPTIONS, check_load=False)
+    if way == "file":
+        pruned = pruned_copy(tiny, cut, tmp_path / "pruned.gguf")
+        job = replace(job, plan=None, pruned=pruned)
+    if way == "quantized last":
+        job = replace(job, quantize=QuantizeOptions("Q8_0"), quantize_last=True)
+    done = heal(job).healing
+    fitted = [item.tensor for item in done.refitted]
+    assert done.after.kld.value < 0.7 * done.before.kld.value
+    first = next(layer for layer in plan.layers if not layer.is_whole)
+    part = "ffn_down" if first.attn is None else "attn_output"
+    assert fitted[0] == f"blk.{first.first}.{part}.weight"
+    written = open_model(out)
+    assert (written.arch, kept_layers(tiny, written)) == ("deci", cut.remaining(9))
+    if way != "quantized last":
+        plain = tensors_of(pruned_copy(tiny, cut, tmp_path / "plain.gguf"))
+        changed = {name for name, raw in tensors_of(written).items() if raw != plain[name]}
+        assert changed == {plan.renamed(name) for name in fitted}
+
+
+def test_stages_of_what_is_left_alone() -> None:
+    """3a,5f of seven: the first FFN that lacks its attention is led to what enters layer 4."""
+    stages = stages_of(parse_units("3a,5f", 7).remaining(7), 7, shared=False)
+    assert [(s.layer, s.ffn, s.missing, s.own, s.last, s.is_exact) for s in stages] == [
+        (3, 3, Unit.ATTN, 3, 3, True), (4, 4, None, 4, 4, False), (5, 5, Unit.FFN, 5, 5, False),
+        (6, 6, None, 6, 6, False),
+    ]  # fmt: skip
 
 
 def test_stages_of_a_run_of_units() -> None:

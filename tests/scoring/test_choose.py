@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggprune.arch.footprint import footprints_of
 from ggprune.arch.legal import legal_drop
 from ggprune.errors import ArchitectureError, DataError, UsageError
 from ggprune.evaluation.perplexity import evaluate
@@ -18,6 +19,7 @@ from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text
 from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.model.unit import HALVES, Unit
 from ggprune.scoring import search
 from ggprune.scoring.choice import Choice, Strategy, parse_strategy
 from ggprune.scoring.choose import ChooseOptions, choose, choose_set
@@ -59,7 +61,7 @@ def test_search_finds_the_best_of_all_sets(tiny: Model, cache: Path, k: int) -> 
     assert found[Strategy.EXHAUSTIVE].n_set == len(list(combinations(range(9), k)))
     assert found[Strategy.SEARCH].best.kld.value <= 1.05 * best
     assert found[Strategy.SEARCH].n_set < found[Strategy.EXHAUSTIVE].n_set
-    assert all(len(c.drop) == k and c.best.kld.value >= best / 1.001 for c in found.values())
+    assert all(c.drop.depth == k and c.best.kld.value >= best / 1.001 for c in found.values())
     assert found[Strategy.SEARCH].best.kld.value <= found[Strategy.ONESHOT].best.kld.value
 
 
@@ -245,3 +247,75 @@ def test_a_search_without_halves_has_whole_layers() -> None:
     assert DropRequest(layers(1)).halves
     assert not DropRequest(layers(1), whole=True).halves
     assert not DropRequest(layers(1), Strategy.WHOLE).halves
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_attentions_and_ffns_alone_are_searched_for(
+    half: Unit, tiny: Model, cache: Path, tmp_path: Path
+) -> None:
+    """As layers are; what is chosen is as good as the best of all sets, and what the file gives."""
+    text = read_text(CALIBRATION)
+    options = replace(measuring(cache), unit=half)
+    found = {}
+    for strategy in (Strategy.SEARCH, Strategy.WINDOW, Strategy.EXHAUSTIVE):
+        request = DropRequest(layers(2), strategy)
+        ranking = rank(tiny, text, RankOptions(measuring=options, request=request))
+        assert ranking.chosen is not None
+        found[strategy] = ranking.chosen.best
+        assert {piece.unit for piece in ranking.chosen.drop} == {half}
+        assert ranking.chosen.best.n_drop == 2
+    best = found[Strategy.EXHAUSTIVE]
+    assert found[Strategy.SEARCH].kld.value <= 1.05 * best.kld.value
+    written = pruned_copy(tiny, best.drop, tmp_path / "out.gguf")
+    (row,) = evaluate([written.path], text, base=tiny.path, n_ctx=N_CTX, n_chunk=N_CHUNK)
+    assert row.divergence is not None
+    assert row.divergence.kld.mean.value == pytest.approx(best.kld.value, rel=1e-6)
+    assert footprints_of(written).without(()).token_bytes == best.footprint.token_bytes
+
+    path = tmp_path / "scores.json"
+    path.write_text(to_text(ranking))
+    chosen_then = choose(tiny, text, read_ranking(path), request, ChooseOptions(cache=cache))
+    assert chosen_then.drop == best.drop
+
+
+@pytest.mark.parametrize("target", [layers(1), Target(Goal.SPEEDUP, 1.1), Target(Goal.SIZE, 7e6)])
+def test_units_take_as_much_as_layers_and_lose_less(
+    target: Target, tiny: Model, cache: Path
+) -> None:
+    """Beside every set of up to three units that takes enough."""
+    request = DropRequest(target, Strategy.UNITS)
+    with open_rows(tiny, read_text(CALIBRATION), replace(measuring(cache), halves=True)) as source:
+        choice = choose_set(tiny, source, request)
+        others = {each.strategy: each.point for each in choice.others}
+        footprints = footprints_of(tiny)
+        whole, best = footprints.without(()), choice.best
+        assert target.is_reached(whole, best.footprint)
+        base = others[Strategy.SEARCH]
+        needed = base.footprint.token_bytes if target.goal is Goal.LAYERS else whole.token_bytes
+        assert best.footprint.token_bytes <= needed
+        assert best.kld.value <= 1.03 * base.kld.value
+        sets = [
+            cut for n in (1, 2, 3) for cut in map(Cut.of_units, combinations(range(18), n))
+            if target.is_reached(whole, footprints.without(cut))
+            and footprints.without(cut).token_bytes <= needed
+        ]  # fmt: skip
+        first = [next(source.rows(0, [cut])).kld for cut in sets]
+        few = [sets[i] for i in np.argsort([row.mean() for row in first])[:20]]
+        klds = [
+            float(np.mean([next(source.rows(i, [cut])).kld.mean() for i in range(N_CHUNK)]))
+            for cut in few
+        ]
+    assert best.kld.value <= 1.06 * min(klds)
+
+
+def test_units_without_a_way_to_leave_alone(tmp_path: Path, cache: Path) -> None:
+    model = next(f for f in FAMILIES if f.name == "granite").make(tmp_path)
+    tokens = np.random.default_rng(0).integers(0, 128, (3, 64), dtype=np.int32)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ArchitectureError, match="--strategy units: layers of granite cannot keep"),
+    ):
+        patch.setattr("ggprune.scoring.measure.make_chunks", lambda *_: Chunks(tokens))
+        options = MeasureOptions(n_ctx=64, halves=True)
+        with open_rows(model, read_text(CALIBRATION), options) as source:
+            choose_set(model, source, DropRequest(layers(1), Strategy.UNITS))

@@ -18,6 +18,7 @@ from ggprune.model.unit import Unit
 from ggprune.pipeline.job import Job, write
 from ggprune.report.blocks import terminal
 from ggprune.report.ranking import blocks
+from ggprune.scoring.choice import Strategy
 from ggprune.scoring.ranking import Ranking, check_ranking, parse_metric, ranked_text, read_ranking
 from ggprune.scoring.target import DropRequest, Goal, Target
 from ggprune.surgery.plan import make_plan
@@ -167,9 +168,6 @@ def test_scores_of_other_things_are_refused(ranking: Ranking, tiny: Model, tmp_p
     path.write_text(to_text({**encode_fields(ranking), "order": [99]}))
     with pytest.raises(DataError, match="does not have"):
         check_ranking(path, read_ranking(path), tiny)
-    path.write_text(to_text({**encode_fields(ranking), "unit": "ffn"}))
-    with pytest.raises(DataError, match="scores ffn modules"):
-        read_ranking(path)
 
 
 def test_progress_is_told_to_the_end(tiny: Model) -> None:
@@ -193,12 +191,13 @@ def test_modules_are_scored_on_their_own(tiny: Model) -> None:
     for unit, of_modules in found.items():
         assert of_modules.base_ppl == whole.base_ppl
         assert len(of_modules.layers) == 9
-        assert not any(score.removable for score in of_modules.layers)
+        assert all(score.removable for score in of_modules.layers)
         assert encode_fields(of_modules)["unit"] == unit.value
         assert of_modules.windows.size == 0
     assert found[Unit.ATTN].layers[4].kld != found[Unit.FFN].layers[4].kld
-    with pytest.raises(UsageError, match="only whole layers are dropped"):
-        ranked(tiny, text, unit=Unit.FFN, request=DropRequest(Target(Goal.LAYERS, 1)))
+    with pytest.raises(UsageError, match="--strategy units: of layers, not of --unit ffn"):
+        request = DropRequest(Target(Goal.LAYERS, 1), Strategy.UNITS)
+        ranked(tiny, text, unit=Unit.FFN, request=request)
     with pytest.raises(UsageError, match="of whole layers only"):
         ranked(tiny, text, unit=Unit.FFN, by=parse_metric("magnitude"))
 
