@@ -92,6 +92,8 @@ class Halves:
         """Raises ArchitectureError for a half of a layer that is not divided."""
         found: set[int] = set()
         for piece in cut:
+            if piece.linear:
+                raise ArchitectureError(f"{piece}: is fitted in a file, not in memory")
             if piece.unit is Unit.LAYER:
                 found.update(self.whole[piece.layer])
                 continue

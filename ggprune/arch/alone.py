@@ -81,9 +81,11 @@ class _Stubs:
         """Raises Illegal if the architecture cannot be told of these."""
         halves = {Unit.ATTN: self.alone.attn, Unit.FFN: self.alone.ffn}
         for layer in self.layers:
-            half = layer.missing
+            half = layer.missing or (Unit.ATTN if layer.linear else None)
             if half is None:
                 continue
+            if layer.linear and self.alone.attn != "no_heads":
+                raise Illegal(f"{layer}: only a deci has a matrix in the place of an attention")
             kept = layer.first
             if halves[half] is None:
                 raise Illegal(f"layer {kept} cannot do without its {WORDS[half]} alone")
@@ -97,13 +99,31 @@ class _Stubs:
         lends = Hparams(self.model).integer(Key.SHARED_KV) > 0
         if lends and any(layer.attn is None for layer in self.layers):
             raise Illegal("its layers share keys and values: attentions stay with their FFNs")
-        if all(layer.attn is None for layer in self.layers):
+        if all(layer.attn is None or layer.linear for layer in self.layers):
             raise Illegal("no attention would be left: llama.cpp cannot make a context")
 
     def change(self) -> Change:
-        missing = [(new, layer) for new, layer in enumerate(self.layers) if layer.missing]
-        added = reduce(or_, (dict(self._stub(new, layer)) for new, layer in missing))
-        return Change(values=self._values(), added=added)
+        added: dict[str, Added] = {}
+        for new, layer in enumerate(self.layers):
+            if layer.missing:
+                added |= dict(self._stub(new, layer))
+            if layer.linear:
+                added[f"blk.{new}.attn_output.weight"] = self._linear(layer.first)
+        return Change(values=self._values(), added=added, dropped=self._replaced())
+
+    def _linear(self, layer: int) -> Added:
+        """The matrix that is to be fitted: zeros."""
+        n_embd = Hparams(self.model).integer(Key.EMBEDDING_LENGTH)
+        old = self.model.by_name[f"blk.{layer}.attn_output.weight"]
+        return Added((n_embd, n_embd), type=_holding(old.type, n_embd).name)
+
+    def _replaced(self) -> frozenset[str]:
+        """Of attentions in whose place a matrix comes, all but the norm."""
+        return frozenset(
+            tensor.name for layer in self.layers if layer.linear
+            for tensor in self._tensors(layer.first, Unit.ATTN)
+            if not tensor.name.endswith(".attn_norm.weight")
+        )  # fmt: skip
 
     def _stub(self, new: int, layer: NewLayer) -> Iterator[tuple[str, Added]]:
         """The tensors that must be there: by their new names."""
@@ -166,15 +186,16 @@ class _Stubs:
         """Widths by layer, and the head sizes, which no longer follow from the first layer."""
         hparams = Hparams(self.model)
         values: dict[str, Value] = {}
-        if any(layer.attn is None for layer in self.layers):
+        if any(layer.attn is None or layer.linear for layer in self.layers):
             few = [int(self._has_head(new)) for new in range(len(self.layers))]
-            for key, before in zip(
-                (Key.HEAD_COUNT, Key.HEAD_COUNT_KV), self._heads_before, strict=True
-            ):
+            keys = (Key.HEAD_COUNT, Key.HEAD_COUNT_KV)
+            for key, before in zip(keys, self._heads_before, strict=True):
                 counts = [
-                    few[new] if layer.attn is None else before[layer.attn]
+                    few[new] if layer.attn is None
+                    else 0 if layer.linear and key == Key.HEAD_COUNT_KV
+                    else before[layer.attn]
                     for new, layer in enumerate(self.layers)
-                ]
+                ]  # fmt: skip
                 values[hparams.key(key)] = array(ValueType.UINT32, counts)
             values |= self._head_sizes(hparams)
         if self.alone.ffn == "width_1" and any(layer.ffn is None for layer in self.layers):

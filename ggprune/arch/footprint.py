@@ -51,7 +51,9 @@ class Footprints:
         gone += [self._of_experts(layer, len(experts)) for layer, experts in cut.experts.items()]
         alone = [layer for layer in cut.remaining(self.model.n_layer) if layer.missing]
         come = [self._stubs(layer.first, layer.missing) for layer in alone if layer.missing]
-        come += [self._hosting] * bool(alone)
+        come += [self._hosting] * bool(alone or cut.linear)
+        come += [self._linear(n) for n in cut.linear]
+        gone += [self._units[2 * n] for n in cut.linear]
         whole = self._whole
         return Footprint(
             whole.size_bytes + sum(f.size_bytes for f in come) - sum(f.size_bytes for f in gone),
@@ -72,6 +74,19 @@ class Footprints:
                 if block_of(name) == ("", layer) and Role.SHARED not in roles_of(name)
             ])  # fmt: skip
         return self._known_stubs[layer, half]
+
+    def _linear(self, layer: int) -> Footprint:
+        """A matrix in an attention's place, and the norm in front of it."""
+        norm = self._of([self.model.by_name[f"blk.{layer}.attn_norm.weight"]])
+        try:
+            layers = Cut.of_linear([layer]).remaining(self.model.n_layer)
+            matrix = _added(list(removal_change(self.model, layers).added.values()))
+        except ArchitectureError:
+            return norm
+        return Footprint(
+            norm.size_bytes + matrix.size_bytes, norm.n_param + matrix.n_param,
+            norm.token_bytes + matrix.token_bytes,
+        )  # fmt: skip
 
     @cached_property
     def _hosting(self) -> Footprint:

@@ -52,7 +52,7 @@ def _change(
     rehost: bool,
 ) -> Change:  # fmt: skip
     change = _change_by(row, *_halves(model, layers, trust))
-    if any(layer.missing for layer in layers):
+    if any(layer.missing or layer.linear for layer in layers):
         change |= alone_change(model, row, layers, change, rehost=rehost)
     if experts:
         ffn = [layer.ffn for layer in layers if layer.ffn is not None]
@@ -79,7 +79,7 @@ def _halves(
     Of a layer that keeps one half, the other is taken to stay as well.
     """
     attn, ffn = tuple(layer.first for layer in layers), tuple(layer.last for layer in layers)
-    apart = attn != ffn or any(layer.missing for layer in layers)
+    apart = attn != ffn or any(layer.missing or layer.linear for layer in layers)
     return Removal(model, attn, trust), Removal(model, ffn, trust) if apart else None
 
 

@@ -32,8 +32,8 @@ TRAIN, SHAPE, COMPUTE, OUTPUT, OTHER = "Training", "Shape", "Computing", "Output
 PANELS: Mapping[str, str] = {
     DROP: "--prune-layers --keep-layers --plan --scores --drop --drop-percent --target-size "
     "--target-params --target-speedup --max-kld --max-ppl-ratio --strategy --protect --decide "
-    "--exhaustive --confidence --rounds --rehost --drop-experts --expert-scores --drop-mtp "
-    "--trust-uniform-layers",
+    "--exhaustive --confidence --rounds --replace --rehost --drop-experts --expert-scores "
+    "--drop-mtp --trust-uniform-layers",
     TEXT: "--file --eval-file --errors --ctx-size --chunks --eval-chunks",
     MEASURE: "--model --base --metric --by --exact --unit --measure-front --kl-divergence-base "
     "--ppl-stride --hellaswag --hellaswag-tasks --winogrande --winogrande-tasks "

@@ -87,6 +87,8 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         model=model, out=out, plan=plan, quantize=quantize, imatrix=quantizing.matrix(),
         split=split, force=writing.force, check_load=writing.verify,
     )  # fmt: skip
+    if plan.cut.linear and not options.heal:
+        raise UsageError(f"{plan.cut}: a matrix in an attention's place must be fitted: add --heal")
     if options.heal:
         carry_out(_healing(job, plan, options), model, plan, writing)
     elif options.files:

@@ -56,6 +56,10 @@ class Removal:
         help="Drop what a rank or choose has chosen, or its --drop least important layers."
     )] = None
     drop: Annotated[int | None, Option(min=1, help="How many layers, with --scores.")] = None
+    replace: Annotated[str | None, Option(
+        "--replace", metavar="LAYERa=linear",
+        help="Put a fitted matrix in the place of attentions (20a=linear,23a=linear); healed "
+        "models stored as a deci only.")] = None
     rehost: Annotated[str, Option(
         "--rehost", metavar="auto|never", autocompletion=one_of(REHOST),
         help="Layers that keep an attention or an FFN alone: store the model as an architecture "
@@ -68,13 +72,13 @@ class Removal:
 
     @property
     def is_said(self) -> bool:
-        ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores)
+        ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores, self.replace)
         return any(way is not None for way in (*ways, self.drop_experts))
 
     def plan(self, model: Model, *, drop_mtp: bool, trust: bool) -> PrunePlan:
         """Raises UsageError if it is said in no way, or in several."""
         ways = (self.prune_layers, self.keep_layers, self.plan_file, self.scores)
-        is_said = any(ways) or drop_mtp or self.drop_experts is not None
+        is_said = any(ways) or drop_mtp or self.drop_experts is not None or self.replace is not None
         if sum(way is not None for way in ways) > 1 or not is_said:
             raise UsageError(
                 "say which layers: one of --prune-layers, --keep-layers, --plan or --scores"
@@ -88,16 +92,27 @@ class Removal:
                 "--drop goes with --scores: which ranking is it the number of layers of?"
             )
         if self.plan_file is not None:
-            if self.drop_experts is not None:
-                raise UsageError("--plan says what leaves: --drop-experts does not go with it")
+            if self.drop_experts is not None or self.replace is not None:
+                raise UsageError(
+                    "--plan says what leaves: --drop-experts and --replace do not go with it"
+                )
             rehost = self.rehost == "auto"
             return load_plan(self.plan_file, model, TerminalProgress(READ), rehost=rehost)
         cut = self.cut(model) | Cut.of(mtp_blocks(model) if drop_mtp else ())
+        cut |= self._linear(model)
         if self.drop_experts is not None:
             cut |= expert_cut(model, self._experts(model), self.drop_experts, cut)
         return make_plan(
             model, cut, trust=trust, rehost=self.rehost == "auto", progress=TerminalProgress(READ)
         )
+
+    def _linear(self, model: Model) -> Cut:
+        if self.replace is None:
+            return Cut()
+        cut = parse_units(self.replace, model.n_layer)
+        if len(cut.linear) != len(cut):
+            raise UsageError(f"--replace {self.replace}: write attentions as 20a=linear")
+        return cut
 
     def _experts(self, model: Model) -> ExpertScores:
         """Those of the file, or measured now."""

@@ -42,6 +42,7 @@ class Stage:
     layer: int  # of the original; its attention
     ffn: int  # the original's layer whose FFN it has
     missing: Unit | None  # the half that it does not have
+    is_linear: bool  # has a matrix come in the place of its attention?
     own: int  # the same layer's number in the model that is fitted
     last: int  # the original's last layer in front of the next kept one
     is_exact: bool  # does the original's own stream enter it?
@@ -63,7 +64,10 @@ def stages_of(
     holes = (
         i
         for i, layer in enumerate(kept)
-        if layer.missing or layer.last > i or behind[i] > layer.last + 1 or layer.last in changed
+        if not layer.is_whole
+        or layer.last > i
+        or behind[i] > layer.last + 1
+        or layer.last in changed
     )
     first = next(holes, None)
     if first is None:
@@ -71,8 +75,8 @@ def stages_of(
     is_first_whole = kept[first].first == first  # layers in front of the cut keep their numbers
     return tuple(
         Stage(
-            layer.first, layer.last, layer.missing, layer.first if shared else i, behind[i] - 1,
-            is_exact=i == first and is_first_whole,
+            layer.first, layer.last, layer.missing, layer.linear, layer.first if shared else i,
+            behind[i] - 1, is_exact=i == first and is_first_whole,
         )
         for i, layer in enumerate(kept)
         if i >= first
@@ -175,7 +179,7 @@ class Walk:
 
     def _reason(self, stage: Stage, site: Site) -> str | None:
         """Why a matrix that could be fitted is not."""
-        is_same = stage.ffn == stage.layer and stage.missing is None
+        is_same = stage.ffn == stage.layer and stage.missing is None and not stage.is_linear
         if stage.is_exact and site.is_middle and is_same:
             return "nothing has been cut in front of it"
         if self.options.fitted is Fitted.FFN and site.is_middle:

@@ -7,7 +7,7 @@ Data only. Whether a model can do without them, and what follows, is for `arch` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ggprune.errors import ArchitectureError, UsageError
@@ -15,9 +15,12 @@ from ggprune.model.layers import format_layers, resolve_layer, runs_of
 from ggprune.model.newlayer import NewLayer
 from ggprune.model.unit import HALVES, SUFFIXES, Unit
 
+LINEAR = "=linear"  # behind an attention
 _ITEM = re.compile(r"(-?[0-9]{1,9})([af]?)(?:-(-?[0-9]{1,9})([af]?))?")
 _EXPERTS = re.compile(r"(-?[0-9]{1,9})e([0-9]{1,9}(?:\+[0-9]{1,9})*)")
-_PIECE = re.compile(r"(?P<layer>\d{1,9})(?:(?P<half>[af])|e(?P<experts>\d{1,9}(?:\+\d{1,9})*))?")
+_PIECE = re.compile(
+    r"(?P<layer>\d{1,9})(?:a(?P<linear>=linear)|(?P<half>[af])|e(?P<experts>\d{1,9}(?:\+\d{1,9})*))?"
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -27,9 +30,11 @@ class Piece:
     layer: int
     unit: Unit = Unit.LAYER
     experts: tuple[int, ...] = ()  # ascending; of Unit.EXPERTS alone
+    linear: bool = False  # of Unit.ATTN: a fitted matrix takes its place
 
     def __str__(self) -> str:
-        return f"{self.layer}{SUFFIXES[self.unit]}{'+'.join(map(str, self.experts))}"
+        replaced = LINEAR if self.linear else ""
+        return f"{self.layer}{SUFFIXES[self.unit]}{'+'.join(map(str, self.experts))}{replaced}"
 
 
 @dataclass(frozen=True, order=True)
@@ -58,13 +63,24 @@ class Cut:
         sets = {layer: tuple(sorted(set(found))) for layer, found in experts.items()}
         return Cut(tuple(Piece(n, Unit.EXPERTS, sets[n]) for n in sorted(sets) if sets[n]))
 
+    @staticmethod
+    def of_linear(layers: Iterable[int]) -> Cut:
+        """Attentions in whose place a matrix comes."""
+        return Cut(tuple(Piece(n, Unit.ATTN, linear=True) for n in sorted(set(layers))))
+
     @property
     def units(self) -> tuple[int, ...]:
-        """Numbers of the units, ascending; experts are none."""
+        """Numbers of the units, ascending; experts are none, nor what becomes a matrix."""
         numbers = {
             Unit.LAYER: (0, 1), Unit.ATTN: (0,), Unit.FFN: (1,), Unit.EXPERTS: (),
         }  # fmt: skip
-        return tuple(sorted({2 * p.layer + half for p in self for half in numbers[p.unit]}))
+        gone = (p for p in self if not p.linear)
+        return tuple(sorted({2 * p.layer + half for p in gone for half in numbers[p.unit]}))
+
+    @property
+    def linear(self) -> tuple[int, ...]:
+        """Layers whose attention becomes a matrix: no unit of them leaves for that."""
+        return tuple(sorted({piece.layer for piece in self if piece.linear}))
 
     @property
     def experts(self) -> dict[int, tuple[int, ...]]:
@@ -85,7 +101,8 @@ class Cut:
         an FFN that leaves go with it."""
         gone = frozenset(self.units)
         left = {n: found for n, found in self.experts.items() if 2 * n + 1 not in gone}
-        return Cut.of_units(gone) | Cut.of_experts(left)
+        linear = [n for n in self.linear if 2 * n not in gone]
+        return Cut.of_units(gone) | Cut.of_experts(left) | Cut.of_linear(linear)
 
     @property
     def depth(self) -> int:
@@ -100,7 +117,7 @@ class Cut:
 
     @property
     def is_whole(self) -> bool:
-        """Are whole layers all that leaves?"""
+        """Are whole layers all that leaves, and nothing is replaced?"""
         return all(piece.unit is Unit.LAYER for piece in self)
 
     def remaining(self, n_layer: int) -> tuple[NewLayer, ...]:
@@ -108,23 +125,24 @@ class Cut:
 
         An attention and an FFN that come behind each other are one; what is left over is alone.
         """
-        gone = frozenset(self.units)
+        gone, linear = frozenset(self.units), frozenset(self.linear)
         layers: list[NewLayer] = []
         attn: int | None = None
         for n in (n for n in range(2 * n_layer) if n not in gone):
             if n % 2:
-                layers.append(NewLayer(attn, n // 2))
+                layers.append(NewLayer(attn, n // 2, attn in linear))
                 attn = None
                 continue
             if attn is not None:
-                layers.append(NewLayer(attn, None))
+                layers.append(NewLayer(attn, None, attn in linear))
             attn = n // 2
-        return tuple([*layers, NewLayer(attn, None)] if attn is not None else layers)
+        last = [NewLayer(attn, None, attn in linear)] if attn is not None else []
+        return (*layers, *last)
 
     def __str__(self) -> str:
         """`3,5-7,11f-12a,20a,22e3+5`, which `parse_units` reads."""
-        experts = [str(piece) for piece in self if piece.unit is Unit.EXPERTS]
-        return ",".join([*map(_format_run, runs_of(self.units)), *experts])
+        others = [str(piece) for piece in self if piece.unit is Unit.EXPERTS or piece.linear]
+        return ",".join([*map(_format_run, runs_of(self.units)), *others])
 
     @property
     def brief(self) -> str:
@@ -176,7 +194,7 @@ class Cut:
         return parse_cut(document)
 
 
-def gone_of(layers: Iterable[NewLayer], n_layer: int) -> Cut:
+def gone_of(layers: Sequence[NewLayer], n_layer: int) -> Cut:
     """What leaves a model of that depth whose layers are made so afterwards."""
     kept = {
         2 * number + i
@@ -184,12 +202,14 @@ def gone_of(layers: Iterable[NewLayer], n_layer: int) -> Cut:
         for i, half in enumerate(HALVES)
         if (number := layer.half(half)) is not None
     }
-    return Cut.of_units(set(range(2 * n_layer)) - kept)
+    linear = [layer.first for layer in layers if layer.linear]
+    return Cut.of_units(set(range(2 * n_layer)) - kept) | Cut.of_linear(linear)
 
 
 def parse_units(text: str, n_layer: int) -> Cut:
     """What a user writes: `20` and `20-22` are layers, `20a` an attention, `20f` an FFN, `20f-23a`
-    all from the one to the other, `22e3+5` the experts 3 and 5; -1 is the last layer.
+    all from the one to the other, `22e3+5` the experts 3 and 5, `20a=linear` a matrix in the place
+    of an attention; -1 is the last layer.
 
     Raises UsageError for anything that is not of the model, or is named twice.
     """
@@ -201,15 +221,26 @@ def parse_units(text: str, n_layer: int) -> Cut:
         if match is not None
     ]
     layers = [layer for layer, _ in experts]
-    units = [n for item in items if not found[item] for n in _parse_item(item, n_layer)]
-    named = [*(2 * n + 1 for n in layers), *units]
+    replaced = [item for item in items if item.endswith(LINEAR)]
+    linear = [n for item in replaced for n in _parse_linear(item, n_layer)]
+    plain = [item for item in items if not found[item] and item not in replaced]
+    units = [n for item in plain for n in _parse_item(item, n_layer)]
+    named = [*(2 * n + 1 for n in layers), *(2 * n for n in linear), *units]
     twice = sorted({n for n in named if named.count(n) > 1})
     if twice:
         raise UsageError(f"layer {twice[0] // 2} is named twice in '{text}'")
     for layer, numbers in experts:
         if len(set(numbers)) != len(numbers):
             raise UsageError(f"an expert of layer {layer} is named twice in '{text}'")
-    return Cut.of_units(units) | Cut.of_experts(dict(experts))
+    return Cut.of_units(units) | Cut.of_experts(dict(experts)) | Cut.of_linear(linear)
+
+
+def _parse_linear(item: str, n_layer: int) -> list[int]:
+    """The layer of `20a=linear`."""
+    units = _parse_item(item.removesuffix(LINEAR), n_layer)
+    if len(units) > 1 or units[0] % 2:
+        raise UsageError(f"'{item}': a matrix comes in the place of one attention, as 20a{LINEAR}")
+    return [units[0] // 2]
 
 
 def _parse_item(item: str, n_layer: int) -> range:
@@ -250,6 +281,8 @@ def _parse_piece(item: object) -> Piece:
     if match is None or (isinstance(item, str) and item.isdecimal()):
         raise ValueError(f"{item!r} is not a layer or a part of one")
     layer, half, experts = int(match["layer"]), match["half"], match["experts"]
+    if match["linear"] is not None:
+        return Piece(layer, Unit.ATTN, linear=True)
     if experts is not None:
         return Piece(layer, Unit.EXPERTS, tuple(sorted({int(n) for n in experts.split("+")})))
     return Piece(layer, {None: Unit.LAYER, "a": Unit.ATTN, "f": Unit.FFN}[half])

@@ -17,6 +17,7 @@ class NewLayer:
 
     attn: int | None
     ffn: int | None
+    linear: bool = False  # a matrix has come in the place of the attention
 
     def half(self, unit: Unit) -> int | None:
         return self.ffn if unit is Unit.FFN else self.attn
@@ -24,7 +25,7 @@ class NewLayer:
     @property
     def is_whole(self) -> bool:
         """Is it a layer of the original?"""
-        return self.attn == self.ffn
+        return self.attn == self.ffn and not self.linear
 
     @property
     def missing(self) -> Unit | None:
@@ -42,13 +43,13 @@ class NewLayer:
         return self.ffn if self.ffn is not None else _present(self.attn)
 
     def __str__(self) -> str:
-        if self.attn == self.ffn:
+        if self.is_whole:
             return str(self.attn)
-        attn, ffn = f"{self.attn}a", f"{self.ffn}f"
+        attn, ffn = f"{self.attn}a{'=linear' * self.linear}", f"{self.ffn}f"
         return ffn if self.attn is None else attn if self.ffn is None else f"{attn}+{ffn}"
 
     def to_json(self) -> int | str:
-        return self.attn if self.attn is not None and self.attn == self.ffn else str(self)
+        return self.first if self.is_whole else str(self)
 
 
 def _present(layer: int | None) -> int:

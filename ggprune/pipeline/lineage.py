@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ggprune.errors import DataError
-from ggprune.model.cut import Cut
 from ggprune.model.model import Model
-from ggprune.model.newlayer import NewLayer
+from ggprune.model.newlayer import NewLayer, whole
 from ggprune.surgery.contents import prunings_of
 
 
@@ -25,8 +26,15 @@ def kept_layers(base: Model, pruned: Model | None) -> tuple[NewLayer, ...]:
             f"{pruned.path}: was pruned from another model than {base.path}: its source's "
             f"fingerprint is {fingerprints[-1][:12]}..., this one's {base.fingerprint[:12]}..."
         )
-    left = list(range(2 * base.n_layer))
+    layers = whole(*range(base.n_layer))
     for step in steps[fingerprints.index(base.fingerprint) :]:
-        gone = frozenset(step.drop.units)
-        left = [unit for i, unit in enumerate(left) if i not in gone]
-    return Cut.of_units(set(range(2 * base.n_layer)).difference(left)).remaining(base.n_layer)
+        layers = tuple(_made_of(layers, layer) for layer in step.drop.remaining(len(layers)))
+    return layers
+
+
+def _made_of(before: Sequence[NewLayer], layer: NewLayer) -> NewLayer:
+    """A layer of the next file, whose halves are of layers of the one before, by the original's."""
+    attn = before[layer.attn].attn if layer.attn is not None else None
+    ffn = before[layer.ffn].ffn if layer.ffn is not None else None
+    was_linear = layer.attn is not None and before[layer.attn].linear
+    return NewLayer(attn, ffn, layer.linear or was_linear)

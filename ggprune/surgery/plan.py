@@ -148,6 +148,9 @@ def _check_layers(cut: Cut, n_layer: int) -> None:
     if len(set(cut)) != len(cut) or any(not 0 <= piece.layer < n_layer for piece in cut):
         named = ", ".join(map(str, cut))
         raise UsageError(f"[{named}] are not distinct layers of 0 to {n_layer - 1}")
+    both = next((n for n in cut.linear if 2 * n in cut.units), None)
+    if both is not None:
+        raise UsageError(f"the attention of layer {both} would leave and be replaced")
     if len(cut.units) == 2 * n_layer:
         raise UsageError(f"all {n_layer} layers would be dropped: at least one must stay")
 

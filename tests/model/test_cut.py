@@ -139,3 +139,21 @@ def test_a_layer_with_one_half() -> None:
     assert (attn.first, attn.last, ffn.first, ffn.last) == (3, 3, 5, 5)
     assert not attn.is_whole
     assert NewLayer(2, 2).missing is None
+
+
+def test_a_matrix_in_the_place_of_an_attention() -> None:
+    """No unit leaves for it, so that it pairs with an FFN as the attention did."""
+    cut = parse_units("1,3a=linear,4f-5a", 9)
+    assert (cut.linear, cut.units, str(cut)) == ((3,), (2, 3, 9, 10), "1,4f-5a,3a=linear")
+    assert parse_units(str(cut), 9) == cut == parse_cut(cut.to_json()) == cut.tidy
+    made = cut.remaining(9)[2]
+    assert (made, str(made), made.is_whole) == (NewLayer(3, 3, linear=True), "3a=linear+3f", False)
+    assert (cut.depth, gone_of(cut.remaining(9), 9)) == (2, cut)
+    assert not cut.is_whole
+    for text, said in (
+        ("3a=linear,3a", "named twice"), ("3=linear", "of one attention"),
+        ("3f=linear", "of one attention"), ("3a-4f=linear", "of one attention"),
+        ("3a=cubic", "not a layer number"), ("9a=linear", "no layer 9"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            parse_units(text, 9)

@@ -12,6 +12,7 @@ import pytest
 from ggprune.ablation.taps import ablation_taps
 from ggprune.ablation.units import halves_of
 from ggprune.arch.architecture import architecture_of
+from ggprune.arch.footprint import footprints_of
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.files.documents import to_text
 from ggprune.model.cut import Cut, parse_units
@@ -223,3 +224,31 @@ def test_a_plan_is_carried_out_as_another_architecture(tiny: Model, tmp_path: Pa
     assert load_plan(path, tiny) == plan
     with pytest.raises(ArchitectureError, match="--rehost never"):
         load_plan(path, tiny, rehost=False)
+
+
+def test_a_matrix_in_the_place_of_an_attention(tiny: Model, tmp_path: Path) -> None:
+    """Zeros until it is fitted: what the file computes is what leaving the attention out gives."""
+    cut = parse_units("4f-5a,3a=linear", 9)
+    plan = make_plan(tiny, cut)
+    out = pruned_copy(tiny, cut, tmp_path / "out.gguf")
+    prove(tiny, plan, out.path)
+    n_embd = tiny.by_name["token_embd.weight"].shape[0]
+    assert {t.name.split(".", 2)[2] for t in out.layers[3] if "attn" in t.name} == {
+        "attn_norm.weight", "attn_output.weight",
+    }  # fmt: skip
+    assert out.by_name["blk.3.attn_output.weight"].shape == (n_embd, n_embd)
+    assert out.metadata["deci.attention.head_count_kv"].decode()[3] == 0
+    assert out.metadata["deci.attention.head_count"].decode()[3] > 0
+    tokens, without = random_tokens(512, 128), parse_units("3a,4f-5a", 9)
+    expected = logits_of(tiny.path, tokens, 64, taps_without(tiny, without, tokens))
+    assert np.array_equal(logits_of(out.path, tokens, 64), expected)
+    assert (
+        footprints_of(out).without(()).token_bytes == footprints_of(tiny).without(cut).token_bytes
+    )
+    with pytest.raises(ArchitectureError, match="is fitted in a file, not in memory"):
+        taps_without(tiny, cut, tokens)
+    with pytest.raises(UsageError, match="would leave and be replaced"):
+        make_plan(tiny, Cut.of([3]) | Cut.of_linear([3]))
+    qwen = family("qwen2").make_plain(tmp_path)
+    with pytest.raises(ArchitectureError, match="only a deci has a matrix"):
+        make_plan(qwen, parse_units("3a=linear", 12))
