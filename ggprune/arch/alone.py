@@ -16,6 +16,7 @@ from ggprune.arch.change import Added, Change
 from ggprune.arch.hosts import host_change
 from ggprune.arch.hparams import HEAD_SIZES, Hparams, Illegal, Key, mtp_blocks
 from ggprune.arch.table import Alone, ArchitectureRow, architecture_table
+from ggprune.model.fields import MAX_U32
 from ggprune.model.gguf import Tensor
 from ggprune.model.metadata import Value, ValueType, array, scalar
 from ggprune.model.model import Model
@@ -113,9 +114,15 @@ class _Stubs:
 
     def _linear(self, layer: int) -> Added:
         """The matrix that is to be fitted: zeros."""
-        n_embd = Hparams(self.model).integer(Key.EMBEDDING_LENGTH)
-        old = self.model.by_name[f"blk.{layer}.attn_output.weight"]
+        n_embd = Hparams(self.model).integer(Key.EMBEDDING_LENGTH, least=1)
+        old, _ = (self._tensor(layer, part) for part in ("attn_output.weight", "attn_norm.weight"))
         return Added((n_embd, n_embd), type=_holding(old.type, n_embd).name)
+
+    def _tensor(self, layer: int, part: str) -> Tensor:
+        name = f"blk.{layer}.{part}"
+        if name not in self.model.by_name:
+            raise Illegal(f"{name} is missing")
+        return self.model.by_name[name]
 
     def _replaced(self) -> frozenset[str]:
         """Of attentions in whose place a matrix comes, all but the norm."""
@@ -131,7 +138,7 @@ class _Stubs:
         assert half is not None
         old = layer.first
         if half is Unit.FFN and self.alone.ffn == "absent":
-            n_embd = Hparams(self.model).integer(Key.EMBEDDING_LENGTH)
+            n_embd = Hparams(self.model).integer(Key.EMBEDDING_LENGTH, least=1)
             yield f"blk.{new}.ffn_norm.weight", Added((n_embd,))
             return
         for tensor in self._tensors(old, half):
@@ -168,7 +175,7 @@ class _Stubs:
         elif part in ("attn_k", "attn_v"):
             shape[-1] = _share(tensor, shape[-1], n_head_kv)
         elif part == "attn_qkv":  # keys may be wider than values
-            output = self.model.by_name[f"blk.{layer}.attn_output.weight"]
+            output = self._tensor(layer, "attn_output.weight")
             value = _share(output, output.shape[0], n_head)
             shape[-1] -= n_head_kv * value
             shape[-1] = 2 * _share(tensor, shape[-1], n_head + n_head_kv) + value
@@ -196,11 +203,11 @@ class _Stubs:
                     else before[layer.attn]
                     for new, layer in enumerate(self.layers)
                 ]  # fmt: skip
-                values[hparams.key(key)] = array(ValueType.UINT32, counts)
+                values[hparams.key(key)] = _counts(counts)
             values |= self._head_sizes(hparams)
         if self.alone.ffn == "width_1" and any(layer.ffn is None for layer in self.layers):
             lengths = [1 if layer.ffn is None else self._widths[layer.ffn] for layer in self.layers]
-            values[hparams.key(Key.FEED_FORWARD_LENGTH)] = array(ValueType.UINT32, lengths)
+            values[hparams.key(Key.FEED_FORWARD_LENGTH)] = _counts(lengths)
         return values
 
     def _head_sizes(self, hparams: Hparams) -> dict[str, Value]:
@@ -212,6 +219,13 @@ class _Stubs:
             raise Illegal(f"{hparams.key(missing[0])} is not stated and layer 0 has no heads")
         size = hparams.integer(Key.EMBEDDING_LENGTH) // first
         return {hparams.key(key): scalar(ValueType.UINT32, size) for key in missing}
+
+
+def _counts(numbers: Sequence[int]) -> Value:
+    odd = next((n for n in numbers if not 0 <= n <= MAX_U32), None)
+    if odd is not None:
+        raise Illegal(f"a layer cannot be {odd} wide")
+    return array(ValueType.UINT32, numbers)
 
 
 def _per_layer(hparams: Hparams, template: str, default: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -77,12 +77,13 @@ class Footprints:
 
     def _linear(self, layer: int) -> Footprint:
         """A matrix in an attention's place, and the norm in front of it."""
-        norm = self._of([self.model.by_name[f"blk.{layer}.attn_norm.weight"]])
+        layers = Cut.of_linear([layer]).remaining(self.model.n_layer)
         try:
-            layers = Cut.of_linear([layer]).remaining(self.model.n_layer)
-            matrix = _added(list(removal_change(self.model, layers).added.values()))
+            added = removal_change(self.model, layers).added
         except ArchitectureError:
-            return norm
+            return Footprint(0, 0, 0)
+        norm = self._of([self.model.by_name[f"blk.{layer}.attn_norm.weight"]])
+        matrix = _added(list(added.values()))
         return Footprint(
             norm.size_bytes + matrix.size_bytes, norm.n_param + matrix.n_param,
             norm.token_bytes + matrix.token_bytes,

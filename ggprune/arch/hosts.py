@@ -14,6 +14,7 @@ from ggprune.arch.change import Added, Change
 from ggprune.arch.experts import GATING, SOFTMAX, WEIGHTS_NORM
 from ggprune.arch.hparams import Hparams, Illegal, Key
 from ggprune.arch.table import Alone
+from ggprune.model.fields import MAX_U32
 from ggprune.model.metadata import Value, ValueType, array, scalar
 from ggprune.model.model import Model
 from ggprune.model.names import HEAD, TOKEN_EMBEDDING, block_of
@@ -52,7 +53,7 @@ HOSTS = {
         tensors=(TOKEN_EMBEDDING, HEAD, "output_norm.weight", ROPE_FREQS),
         notes=(
             "stored as architecture deci, which is told how wide each layer is: loads in llama.cpp "
-            "since PR 10669 and in ik_llama.cpp since PR 377",
+            "since December 2024 (PR 10669), in ik_llama.cpp since PR 377",
         ),
     ),
     "step35": Host(
@@ -63,7 +64,7 @@ HOSTS = {
         tensors=(TOKEN_EMBEDDING, HEAD, "output_norm.weight", ROPE_FREQS),
         notes=(
             "stored as architecture step35, which is told how wide each layer is: loads in "
-            "llama.cpp since PR 19283",
+            "llama.cpp since February 2026 (PR 19283), in KoboldCpp since 1.107.3",
             "llama.cpp cannot shift the context of step35: a chat ends where the context is full",
         ),
         own=(
@@ -132,7 +133,7 @@ def _step35(hparams: Hparams, layers: Sequence[NewLayer]) -> Change:
     """It halves the part of a head that is rotated, wants a window, an output matrix of its own,
     and adds a shared expert to the others (step35.cpp)."""
     model = hparams.model
-    n_rot = hparams.integer(ROPE_SIZE, head_size(hparams, Key.KEY_LENGTH))
+    n_rot = hparams.integer(ROPE_SIZE, head_size(hparams, Key.KEY_LENGTH), most=MAX_U32 // 2)
     window = _window_layer(hparams, layers)
     base = hparams.number(ROPE_BASE, DEFAULT_ROPE_BASE)
     values: dict[str, Value] = {
@@ -150,7 +151,7 @@ def _step35(hparams: Hparams, layers: Sequence[NewLayer]) -> Change:
     made = Change(
         values={hparams.key(template): value for template, value in values.items()}, moved=moved
     ) | _experts(hparams, layers)
-    if HEAD in model.by_name:
+    if HEAD in model.by_name or TOKEN_EMBEDDING not in model.by_name:
         return made
     size = model.by_name[TOKEN_EMBEDDING].size_bytes
     note = f"the output matrix is a copy of the embeddings, which were one: {size:,} bytes more"

@@ -135,12 +135,12 @@ class AloneHalf:
 
 
 def alone_half(model: Model, unit: Unit) -> AloneHalf:
-    """By the first layer, behind the very first, that can do without it.
+    """By one of the layers behind the very first; the first few of them are tried.
 
     Raises ArchitectureError if no layer can ever be removed.
     """
     reason = "it has one layer"
-    for layer in range(1, n_trunk(model)):
+    for layer in range(1, min(n_trunk(model), 1 + MAX_ALONE)):
         left = Cut.of((layer,), unit).remaining(model.n_layer)
         try:
             change = removal_change(model, left)
@@ -150,6 +150,8 @@ def alone_half(model: Model, unit: Unit) -> AloneHalf:
         return AloneHalf(unit, change.arch or model.arch, None)
     return AloneHalf(unit, None, reason)
 
+
+MAX_ALONE = 8  # layers that are tried
 
 WORDS = {Unit.LAYER: "layers", Unit.ATTN: "attentions", Unit.FFN: "FFNs"}
 

@@ -97,13 +97,16 @@ class Removal:
                     "--plan says what leaves: --drop-experts and --replace do not go with it"
                 )
             rehost = self.rehost == "auto"
-            return load_plan(self.plan_file, model, TerminalProgress(READ), rehost=rehost)
+            return _announced(
+                load_plan(self.plan_file, model, TerminalProgress(READ), rehost=rehost)
+            )
         cut = self.cut(model) | Cut.of(mtp_blocks(model) if drop_mtp else ())
         cut |= self._linear(model)
         if self.drop_experts is not None:
             cut |= expert_cut(model, self._experts(model), self.drop_experts, cut)
-        return make_plan(
-            model, cut, trust=trust, rehost=self.rehost == "auto", progress=TerminalProgress(READ)
+        progress = TerminalProgress(READ)
+        return _announced(
+            make_plan(model, cut, trust=trust, rehost=self.rehost == "auto", progress=progress)
         )
 
     def _linear(self, model: Model) -> Cut:
@@ -160,6 +163,14 @@ class Splitting:
                 "--keep-split divides as the input is: leave out the other split options"
             )
         return split
+
+
+def _announced(plan: PrunePlan) -> PrunePlan:
+    """Before any work: what it costs to be stored as another architecture."""
+    if plan.out_arch != plan.arch:
+        for note in plan.notes:
+            TerminalProgress().note(note)
+    return plan
 
 
 def _scored_cut(path: Path, model: Model, n_drop: int | None) -> Cut:

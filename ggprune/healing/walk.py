@@ -60,16 +60,14 @@ def stages_of(
     of layers `changed` are not what they were."""
     kept = [layer for layer in keep if layer.first < n_trunk]
     behind = [*(layer.first for layer in kept[1:]), n_trunk]
-    # In front of the first layer, or in or behind one of them, something is missing.
-    holes = (
-        i
-        for i, layer in enumerate(kept)
-        if not layer.is_whole
-        or layer.last > i
-        or behind[i] > layer.last + 1
-        or layer.last in changed
-    )
-    first = next(holes, None)
+
+    def is_hole(i: int) -> bool:
+        """Is something missing in front of the first layer, or in or behind this one?"""
+        layer = kept[i]
+        is_near = layer.last <= i and behind[i] <= layer.last + 1
+        return not (layer.is_whole and is_near) or layer.last in changed
+
+    first = next(filter(is_hole, range(len(kept))), None)
     if first is None:
         return ()
     is_first_whole = kept[first].first == first  # layers in front of the cut keep their numbers

@@ -95,6 +95,8 @@ def auto(
         ranking = _rank(start, calibration, options, progress)
         assert ranking.chosen is not None
         plan = _plan(start, ranking.chosen.drop, options)
+        for note in plan.notes:
+            progress.note(note)
         job = replace(whole, model=start, plan=plan)
         progress.part("write").begin(f"{out.name}, without layers {plan.cut}", of_parts=True)
         recovery = recover(job, model, means, folder, progress)

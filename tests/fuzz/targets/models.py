@@ -11,6 +11,7 @@ from ggprune.arch.hparams import mtp_blocks
 from ggprune.arch.table import architecture_table
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import write_text
+from ggprune.model.cut import Cut
 from ggprune.model.model import Model, open_model
 from ggprune.pipeline.job import AS_INPUT, Division, Job, planned, write
 from ggprune.report.blocks import terminal
@@ -147,7 +148,9 @@ def pruning(model: Model, case: Case) -> PrunePlan | None:
     if case.rng.random() < 0.2:
         drop |= set(blocks_of_mtp)
     trust = case.rng.random() < 0.3
-    plan = case.attempt("plan", lambda: make_plan(model, drop, trust=trust))
+    cut = Cut.of(drop) if case.rng.random() < 0.6 else some_units(len(layers), case.rng)
+    plan = case.attempt("plan", lambda: make_plan(model, cut, trust=trust))
+    case.attempt("footprint without them", lambda: footprints_of(model).speedup(cut))
     if plan is None:
         return None
     path = case.folder / "plan.json"
@@ -157,6 +160,15 @@ def pruning(model: Model, case: Case) -> PrunePlan | None:
     if again != plan:
         raise EscapeError("a plan is not what was written")
     return plan
+
+
+def some_units(n_layer: int, rng: Random) -> Cut:
+    """Attentions and FFNs, in runs or not; now and then a matrix in an attention's place."""
+    n_unit = 2 * n_layer
+    first, n = rng.randrange(n_unit), min(rng.choice((1, 1, 2, 3, 4)), n_unit)
+    run = range(first, min(first + n, n_unit))
+    cut = Cut.of_units(run if rng.random() < 0.5 else rng.sample(range(n_unit), n))
+    return cut | Cut.of_linear([rng.randrange(n_layer)]) if rng.random() < 0.1 else cut
 
 
 def prune(model: Model, plan: PrunePlan, case: Case) -> None:
