@@ -94,9 +94,7 @@ def auto(
         start = open_model(rounds[-1].path) if rounds else model
         ranking = _rank(start, calibration, options, progress)
         assert ranking.chosen is not None
-        plan = _plan(start, ranking.chosen.drop, options)
-        for note in plan.notes:
-            progress.note(note)
+        plan = _told(_plan(start, ranking.chosen.drop, options), progress)
         job = replace(whole, model=start, plan=plan)
         progress.part("write").begin(f"{out.name}, without layers {plan.cut}", of_parts=True)
         recovery = recover(job, model, means, folder, progress)
@@ -280,6 +278,13 @@ def choose_first(model: Model, order: Sequence[int], n_drop: int, unit: Unit = U
     if drop is None:
         raise no_set(model, n_drop, unit)
     return Cut.of(drop, unit)
+
+
+def _told(plan: PrunePlan, progress: Progress) -> PrunePlan:
+    """Before it is carried out: what a user must know about the result."""
+    for note in plan.notes:
+        progress.note(note)
+    return plan
 
 
 def _plan(model: Model, drop: Cut, options: AutoOptions) -> PrunePlan:
