@@ -92,6 +92,19 @@ def test_prune_and_requantize_in_one_call(tmp_path: Path) -> None:
     assert types == {"F32", "Q4_K", "Q6_K"}
 
 
+def test_an_attention_alone(tmp_path: Path) -> None:
+    """What storing it as another architecture costs is said before; what the cache saves, after."""
+    out = tmp_path / "out.gguf"
+    done = ggprune("--prune-layers", "3a", TINY, out)
+    assert done.returncode == 0
+    assert done.stderr.startswith("ggprune: note: stored as architecture deci")
+    assert "KV cache 2.25 MiB -> 2.00 MiB (-11.1 %) for 512 tokens" in done.stdout
+    document = json.loads(ggprune("--prune-layers", "3a", TINY, out, "--force", "--json").stdout)
+    assert document["out"]["arch"] == "deci"
+    assert document["plan"]["keep"][3] == "3f"
+    assert document["cache"] == {"n_ctx": 512, "before_bytes": 9 << 18, "after_bytes": 8 << 18}
+
+
 def test_a_split_model_is_read_from_any_shard(tmp_path: Path) -> None:
     shards = split(TINY, tmp_path, 2)
     out = tmp_path / "out.gguf"
@@ -365,6 +378,14 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
             "not reached as Q8_0, whatever is dropped",
         ),
         "no such unit": (("rank", TINY, "--unit", "head"), 2, "one of layer, attn, ffn"),
+        "no other architecture": ((p, "3a", "--rehost", "never", TINY, out), 1, "--rehost never"),
+        "rehost by another name": ((p, "3a", "--rehost", "no", TINY, out), 2, "auto or never"),
+        "a matrix that is not fitted": (
+            ("prune", "--replace", "3a=linear", TINY, out), 2, "must be fitted: add --heal",
+        ),
+        "a matrix for a layer": (
+            ("heal", "--replace", "3a", TINY, out), 2, "write attentions as 20a=linear",
+        ),
         "units of units": (
             ("rank", TINY, "--unit", "ffn", "--drop", "1", "--strategy", "units"), 2,
             "--strategy units: of layers, not of --unit ffn",
