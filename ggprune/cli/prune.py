@@ -30,6 +30,9 @@ from ggprune.runtime.session import Compute
 from ggprune.surgery.plan import PrunePlan
 
 
+UNFITTED = "a matrix in an attention's place must be fitted: add --heal"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanWriting(shared.Writing):
     """Here there is a plan to print as well."""
@@ -73,6 +76,8 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     Example: ggprune prune --prune-layers 20-22 model.gguf model-29.gguf
     """
     removal, quantizing, writing = options.removal, options.quantizing, options.writing
+    if removal.replace is not None and not options.heal:
+        raise UsageError(UNFITTED)
     split = options.splitting.split()
     quantize = quantizing.options(options.type_name, options.threads)
     model = open_model(source)
@@ -88,7 +93,7 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         split=split, force=writing.force, check_load=writing.verify,
     )  # fmt: skip
     if plan.cut.linear and not options.heal:
-        raise UsageError(f"{plan.cut}: a matrix in an attention's place must be fitted: add --heal")
+        raise UsageError(UNFITTED)
     if options.heal:
         carry_out(_healing(job, plan, options), model, plan, writing)
     elif options.files:
