@@ -46,16 +46,17 @@ class UnitSearch:
         def is_enough(cut: Cut) -> bool:
             return self.taken(cut) >= needed
 
-        drop = self._grown(needed)
-        if drop is None:
+        grown = self._grown(needed)
+        if grown is None:
             return base
+        drop = self._best("layers or units", [base, grown])
         for n_round in range(MAX_ROUNDS):
             sets = [drop, *self._exchanges(drop, is_enough)]
             better = self._best(f"units exchanged {n_round + 1}", sets)
             if better == drop:
                 break
             drop = better
-        return self._best("layers or units", [base, drop])
+        return drop
 
     def taken(self, cut: Cut) -> float:
         """What the target counts: bytes of the file, parameters, or bytes read for a token."""

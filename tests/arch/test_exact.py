@@ -68,7 +68,7 @@ def test_runs_of_units_are_exact_or_refused(name: str, verdict: str, tmp_path: P
 # Attentions and FFNs: as a deci, as a step35, as it is. The others are of `make test-archs`.
 ALONE = {
     "llama without experts": ("exact", "exact"), "baichuan 32 layers": ("exact", "exact"),
-    "qwen3moe": ("exact", "refused"), "seed_oss": ("exact", "exact"), "mimo2": ("exact", "exact"),
+    "qwen3moe": ("exact", "exact"), "seed_oss": ("exact", "exact"), "mimo2": ("exact", "exact"),
     "laguna": ("exact", "refused"), "hy_v3 with MTP": ("refused", "exact"),
     "gemma4 shared KV": ("refused", "refused"), "qwen2vl": (),
 }  # fmt: skip

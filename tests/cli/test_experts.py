@@ -59,7 +59,7 @@ def test_without_scores_they_are_found_first(tmp_path: Path) -> None:
         (("prune", "--expert-scores", "e.json", "--prune-layers", "1", TINY_MOE, "OUT"),
          "--expert-scores goes with --drop-experts"),
         (("prune", "--plan", "p.json", "--drop-experts", "4", TINY_MOE, "OUT"),
-         "--drop-experts does not go with it"),
+         "--drop-experts and --replace do not go with it"),
         (("prune", "--drop-experts", "4", TINY, "OUT"), "it has no experts"),
         (("prune", "--prune-layers", "1e0+1", TINY_MOE, "OUT"),
          "layer 0 would keep 16 experts and layer 1 14"),

@@ -21,7 +21,7 @@ KNOWN = {
     "blk.3.ffn_gate_inp.weight": Role.FFN,
     "blk.3.ffn_down.weight": Role.FFN | Role.WRITER,
     "blk.3.ffn_down_exps.weight": Role.FFN | Role.WRITER | Role.EXPERTS,
-    "blk.3.ffn_up_shexp.weight": Role.FFN,
+    "blk.3.ffn_up_shexp.weight": Role.FFN | Role.SHARED,
     "blk.3.channel_mix_value.weight": Role.FFN | Role.WRITER,
     "token_embd.weight": Role.TABLE,
     "token_embd_norm.weight": Role.POINTWISE,
