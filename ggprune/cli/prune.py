@@ -29,7 +29,6 @@ from ggprune.report.written import blocks, pruned_model
 from ggprune.runtime.session import Compute
 from ggprune.surgery.plan import PrunePlan
 
-
 UNFITTED = "a matrix in an attention's place must be fitted: add --heal"
 
 
