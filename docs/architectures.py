@@ -60,7 +60,7 @@ each layer how wide it is, or as another architecture, whose loader does and who
 the same (`--rehost never` refuses that). An attention that is missing has no heads, but one of
 zeros in the first layer, or one head of zeros; an FFN that is missing is one of zeros, one element
 wide, or its norm alone. Where an attention and a later FFN come behind each other, they become one
-layer.
+layer. (Baichuan's 32 layers, which are stored as llama at any other depth, do so as well.)
 
 {table}
 

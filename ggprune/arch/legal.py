@@ -174,13 +174,13 @@ def legal_drop(model: Model, drop: Sequence[int], *, trust: bool = False) -> boo
     return legal_cut(model, Cut.of(drop), trust=trust)
 
 
-def legal_cut(model: Model, cut: Cut, *, trust: bool = False, rehost: bool = True) -> bool:
+def legal_cut(model: Model, cut: Cut, *, trust: bool = False) -> bool:
     """Can these units be removed together? Raises ArchitectureError if no layer can ever be."""
     row, layers = architecture_of(model, trust=trust).row, cut.remaining(model.n_layer)
     if not layers:
         return False
     try:
-        _change(model, row, layers, cut.tidy.experts, trust, rehost)
+        _change(model, row, layers, cut.tidy.experts, trust, rehost=True)
     except Illegal:
         return False
     return True

@@ -151,7 +151,7 @@ def _ask_blank(task: Blank, tokenize: Callable[[str], Tokens]) -> Query:
 
     Where less than four tokens differ, the word itself counts too. Then llama-perplexity reads the
     second word's first token from the row behind the first sentence, not from the one before the
-    word (a FIXME there); that is followed, because its numbers are the ones people compare.
+    word, as its source remarks; that is followed, because its numbers are the ones people compare.
     """
     tree = tree_of([tokenize(task.before + choice + task.after) for choice in task.choices])
     n_prefix = len(tree.prefix)

@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
+import numpy as np
 from gguf.utility import size_label
 
-from ggprune.arch.change import Added, Change, Edit, Slice
+from ggprune.arch.change import Change, Edit, Slice
 from ggprune.arch.experts import EXPERT_COUNT
 from ggprune.errors import DataError, FormatError, UsageError
 from ggprune.files.documents import decode, parse_json
@@ -78,14 +79,24 @@ class Contents:
         return DEFAULT_ALIGNMENT if stated is None else int(stated.decode())
 
     def followed(self, imatrix: Imatrix) -> Imatrix:
-        """The importance matrix of the unpruned model, as that of this one."""
+        """The importance matrix of the unpruned model, as that of this one.
+
+        Of new matrices, which are zeros, all inputs count the same; a copy has what it is one of.
+        """
         experts = {
             t.source.name: (t.edit.n_group, t.edit.kept)
             for t in self.tensors
             if t.source is not None and isinstance(t.edit, Slice)
             and Role.EXPERTS in roles_of(t.source.name)
         }  # fmt: skip
-        return imatrix.renamed(self.names, experts)
+        renamed, known = imatrix.renamed(self.names, experts), frozenset(self.names.values())
+        new = {
+            t.name: np.ones(t.shape[0], np.float32) if t.source is None
+            else imatrix.entries.get(t.source.name)
+            for t in self.tensors if t.name not in known and len(t.shape) > 1
+        }  # fmt: skip
+        more = {name: values for name, values in new.items() if values is not None}
+        return replace(renamed, entries={**more, **renamed.entries})
 
     def realigned(self, alignment: int, why: str) -> Contents:
         """Stored with another alignment; `why` is told to the user."""
@@ -126,8 +137,12 @@ def contents_of(model: Model, plan: PrunePlan | None) -> Contents:
         return unchanged_contents(model)
     change = plan.change(model)
     tensors, names = _kept_tensors(model, plan, change)
-    tensors += [_added(name, added) for name, added in change.added.items()]
-    tensors += [_copied(name, model.by_name[old]) for name, old in change.copied.items()]
+    tensors += [  # of no more dimensions than llama.cpp itself would write
+        OutTensor(name, tensor_type(new.type), plain_shape(new.shape), None, values=new.values)
+        for name, new in change.added.items()
+    ]
+    copied = {name: model.by_name[old] for name, old in change.copied.items()}
+    tensors += [OutTensor(name, t.type, t.shape, t) for name, t in copied.items()]
     gone = {*change.gone, DROPPED_LAYERS, DROPPED_UNITS}  # in the history from now on
     metadata = {key: value for key, value in model.metadata.items() if key not in gone}
     metadata |= {
@@ -173,16 +188,6 @@ def _kept_tensors(
         names[tensor.name] = name
         tensors.append(OutTensor(name, tensor.type, tuple(shape), tensor, edit=edit))
     return tensors, names
-
-
-def _added(name: str, added: Added) -> OutTensor:
-    """With no more dimensions than llama.cpp itself would write."""
-    kind = tensor_type(added.type)
-    return OutTensor(name, kind, plain_shape(added.shape), None, values=added.values)
-
-
-def _copied(name: str, source: Tensor) -> OutTensor:
-    return OutTensor(name, source.type, source.shape, source)
 
 
 def _n_expert(model: Model, change: Change) -> int:

@@ -16,6 +16,7 @@ from ggprune.arch.footprint import footprints_of
 from ggprune.errors import ArchitectureError, UsageError
 from ggprune.files.documents import to_text
 from ggprune.model.cut import Cut, parse_units
+from ggprune.model.imatrix import read_imatrix
 from ggprune.model.metadata import scalar
 from ggprune.model.model import Model, open_model
 from ggprune.model.types import TENSOR_TYPES
@@ -30,6 +31,7 @@ from ggprune.surgery.remap import remap
 from tests.arch.families import F32, FAMILIES, U32, Family
 from tests.gguf_files import FakeTensor, build, kv, kv_str
 from tests.helpers import ONE_GRAPH, logits_of, pruned_copy, random_tokens
+from tests.quantize.test_quantizer import legacy_imatrix
 from tests.surgery.proofs import prove
 
 SETS = ("3a", "0a", "8a", "3f", "8f", "2a,5f-6a,7f", "0a-3a,5f")
@@ -207,14 +209,16 @@ def test_companions_follow(tiny: Model, tmp_path: Path) -> None:
     assert after.text("controlvector.model_hint") == "deci"
 
 
-@pytest.mark.parametrize("kind", ["Q4_K_M", "IQ4_XS", "Q8_0"])
+@pytest.mark.parametrize("kind", ["Q4_K_M", "IQ2_XS", "Q8_0"])
 def test_it_is_requantized(kind: str, tiny: Model, tmp_path: Path) -> None:
-    """Stubs do not stop llama.cpp's quantizer."""
+    """Stubs do not stop llama.cpp's quantizer, with an importance matrix or without."""
     plan = make_plan(tiny, parse_units("0a,3a,5f", 9))
     options = QuantizeOptions(kind, n_threads=1)
-    write(Job(model=tiny, plan=plan, out=tmp_path / "out.gguf", quantize=options))
-    written = open_model(tmp_path / "out.gguf")
-    assert written.by_name["blk.5.ffn_down.weight"].shape[0] == 1
+    imatrix = read_imatrix(legacy_imatrix(tmp_path / "imatrix.dat", tiny))
+    for number, given in enumerate((None, imatrix) if kind != "IQ2_XS" else (imatrix,)):
+        out = tmp_path / f"{number}.gguf"
+        write(Job(model=tiny, plan=plan, out=out, quantize=options, imatrix=given))
+        assert open_model(out).by_name["blk.5.ffn_down.weight"].shape[0] == 1
 
 
 def test_a_plan_is_carried_out_as_another_architecture(tiny: Model, tmp_path: Path) -> None:
