@@ -79,10 +79,8 @@ class Contents:
         return DEFAULT_ALIGNMENT if stated is None else int(stated.decode())
 
     def followed(self, imatrix: Imatrix) -> Imatrix:
-        """The importance matrix of the unpruned model, as that of this one.
-
-        Of new matrices, which are zeros, all inputs count the same; a copy has what it is one of.
-        """
+        """The importance matrix of the unpruned model, as that of this one. Of new matrices, which
+        are zeros, all inputs count the same; a copy has what it is one of."""
         experts = {
             t.source.name: (t.edit.n_group, t.edit.kept)
             for t in self.tensors
@@ -95,8 +93,8 @@ class Contents:
             else imatrix.entries.get(t.source.name)
             for t in self.tensors if t.name not in known and len(t.shape) > 1
         }  # fmt: skip
-        more = {name: values for name, values in new.items() if values is not None}
-        return replace(renamed, entries={**more, **renamed.entries})
+        found = {name: values for name, values in new.items() if values is not None}
+        return replace(renamed, entries=found | dict(renamed.entries))
 
     def realigned(self, alignment: int, why: str) -> Contents:
         """Stored with another alignment; `why` is told to the user."""
