@@ -6,18 +6,26 @@ What they do is written where they come from.
 from __future__ import annotations
 
 from functools import wraps
+from typing import TYPE_CHECKING
 
 from ggprune.metrics.text import Text
 from ggprune.model.model import Model
+from ggprune.pipeline.spread import rows_by, workforce_of
 from ggprune.progress import SILENT, Progress
-from ggprune.runtime.isolate import in_child, isolated
+from ggprune.runtime.isolate import isolated
+from ggprune.scoring.choice import Choice
+from ggprune.scoring.choose import ChooseOptions
 from ggprune.scoring.choose import choose as choose_layers
 from ggprune.scoring.experts import ExpertScores, ExpertsOptions, score_experts
 from ggprune.scoring.rank import RankOptions
 from ggprune.scoring.rank import rank as rank_layers
 from ggprune.scoring.ranking import Metric, Ranking
+from ggprune.scoring.target import DropRequest
 
-choose = in_child(choose_layers)
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from ggprune.cluster.crew import Workforce
 
 
 @wraps(score_experts)
@@ -28,14 +36,36 @@ def rank_experts(
     return isolated(score_experts, model, text, options, progress)
 
 
-@wraps(rank_layers)
-def rank(
-    model: Model, text: Text, options: RankOptions | None = None, progress: Progress = SILENT
-) -> Ranking:
+def choose(
+    model: Model, text: Text, ranking: Ranking, request: DropRequest,
+    options: ChooseOptions | None = None, progress: Progress = SILENT,
+    *, client: Client | Workforce | None = None,
+) -> Choice:  # fmt: skip
+    """As `scoring.choose.choose`; by the workers of a Dask `client`, if there is one.
+
+    The numbers are the same, to the bit. Raises DataError if no worker can take part.
+    """
+    force = workforce_of(client)
+    if force is None:
+        return isolated(choose_layers, model, text, ranking, request, options, progress)
     model.read_fingerprint(progress.part("read"))
-    options = options or RankOptions()
+    return choose_layers(model, text, ranking, request, options, progress, rows_by(force))
+
+
+def rank(
+    model: Model, text: Text, options: RankOptions | None = None, progress: Progress = SILENT,
+    *, client: Client | Workforce | None = None,
+) -> Ranking:  # fmt: skip
+    """As `scoring.rank.rank`; by the workers of a Dask `client`, if there is one.
+
+    The numbers are the same, to the bit. Raises DataError if no worker can take part.
+    """
+    model.read_fingerprint(progress.part("read"))
+    options, force = options or RankOptions(), workforce_of(client)
     if options.by.metric is Metric.TAYLOR:
         from ggprune.pipeline.taylor import with_taylor  # and whatever launches torch
 
         options = with_taylor(model, text, options, progress)
-    return isolated(rank_layers, model, text, options, progress)
+    if force is None:
+        return isolated(rank_layers, model, text, options, progress)
+    return rank_layers(model, text, options, progress, rows_by(force))

@@ -23,7 +23,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from ggprune.errors import LlamaAbortError
 from ggprune.files.passing import passing_folder
-from ggprune.runtime.lastwords import SUBJECT, TIMED_OUT
+from ggprune.runtime.lastwords import last_words
 from ggprune.runtime.library import BINDINGS
 from ggprune.runtime.program import POLITE_KILLS, program
 
@@ -51,7 +51,7 @@ def isolated(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
             ok, value = receiver.recv()
         except EOFError:
             child.join()
-            raise LlamaAbortError(_obituary(child.exitcode, log)) from None
+            raise LlamaAbortError(last_words(child.exitcode, log)) from None
         except BaseException:  # Ctrl-C: the child may be deep inside a computation
             if child.pid is not None:
                 child.kill()
@@ -134,18 +134,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _obituary(exit_code: int | None, log: Path) -> str:
-    end = f"ended with exit code {exit_code}"
-    if exit_code is not None and exit_code < 0:
-        with contextlib.suppress(ValueError):
-            end = f"was ended by {signal.Signals(-exit_code).name}"
-    lines = log.read_text("utf-8", "surrogateescape").splitlines() if log.exists() else []
-    subjects = {line.removeprefix(SUBJECT): None for line in lines if line.startswith(SUBJECT)}
-    lines = [line.strip() for line in lines if line.strip() and not line.startswith(SUBJECT)]
-    said = lines[-1] if lines else ""
-    if exit_code == TIMED_OUT:
-        return said
-    of = f"{', '.join(subjects)}: " if subjects else ""
-    return f"{of}llama.cpp {end}" + (f": {said}" if said else "")

@@ -11,6 +11,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -112,3 +113,19 @@ def announce(path: Path) -> None:
     """
     if multiprocessing.parent_process() is not None:
         os.write(2, f"\n{SUBJECT}".encode() + os.fsencode(path) + b"\n")
+
+
+def last_words(exit_code: int | None, log: Path) -> str:
+    """How a process ended, and what it said last, in the file that its stderr went to."""
+    end = f"ended with exit code {exit_code}"
+    if exit_code is not None and exit_code < 0:
+        with contextlib.suppress(ValueError):
+            end = f"was ended by {signal.Signals(-exit_code).name}"
+    lines = log.read_text("utf-8", "surrogateescape").splitlines() if log.exists() else []
+    subjects = {line.removeprefix(SUBJECT): None for line in lines if line.startswith(SUBJECT)}
+    lines = [line.strip() for line in lines if line.strip() and not line.startswith(SUBJECT)]
+    said = lines[-1] if lines else ""
+    if exit_code == TIMED_OUT:
+        return said
+    of = f"{', '.join(subjects)}: " if subjects else ""
+    return f"{of}llama.cpp {end}" + (f": {said}" if said else "")

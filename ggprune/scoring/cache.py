@@ -20,7 +20,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-FORMAT = 2
+FORMAT = 3
 WAIT_S = 30.0  # for another process that writes
 CHECK_BYTES = 16  # of the checksum in front of an entry
 
@@ -70,6 +70,15 @@ class ScoreCache:
                         "INSERT OR REPLACE INTO entry VALUES (?, ?, ?)",
                         (chunk, name, _check(chunk, name, data) + data),
                     )
+
+    def names(self, chunk: int) -> frozenset[str]:
+        """Of the entries of a chunk; one of them may turn out to be damaged."""
+        with self._trouble():
+            if self._connection is not None:
+                select = "SELECT name FROM entry WHERE chunk = ?"
+                rows = self._connection.execute(select, (chunk,)).fetchall()
+                return frozenset(row[0] for row in rows)
+        return frozenset()
 
     def _read(self, chunk: int, name: str) -> bytes | None:
         with self._trouble():

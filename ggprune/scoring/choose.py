@@ -25,7 +25,7 @@ from ggprune.runtime.session import Compute
 from ggprune.scoring.choice import Alternative, Choice, Point, Strategy
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.ranking import Ranking
-from ggprune.scoring.remembered import RememberedRows, open_rows
+from ggprune.scoring.remembered import RememberedRows, RowsOpener, open_rows
 from ggprune.scoring.rows import NOTHING, Rows
 from ggprune.scoring.search import Search, SearchOptions
 from ggprune.scoring.target import DropRequest, Target, check_units, sizes_to_try
@@ -48,6 +48,7 @@ def choose(
     request: DropRequest,
     options: ChooseOptions | None = None,
     progress: Progress = SILENT,
+    rows_of: RowsOpener = open_rows,
 ) -> Choice:
     """A set of layers on top of a finished ranking of the model on this text, as `choose_set`.
 
@@ -61,7 +62,7 @@ def choose(
         halves=request.halves and ranking.unit is Unit.LAYER,
     )  # fmt: skip
     search = search_options(model, ranking, options.confidence)
-    with open_rows(model, text, measuring, progress) as source:
+    with rows_of(model, text, measuring, progress) as source:
         return choose_set(model, source, request, search, progress)
 
 
@@ -201,14 +202,15 @@ class _Chooser:
         return {s: drop for s, drop in sets.items() if drop is not None and self.is_enough(drop)}
 
     def points(self, sets: Sequence[Cut]) -> list[Point]:
-        rows: list[list[Rows]] = [[] for _ in sets]
+        rows: dict[Cut, list[Rows]] = {drop: [] for drop in sets}
         n_chunk = self.source.n_chunk if sets else 0
+        self.source.expect(dict.fromkeys(rows, 0))
         for i in range(n_chunk):
-            said = f"measuring {len(sets)} sets, chunk {i + 1} of {n_chunk}"
+            said = f"measuring {len(rows)} sets, chunk {i + 1} of {n_chunk}"
             self.progress.say(said, i / n_chunk)
-            for kept, row in zip(rows, self.source.rows(i, sets), strict=True):
+            for kept, row in zip(rows.values(), self.source.rows(i, list(rows)), strict=True):
                 kept.append(row)
-        return [self.point(drop, r) for drop, r in zip(sets, rows, strict=True)]
+        return [self.point(drop, rows[drop]) for drop in sets]
 
     def point(self, drop: Cut, rows: Sequence[Rows]) -> Point:
         nll = np.concatenate([row.nll for row in rows])

@@ -43,7 +43,7 @@ from ggprune.scoring.ranking import (
     describe_model,
     order_of,
 )
-from ggprune.scoring.remembered import open_rows
+from ggprune.scoring.remembered import RowsOpener, open_rows
 from ggprune.scoring.rows import BaseRows, Rows, RowSource
 from ggprune.scoring.target import DropRequest, check_units, sizes_to_try
 from ggprune.scoring.weights import magnitudes
@@ -74,13 +74,15 @@ class RankOptions:
 
 
 def rank(
-    model: Model, text: Text, options: RankOptions | None = None, progress: Progress = SILENT
-) -> Ranking:
+    model: Model, text: Text, options: RankOptions | None = None, progress: Progress = SILENT,
+    rows_of: RowsOpener = open_rows,
+) -> Ranking:  # fmt: skip
     """Score every layer of the model on the text, or its attention or FFN alone.
 
     With `n_decide`, layers race: one that is surely among the least important ones, or surely not,
     gets no more chunks. `progress` is told what is ahead and stepped through the chunks; a part of
-    it is told what is being tried while a set of layers is chosen.
+    it is told what is being tried while a set of layers is chosen. What is measured comes from
+    `rows_of`.
 
     Raises ArchitectureError if layers of this model cannot be left out exactly, DataError if the
     text is too short or the importance matrix is of another model, LlamaError if llama.cpp cannot
@@ -95,7 +97,7 @@ def rank(
     weights = magnitudes(model) if by.metric is Metric.MAGNITUDE else None
     activations = activation_statistics(options.imatrix, model) if options.imatrix else None
     halves = options.request is not None and options.request.halves and unit is Unit.LAYER
-    with open_rows(model, text, replace(options.measuring, halves=halves), progress) as source:
+    with rows_of(model, text, replace(options.measuring, halves=halves), progress) as source:
         measured = _Measured(source, unit)
         rules = _rules(model, options)
         progress.begin(_ahead(measured, rules, options.measuring.n_ctx))
@@ -120,13 +122,16 @@ def rank(
             base_ppl=ppl_estimate(np.concatenate([base.nll for base in measured.base])),
             order=order_of(scores, by.metric, by.protected(n_trunk(model))),
             undecided=_undecided(race), windows=windows,
-            effort=source.effort, versions=versions(),
+            versions=versions(),
         )  # fmt: skip
-        if options.request is None:
-            return ranking
-        search = search_options(model, ranking, options.confidence)
-        chosen = choose_set(model, source, options.request, search, progress)
-        return replace(ranking, chosen=chosen, effort=source.effort)
+        if options.request is not None:
+            search = search_options(model, ranking, options.confidence)
+            chosen = choose_set(model, source, options.request, search, progress)
+            ranking = replace(ranking, chosen=chosen)
+        return replace(
+            ranking, effort=source.effort, workers=source.workers or None,
+            kinds=source.kinds or None,
+        )  # fmt: skip
 
 
 # What layers are compared by, token by token, where a ranking follows one of these.

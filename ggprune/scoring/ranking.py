@@ -21,7 +21,7 @@ from ggprune.model.model import Model
 from ggprune.model.unit import Unit
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.choice import Choice
-from ggprune.scoring.rows import Effort
+from ggprune.scoring.rows import Effort, KindInfo, WorkerInfo
 
 WINDOW_DIGITS = 6  # of the angular distances in a document
 # Shortened LLaMA (Kim et al. 2024): the "+" variants leave the first four and last two layers.
@@ -176,6 +176,11 @@ class Ranking:
         "row l, column m: angular distance over layers l to m-1",
     ] = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
     effort: Effort = field(default_factory=Effort, compare=False)
+    workers: Annotated[tuple[WorkerInfo, ...] | None, Key(optional=True),
+        "with --workers or --scheduler: who measured"] = None  # fmt: skip
+    kinds: Annotated[tuple[KindInfo, ...] | None, Key(optional=True),
+        "with --mixed: which chunks were computed by what; every comparison is within one of them",
+    ] = None  # fmt: skip
     chosen: Annotated[Choice | None, "a set of layers, where one was asked for"] = None
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from ggprune.metrics.estimates import Float64
 from ggprune.metrics.text import Text
@@ -16,10 +18,18 @@ from ggprune.runtime.devices import computing_on
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
 from ggprune.scoring.cache import Arrays, ScoreCache
-from ggprune.scoring.measure import MeasureOptions, Measurer
-from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows, RowSource
+from ggprune.scoring.measure import MeasuredRows, MeasureOptions
+from ggprune.scoring.rows import (
+    NOTHING,
+    BaseRows,
+    Effort,
+    KindInfo,
+    Rows,
+    RowSource,
+    WorkerInfo,
+)
 
-BASE = "base"  # the whole model's name in the cache
+BASE, PROBE = "base", "probe"  # names in the cache: of the whole model, of what tells machines apart
 
 
 class RememberedRows:
@@ -46,6 +56,25 @@ class RememberedRows:
     @property
     def effort(self) -> Effort:
         return replace(self.source.effort, n_cached=self._n_cached)
+
+    @property
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        return self.source.workers
+
+    @property
+    def kinds(self) -> tuple[KindInfo, ...]:
+        return self.source.kinds
+
+    def expect(self, first: Mapping[Cut, int], within: Cut = NOTHING) -> None:
+        """As `RowSource.expect`."""
+        self.source.expect(first, within)
+
+    def missing(self, number: int, cuts: Sequence[Cut]) -> list[Cut]:
+        """Those of the cuts that would have to be measured on a chunk."""
+        if self.cache is None:
+            return list(cuts)
+        known = self.cache.names(number)
+        return [cut for cut in cuts if self._name(cut) not in known]
 
     def base(self, number: int) -> BaseRows:
         known = self._known(number, [BASE])
@@ -93,24 +122,59 @@ class RememberedRows:
         return ",".join(str(p.layer if p.unit is self.unit else p) for p in cut)
 
 
+# Opens the rows of a model on a text, and closes them.
+RowsOpener = Callable[
+    [Model, Text, MeasureOptions, Progress], contextlib.AbstractContextManager[RememberedRows]
+]
+
+
 @contextlib.contextmanager
 def open_rows(
     model: Model, text: Text, options: MeasureOptions, progress: Progress = SILENT
 ) -> Iterator[RememberedRows]:
     """The rows of a model on a text, those in the folder `options.cache` and new ones.
 
-    `progress` gets notes on the cache. Raises what `Measurer` raises.
+    `progress` gets notes on the cache. Raises what `MeasuredRows` raises.
     """
-    compute, unit = options.compute or Compute(), options.unit
-    with Measurer(model, text, options) as measurer, contextlib.ExitStack() as stack:
-        cache = None
-        if options.cache is not None:
-            settings = {  # all that the numbers depend on
-                "fingerprint": model.fingerprint, "text": text.sha256, "n_ctx": options.n_ctx,
-                "unit": unit.value, "flash_attn": compute.flash_attn,
-                "n_gpu_layers": compute.n_gpu_layers, "versions": versions(),
-                "computing_on": computing_on(),
-            }  # fmt: skip
-            cache = ScoreCache(options.cache, settings, progress.note)
-            stack.enter_context(contextlib.closing(cache))
-        yield RememberedRows(measurer, cache, unit)
+    with MeasuredRows(model, text, options) as source:
+        if options.cache is None:
+            yield RememberedRows(source, None, options.unit)
+            return
+        bits = _bits(model, text, options, source, progress)
+        with cache_of(options, model.fingerprint, text, bits, progress) as cache:
+            yield RememberedRows(source, cache, options.unit)
+
+
+def cache_of(
+    options: MeasureOptions, fingerprint: str, text: Text, bits: str, progress: Progress
+) -> contextlib.closing[ScoreCache]:
+    """What was measured of a model on a text by whatever gives the same `bits` on its probe."""
+    assert options.cache is not None
+    settings = {**_settings(options, fingerprint, text), "bits": bits}
+    return contextlib.closing(ScoreCache(options.cache, settings, progress.note))
+
+
+def _settings(options: MeasureOptions, fingerprint: str, text: Text) -> dict[str, object]:
+    compute = options.compute or Compute()
+    return {
+        "fingerprint": fingerprint, "text": text.sha256, "n_ctx": options.n_ctx,
+        "unit": options.unit.value, "flash_attn": compute.flash_attn,
+        "n_gpu_layers": compute.n_gpu_layers, "versions": versions(),
+    }  # fmt: skip
+
+
+def _bits(
+    model: Model, text: Text, options: MeasureOptions, source: MeasuredRows, progress: Progress
+) -> str:
+    """Of the probe of this machine, which is computed once."""
+    assert options.cache is not None
+    settings = {
+        **_settings(options, model.fingerprint, text), "computing_on": computing_on(),
+    }  # fmt: skip
+    with contextlib.closing(ScoreCache(options.cache, settings, progress.note)) as probes:
+        known = probes.get(0, [PROBE]).get(PROBE)
+        if known is not None:
+            return known["bits"].tobytes().hex()
+        bits = source.measurer.probe(source.chunks[0]).bits
+        probes.put(0, PROBE, {"bits": np.frombuffer(bytes.fromhex(bits), np.uint8)})
+        return bits

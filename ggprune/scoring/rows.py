@@ -9,6 +9,7 @@ from typing import Annotated, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ggprune.files.keys import Key
 from ggprune.metrics.estimates import Float64
 from ggprune.model.cut import Cut
 
@@ -45,6 +46,41 @@ class Effort:
     decode_s: float = 0.0
     callback_s: Annotated[float, "of it, in the callback that leaves nodes out"] = 0.0
     statistics_s: float = 0.0
+    n_wasted: Annotated[
+        int | None, Key(optional=True), "of the passes: ahead, for cuts that lost; with workers"
+    ] = None
+
+    def add(self, other: Effort) -> None:
+        """Sum what several have taken."""
+        self.n_pass += other.n_pass
+        self.work += other.work
+        self.decode_s += other.decode_s
+        self.callback_s += other.callback_s
+        self.statistics_s += other.statistics_s
+
+
+@dataclass(kw_only=True)
+class WorkerInfo:
+    """One of the processes that measured, and how much it did."""
+
+    host: str
+    device: Annotated[str, "as llama.cpp names it"]
+    backend: Annotated[str, "as llama-bench prints it"]
+    build: Annotated[str, "commit of llama.cpp's ggml"]
+    bits: Annotated[str, "hash of the logits of a probe; equal ones compute alike"]
+    n_pass: int = 0
+    n_chunk: Annotated[int, "chunks that it had a part in"] = 0
+    load_s: Annotated[float, "until it was ready"] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindInfo:
+    """With workers of several kinds: which chunks were computed by this one."""
+
+    device: str
+    bits: str
+    chunks: Annotated[str, "0-63,70"]
+    kld: Annotated[float, "KL divergence of the whole model from the first kind's, on the probe"]
 
 
 class RowSource(Protocol):
@@ -70,6 +106,20 @@ class RowSource(Protocol):
     @property
     def effort(self) -> Effort:
         """So far."""
+
+    @property
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Whoever measured, where that is not this process."""
+
+    @property
+    def kinds(self) -> tuple[KindInfo, ...]:
+        """Of the workers, where they do not all compute the same bits."""
+
+    def expect(self, first: Mapping[Cut, int], within: Cut = NOTHING) -> None:
+        """These cuts are going to be asked for, each from a chunk on; others are not any more.
+
+        May be believed or not: what is asked for is computed in any case.
+        """
 
     def base(self, number: int) -> BaseRows:
         """The whole model on a chunk."""

@@ -23,7 +23,7 @@ from ggprune.model.unit import HALVES, Unit
 from ggprune.scoring import search
 from ggprune.scoring.choice import Choice, Strategy, parse_strategy
 from ggprune.scoring.choose import ChooseOptions, choose, choose_set
-from ggprune.scoring.measure import MeasureOptions, Measurer
+from ggprune.scoring.measure import MeasuredRows, MeasureOptions
 from ggprune.scoring.rank import RankOptions, rank
 from ggprune.scoring.ranking import Ranking, parse_metric, read_ranking
 from ggprune.scoring.remembered import open_rows
@@ -79,15 +79,15 @@ def test_only_legal_sets_are_tried(
     tokens = [[int(i * 37 + j * 11) % 128 for j in range(64)] for i in range(3)]
     monkeypatch.setattr("ggprune.scoring.measure.make_chunks", lambda *_: _array(tokens))
     tried: list[Cut] = []
-    right = Measurer.rows
+    right = MeasuredRows.rows
 
     def rows(
-        self: Measurer, number: int, cuts: Sequence[Cut], within: Cut = NOTHING
+        self: MeasuredRows, number: int, cuts: Sequence[Cut], within: Cut = NOTHING
     ) -> Iterator[Rows]:
         tried.extend(cuts)
         return right(self, number, cuts, within)
 
-    monkeypatch.setattr(Measurer, "rows", rows)
+    monkeypatch.setattr(MeasuredRows, "rows", rows)
     with open_rows(model, read_text(CALIBRATION), MeasureOptions(n_ctx=64)) as source:
         drop = choose_set(model, source, DropRequest(layers(4))).drop
         assert legal_drop(model, drop.whole_layers)

@@ -1,0 +1,184 @@
+"""A cluster on this machine, or a scheduler that somebody started: both are a client of Dask's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ggprune.cluster.roll import scheduler_state
+from ggprune.errors import DataError, UsageError
+from ggprune.files.documents import parse_json
+from ggprune.files.reading import read_bytes
+from ggprune.progress import SILENT, Progress, duration
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.security import Security
+
+    from ggprune.cluster.plans import WorkerPlan
+
+EXTRA = ("distributed", "cryptography")
+CONNECT_S = 30.0
+TTL_S = 60  # of workers that we start: a machine that hangs is noticed
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+# Of a scheduler that somebody else started.
+DEFAULT_TTL_S, DEFAULT_FAILURES = 300, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TLSFiles:
+    """Of mutual TLS, as openssl writes them."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+def check_extra(option: str) -> None:
+    """Raises UsageError that names the command."""
+    if any(find_spec(name) is None for name in EXTRA):
+        raise UsageError(f"{option} needs: pip install 'ggprune[scale]'")
+
+
+def security_of(tls: TLSFiles | None) -> Security | None:
+    """Raises DataError for a file that cannot be used."""
+    if tls is None:
+        return None
+    from distributed.security import Security
+
+    for path in (tls.ca, tls.cert, tls.key):
+        try:
+            path.read_bytes()
+        except OSError as e:
+            raise DataError(f"{path}: {e.strerror}") from e
+    names = {f"tls_{role}_{kind}": str(path) for role in ("client", "worker", "scheduler")
+             for kind, path in (("cert", tls.cert), ("key", tls.key))}  # fmt: skip
+    return Security(require_encryption=True, tls_ca_file=str(tls.ca), **names)
+
+
+@contextlib.contextmanager
+def local_client(plans: Sequence[WorkerPlan]) -> Iterator[Client]:
+    """A cluster of processes on this machine for the `with` block.
+
+    Other users of the machine must not run code as us: there is a key, of which nobody else knows.
+    """
+    import dask
+    from distributed import Client, Scheduler, SpecCluster
+    from distributed.security import Security
+
+    from ggprune.cluster.nanny import WorkerNanny
+
+    security = Security.temporary()
+    options = {"security": security, "host": "127.0.0.1", "protocol": "tls"}
+    quiet: dict[str, Any] = {"silence_logs": logging.CRITICAL}
+    settings = {
+        "distributed.scheduler.worker-ttl": TTL_S, "distributed.scheduler.allowed-failures": 1000,
+        "distributed.comm.timeouts.connect": CONNECT_S,
+    }  # fmt: skip
+    with dask.config.set(settings), _quiet_logs():
+        with (
+            SpecCluster(
+                scheduler={"cls": Scheduler, "options": {**options, "dashboard": False}},
+                workers={
+                    plan.name: {"cls": WorkerNanny, "options": {**options, **quiet, "plan": plan}}
+                    for plan in plans
+                },
+                security=security, **quiet,
+            ) as cluster,
+            Client(cluster, security=security, set_as_default=False) as client,
+        ):  # fmt: skip
+            yield client
+
+
+@contextlib.contextmanager
+def remote_client(where: str, tls: TLSFiles | None, progress: Progress = SILENT) -> Iterator[Client]:
+    """A scheduler by its address, or by the file that `dask scheduler --scheduler-file` wrote.
+
+    Raises DataError if nobody answers, or it has no ggprune.
+    """
+    from distributed import Client
+
+    at = address_of(where)
+    security = security_of(tls)
+    with _quiet_logs():
+        try:
+            client = Client(
+                at, security=security, timeout=CONNECT_S, set_as_default=False,
+                name="ggprune",
+            )  # fmt: skip
+        except (OSError, TimeoutError, ValueError, TypeError) as e:
+            raise DataError(_unreachable(at, tls, e)) from e
+        with client:
+            _check_scheduler(client, at, progress)
+            yield client
+
+
+def address_of(where: str) -> str:
+    """Raises DataError for a file that is none, UsageError for what is no address."""
+    if "://" in where:
+        parts = urlsplit(where)
+        try:
+            is_whole = parts.scheme in ("tcp", "tls") and bool(parts.hostname and parts.port)
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            raise UsageError(f"--scheduler {where}: write tcp://host:port, tls://host:port or FILE")
+        return where
+    try:
+        document = parse_json(read_bytes(Path(where)).decode("utf-8"))
+        address = document["address"]  # type: ignore[index]
+    except (ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{where}: not a file that dask scheduler --scheduler-file wrote") from e
+    return str(address)
+
+
+def is_exposed(address: str) -> bool:
+    """Can others reach it, and run code as we do?"""
+    return not address.startswith("tls://") and urlsplit(address).hostname not in LOOPBACK
+
+
+def _unreachable(at: str, tls: TLSFiles | None, error: Exception) -> str:
+    if at.startswith("tls://") and tls is None:
+        return f"{at}: speaks TLS: --tls-ca-file, --tls-cert and --tls-key are needed"
+    reason = str(error).split("\n")[0].strip() or type(error).__name__
+    return f"no scheduler answers at {at} within {duration(CONNECT_S)}: {reason}"
+
+
+def _check_scheduler(client: Client, at: str, progress: Progress) -> None:
+    try:
+        state = scheduler_state(client)
+    except Exception as e:
+        raise DataError(
+            f"the scheduler at {at} has no ggprune that can be used: pip install 'ggprune[scale]' "
+            f"where it runs ({type(e).__name__})"
+        ) from e
+    if is_exposed(at):
+        progress.note(f"{at} is open to others, who can run code as you: use TLS (docs/scale.md)")
+    if state.ttl_s is None or state.ttl_s >= DEFAULT_TTL_S:
+        progress.note(
+            f"the scheduler at {at} notices a machine that hangs after 5 minutes: "
+            "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=60s"
+        )
+    if state.allowed_failures <= DEFAULT_FAILURES:
+        progress.note(
+            f"the scheduler at {at} gives up what {state.allowed_failures + 1} workers died of: "
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=1000"
+        )
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """What Dask logs is told in other words, or is of no interest."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

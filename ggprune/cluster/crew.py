@@ -1,0 +1,316 @@
+"""At the coordinator: the workers that may take part, and what each of them is doing.
+
+Every task is sent to a worker by name: the coordinator knows who holds which chunk, and whoever
+leaves gives back what it had. A worker is asked who it is before it gets work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import TYPE_CHECKING
+
+from ggprune.cluster import engine
+from ggprune.cluster.roll import TOPIC, Listed, Obituary, call_roll
+from ggprune.cluster.work import Answer, Introduction, Refusal, Setup
+from ggprune.errors import DataError, LlamaAbortError
+from ggprune.progress import SILENT, Progress, duration
+from ggprune.scoring.rows import WorkerInfo
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+POLL_S = 0.5  # between looks at who is there
+STALE_S = 40.0  # without a heartbeat: a machine that hangs
+LAST_WORDS_S = 1.0  # that the nanny of a worker that died may need to tell
+ANSWER_S = 60.0  # for what has been computed to arrive
+WAIT_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrewRules:
+    """Who may take part, and how long to wait for somebody."""
+
+    mixed: bool = False  # also workers that compute other bits
+    wait_s: float = WAIT_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workforce:
+    """Whoever computes for us, by a client of Dask's."""
+
+    client: Client
+    rules: CrewRules = CrewRules()
+
+
+@dataclass(eq=False)
+class Member:
+    """A worker that takes part."""
+
+    address: str
+    listed: Listed
+    info: WorkerInfo
+    said: object
+    n_slot: int
+    sent: dict[str, Sent] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.info.host} ({self.address})"
+
+
+@dataclass(eq=False)
+class Sent:
+    """A task that is under way."""
+
+    key: str
+    member: Member
+    task: object
+    future: Future
+    tag: object  # the sender's
+
+
+@dataclass(frozen=True)
+class Event:
+    """What became of a task: an answer, an error, or, with neither, a worker that is gone."""
+
+    sent: Sent
+    answer: Answer | None = None
+    error: Exception | None = None
+    last_words: Obituary | None = None
+
+
+class Crew:
+    """Use as a context manager: what is under way at its end is cancelled."""
+
+    def __init__(
+        self, client: Client, setup: Setup, rules: CrewRules | None = None,
+        progress: Progress = SILENT,
+    ) -> None:  # fmt: skip
+        self.client, self.setup, self.rules = client, setup, rules or CrewRules()
+        self.progress = progress
+        self.members: dict[str, Member] = {}
+        self.all_infos: list[WorkerInfo] = []  # of all that took part
+        self.refused: dict[str, str] = {}  # by address
+        self._asked: dict[str, tuple[Listed, Future]] = {}  # not answered yet who they are
+        self._done: queue.SimpleQueue[tuple[str, Future]] = queue.SimpleQueue()
+        self._numbers, self._next_poll = count(), 0.0
+        self._first: Member | None = None  # whose bits all others are compared with
+        self.distance: dict[str, float] = {}  # by bits: KLD from the first one's
+        self._deaths: dict[str, int] = {}  # by host: while they were asked
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        futures = [sent.future for member in self.members.values() for sent in member.sent.values()]
+        with contextlib.suppress(Exception):  # of a scheduler that is gone: nothing is left there
+            self.client.cancel([*futures, *(future for _, future in self._asked.values())])
+
+    def gather(self) -> Member:
+        """Wait for the first worker that may take part.
+
+        Raises DataError if there is none in time, or all that are there have been refused.
+        """
+        for _ in self.events_until(lambda: bool(self.members)):
+            pass
+        return next(iter(self.members.values()))
+
+    def send(self, member: Member, task: object, tag: object = None) -> Sent:
+        future = self._submit(member.address, engine.carry_out, self.setup, task)
+        sent = Sent(future.key, member, task, future, tag)
+        member.sent[sent.key] = sent
+        future.add_done_callback(self._on_done)
+        return sent
+
+    def cancel(self, sent: Sent) -> None:
+        """What has begun ends, and is dropped."""
+        if sent.member.sent.pop(sent.key, None) is not None:
+            sent.future.cancel()
+
+    def events_until(self, is_over: Callable[[], bool]) -> Iterator[Event]:
+        """Events as they come, as long as `is_over` is not true and somebody is there."""
+        alone_since = time.monotonic()
+        while not is_over():
+            if self.members:
+                alone_since = time.monotonic()
+            elif time.monotonic() - alone_since > self.rules.wait_s or self._all_refused():
+                raise self._nobody()
+            yield from self.events()
+
+    def events(self) -> Iterator[Event]:
+        """What has happened since; waits a moment if nothing has."""
+        now = time.monotonic()
+        if now >= self._next_poll:
+            yield from self._poll()
+            self._next_poll = time.monotonic() + POLL_S
+        try:
+            key, future = self._done.get(timeout=max(0.0, self._next_poll - time.monotonic()))
+        except queue.Empty:
+            return
+        yield from self._settle(key, future)
+
+    def _on_done(self, future: Future) -> None:
+        self._done.put((future.key, future))
+
+    def _submit(self, address: str, function: object, *args: object) -> Future:
+        return self.client.submit(
+            function, *args, key=f"ggprune-{next(self._numbers)}-{id(self)}", pure=False,
+            workers=[address], allow_other_workers=False, retries=0,
+        )  # fmt: skip
+
+    def _settle(self, key: str, future: Future) -> Iterator[Event]:
+        asked = next((a for a, (_, f) in self._asked.items() if f.key == key), None)
+        if asked is not None:
+            listed, _ = self._asked.pop(asked)
+            self._introduced(listed, future)
+            return
+        sent = next((m.sent.pop(key) for m in self.members.values() if key in m.sent), None)
+        if sent is None:  # of somebody who is gone
+            return
+        try:
+            answer = future.result(timeout=ANSWER_S)
+        except Exception as e:
+            if _is_of_worker(e):
+                yield Event(sent, error=e)
+            else:
+                yield Event(sent)
+            return
+        finally:
+            future.release()
+        yield Event(sent, answer=answer)
+
+    def _poll(self) -> Iterator[Event]:
+        roll = {each.address: each for each in call_roll(self.client)}
+        fresh = {a for a, listed in roll.items() if listed.unseen_s < STALE_S}
+        for address in [a for a in self.members if a not in fresh]:
+            yield from self._lost(self.members.pop(address))
+        for address in [a for a in self._asked if a not in fresh]:
+            listed, future = self._asked.pop(address)
+            future.cancel()
+            self._died_unknown(listed)
+        for address in [a for a in self.refused if a not in roll]:
+            del self.refused[address]
+        for address in sorted(fresh.difference(self.members, self._asked, self.refused)):
+            listed = roll[address]
+            if listed.unfit is not None:
+                self._refuse(listed, f"{listed.host}: {listed.unfit}")
+                continue
+            future = self._submit(address, engine.introduce, self.setup)
+            self._asked[address] = (listed, future)
+            future.add_done_callback(self._on_done)
+
+    def _lost(self, member: Member) -> Iterator[Event]:
+        words = self._last_words(member.address) if member.sent else None
+        self.progress.note(f"{member.name} is gone; {len(self.members)} workers are left")
+        for sent in list(member.sent.values()):
+            sent.future.cancel()
+            yield Event(sent, last_words=words)
+
+    def _died_unknown(self, listed: Listed) -> None:
+        """While it was asked who it is: llama.cpp may have ended it, on every try."""
+        words = self._last_words(listed.address)
+        if words is None or not words.is_abort:
+            return
+        host = listed.host
+        self._deaths[host] = self._deaths.get(host, 0) + 1
+        if self._deaths[host] > 1 and not self.members:
+            raise LlamaAbortError(f"{host}: {words.said}")
+
+    def _last_words(self, address: str) -> Obituary | None:
+        end = time.monotonic() + LAST_WORDS_S
+        while time.monotonic() < end:
+            for _, event in self.client.get_events(TOPIC) or ():
+                obituary = Obituary.of(event)
+                if obituary.address == address:
+                    return obituary
+            time.sleep(POLL_S / 5)
+        return None
+
+    def _introduced(self, listed: Listed, future: Future) -> None:
+        try:
+            said: Introduction | Refusal = future.result(timeout=ANSWER_S)
+        except Exception as e:
+            if _is_of_worker(e):
+                self._refuse(listed, f"{listed.host}: {type(e).__name__}: {e}")
+            return
+        finally:
+            future.release()
+        if isinstance(said, Refusal):
+            self._refuse(listed, said.reason)
+            return
+        member = Member(listed.address, listed, said.info, said.said, said.n_slot)
+        if self._first is None:
+            self._first = member
+        bits = said.info.bits
+        if bits != self._first.info.bits and not self._may_differ(member):
+            return
+        self.members[member.address] = member
+        self.all_infos.append(member.info)
+        n = len(self.members)
+        self.progress.note(f"{member.name} has joined: {n} worker{'s' * (n > 1)}")
+
+    def _may_differ(self, member: Member) -> bool:
+        assert self._first is not None
+        first, mine = self._first.info, member.info
+        if mine.bits not in self.distance:
+            self.distance[mine.bits] = self._measure_distance(member)
+        kld = self.distance[mine.bits]
+        apart = "" if kld != kld else f", a KLD of {kld:.1e} from it"  # noqa: PLR0124
+        if self.rules.mixed:
+            return True
+        what = f"{mine.backend} on {mine.device}" if mine.device != first.device else "other bits"
+        self._refuse(
+            member.listed,
+            f"{member.name} computes differently from {self._first.name} ({what}: "
+            f"{mine.bits[:8]}..., not {first.bits[:8]}...{apart}); --mixed lets it in",
+        )
+        return False
+
+    def _measure_distance(self, member: Member) -> float:
+        """KL divergence of the whole model on the probe's last tokens; NaN if one is gone."""
+        assert self._first is not None
+        from ggprune.metrics.logits import base_logits
+
+        futures = [
+            self._submit(m.address, engine.probe, self.setup) for m in (self._first, member)
+        ]
+        try:
+            (first, _), (mine, _) = self.client.gather(futures, errors="raise")
+        except Exception:
+            return float("nan")
+        targets = first.argmax(axis=1)
+        return float(base_logits(first, targets).compare(mine, targets).kld.mean())
+
+    def _refuse(self, listed: Listed, reason: str) -> None:
+        self.refused[listed.address] = reason
+        self.progress.note(f"worker refused: {reason}")
+
+    def _all_refused(self) -> bool:
+        """All that are there, of which there are some."""
+        if not self.refused or self._asked:
+            return False
+        return all(each.address in self.refused for each in call_roll(self.client))
+
+    def _nobody(self) -> DataError:
+        if self.refused:
+            reasons = "; ".join(dict.fromkeys(self.refused.values()))
+            return DataError(f"no worker may take part: {reasons}")
+        wait = duration(self.rules.wait_s)
+        where = self.client.scheduler.address
+        return DataError(f"no worker came to {where} within {wait} (--wait)")
+
+    def infos(self) -> tuple[WorkerInfo, ...]:
+        """Of all that took part, in the order in which they joined."""
+        return tuple(replace(info) for info in self.all_infos)
+
+
+def _is_of_worker(error: Exception) -> bool:
+    """Was it raised by what was called, and not by Dask because the worker is gone?"""
+    return not type(error).__module__.startswith("distributed") and not isinstance(
+        error, (TimeoutError, OSError)
+    )

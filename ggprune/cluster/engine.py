@@ -1,0 +1,194 @@
+"""In a worker: one loaded model, or what else a job needs, and what it answers.
+
+The functions here are what the coordinator has workers call. A worker has the engine of one setup.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from ggprune.cluster.place import Place, this_place
+from ggprune.cluster.work import (
+    Answer,
+    ChunkAnswer,
+    ChunkTask,
+    Engine,
+    Introduction,
+    Refusal,
+    Setup,
+)
+from ggprune.errors import GGPruneError, LlamaError
+from ggprune.metrics.chunks import Chunk
+from ggprune.metrics.estimates import Float32
+from ggprune.model.model import Model, open_shards
+from ggprune.runtime.devices import backend_names, build_commit, devices
+from ggprune.runtime.lastwords import announce
+from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.scoring.kept import FREE_SHARE, free_bytes
+from ggprune.scoring.measure import MeasureOptions, Measurer, Probe
+from ggprune.scoring.rows import Effort, WorkerInfo
+from ggprune.version import __version__
+
+_LOCK = threading.Lock()
+_LOADED: dict[Setup, Engine] = {}  # of this process: one
+
+
+def introduce(setup: Setup) -> Introduction | Refusal:
+    """Load what the setup needs, and say who computes here."""
+    start, host, place = time.perf_counter(), socket.gethostname(), this_place()
+    try:
+        _check_versions(setup)
+        engine = _engine(setup, place)
+        bits = engine.bits
+    except GGPruneError as e:
+        return Refusal(f"{host}: {e}")
+    found = [device for device in devices() if device.is_gpu] or list(devices()[:1])
+    info = WorkerInfo(
+        host=host, device=", ".join(dict.fromkeys(each.description for each in found)),
+        backend=backend_names(), build=build_commit(), bits=bits,
+        load_s=time.perf_counter() - start,
+    )  # fmt: skip
+    return Introduction(info=info, said=getattr(engine, "said", None), n_slot=place.contexts)
+
+
+def carry_out(setup: Setup, task: object) -> Answer:
+    """Raises what computing it raises."""
+    engine = _engine(setup, this_place())
+    return Answer(engine.answer(task), engine.bits)
+
+
+def probe(setup: Setup) -> list[Float32]:
+    """Logits of the last tokens of the probe, to see how far two workers are apart."""
+    return [np.array(logits[-PROBE_TOKENS:]) for logits in _engine(setup, this_place()).probe()]
+
+
+PROBE_TOKENS = 16
+
+
+def _check_versions(setup: Setup) -> None:
+    if setup.ggprune != __version__:
+        raise LlamaError(f"has ggprune {__version__}, the coordinator {setup.ggprune}")
+    if setup.build != build_commit():
+        raise LlamaError(f"has llama.cpp {build_commit()}, the coordinator {setup.build}")
+
+
+def _engine(setup: Setup, place: Place) -> Engine:
+    with _LOCK:
+        if setup not in _LOADED:
+            while _LOADED:
+                _LOADED.popitem()[1].close()
+            _LOADED[setup] = setup.engine(_models(setup, place), place)
+        return _LOADED[setup]
+
+
+def _models(setup: Setup, place: Place) -> list[Model]:
+    """Raises LlamaError for a file that is missing, or another model."""
+    models = []
+    for files in setup.models:
+        paths = [place.path(path) for path in files.paths]
+        missing = next((path for path in paths if not path.exists()), None)
+        if missing is not None:
+            raise LlamaError(f"{missing}: not found; --path-map?")
+        announce(paths[0])
+        model = open_shards(paths)
+        if model.fingerprint != files.fingerprint:
+            mine, theirs = model.fingerprint[:8], files.fingerprint[:8]
+            raise LlamaError(f"{paths[0]}: is another model ({mine}..., expected {theirs}...)")
+        models.append(model)
+    return models
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureSetup(Setup):
+    """Of rows: how chunks are measured, and one of them to begin with."""
+
+    options: MeasureOptions
+    sample: bytes  # tokens
+
+    def engine(self, models: Sequence[Model], place: Place) -> Engine:
+        return MeasureEngine(models[0], self, place)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What only a loaded model tells: as in a `RowSource`."""
+
+    parts: dict[int, int]
+    divided: frozenset[int]
+
+
+class MeasureEngine:
+    """A loaded model, and a measurer for each task that may run at once."""
+
+    def __init__(self, model: Model, setup: MeasureSetup, place: Place) -> None:
+        self._sample = Chunk(0, np.frombuffer(setup.sample, np.int32))
+        compute = replace(setup.options.compute or Compute(), n_threads=place.threads)
+        keep = place.keep_bytes if place.keep_bytes is not None else free_bytes() // FREE_SHARE
+        options = replace(setup.options, compute=compute, keep_bytes=keep // place.contexts)
+        self._loaded = LlamaModel(model.path, compute, shards=[f.path for f in model.files])
+        self._idle = [
+            Measurer(model, self._loaded, self._sample, options) for _ in range(place.contexts)
+        ]
+        self._free = threading.Condition()
+        first = self._idle[0]
+        self.said = Parts(dict(first.parts), first.divided)
+
+    @cached_property
+    def bits(self) -> str:
+        first, again = self._probe(), self._probe()
+        if first.bits != again.bits:
+            raise LlamaError("does not repeat itself: the same chunk gave other logits")
+        return first.bits
+
+    def probe(self) -> Sequence[Float32]:
+        found = self._probe()
+        return found.whole, found.without
+
+    def _probe(self) -> Probe:
+        with self._borrowed(self._sample) as measurer:
+            return measurer.probe(self._sample)
+
+    def answer(self, task: object) -> ChunkAnswer:
+        assert isinstance(task, ChunkTask)
+        chunk = task.chunk
+        with self._borrowed(chunk) as measurer:
+            before = copy(measurer.effort)
+            rows = tuple(measurer.rows(chunk, task.cuts, task.within))
+            base = measurer.base(chunk) if task.with_base else None
+            return ChunkAnswer(rows=rows, base=base, effort=_since(before, measurer.effort))
+
+    def close(self) -> None:
+        for measurer in self._idle:
+            measurer.__exit__()
+        self._loaded.close()
+
+    @contextmanager
+    def _borrowed(self, chunk: Chunk) -> Iterator[Measurer]:
+        """One that nobody uses; if there is one that knows the chunk, that one."""
+        with self._free:
+            self._free.wait_for(lambda: self._idle)
+            self._idle.sort(key=lambda measurer: not measurer.knows(chunk))
+            measurer = self._idle.pop(0)
+        try:
+            yield measurer
+        finally:
+            with self._free:
+                self._idle.append(measurer)
+                self._free.notify()
+
+
+def _since(before: Effort, now: Effort) -> Effort:
+    return Effort(
+        n_pass=now.n_pass - before.n_pass, work=now.work - before.work,
+        decode_s=now.decode_s - before.decode_s, callback_s=now.callback_s - before.callback_s,
+        statistics_s=now.statistics_s - before.statistics_s,
+    )  # fmt: skip

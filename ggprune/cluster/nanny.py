@@ -1,0 +1,74 @@
+"""Starts worker processes with settings that fit, and keeps the last words of those that die.
+
+Dask's own would kill a process for the model that it maps, slow its memory down, and give BLAS one
+thread; and nobody would hear why llama.cpp ended it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from distributed import Nanny, Worker
+
+from ggprune.cluster.place import this_place
+from ggprune.cluster.plans import WorkerPlan
+from ggprune.cluster.roll import TOPIC
+from ggprune.runtime.lastwords import last_words
+
+PRELOAD = "ggprune.cluster.nanny"
+
+
+class WorkerNanny(Nanny):
+    """Of one worker process; starts another one should it die."""
+
+    def __init__(self, *args: object, plan: WorkerPlan, **options: object) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="ggprune-worker-"))
+        self._log = self._folder / "stderr"
+        place = replace(plan.place, log=str(self._log))
+        environ = {**plan.environ, **place.environ(), "GGML_NO_BACKTRACE": "1"}
+        super().__init__(
+            *args, nthreads=place.contexts, memory_limit=0, env=environ,
+            resources={"ggprune-contexts": place.contexts}, preload=[PRELOAD], dashboard=False,
+            **options,
+        )  # fmt: skip
+        # Set in this process before it starts the other: nothing that slows memory or BLAS down.
+        self.pre_spawn_env = {"PYTHONHASHSEED": self.pre_spawn_env.get("PYTHONHASHSEED", "6640")}
+
+    async def _on_worker_exit(self, exitcode: int) -> None:
+        """Say what the process said last, before the scheduler knows that it is gone."""
+        if self.worker_address and exitcode != 0:
+            said = last_words(exitcode, self._log)
+            event = {"address": self.worker_address, "exit_code": exitcode, "said": said}
+            with contextlib.suppress(Exception):  # a scheduler that is gone
+                await self.scheduler.log_event(topic=TOPIC, msg=event)
+        await super()._on_worker_exit(exitcode)
+
+    async def close(self, *args: object, **options: object) -> object:
+        done = await super().close(*args, **options)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return done
+
+
+def dask_setup(worker: Worker) -> None:
+    """Called by Dask in a worker process: what llama.cpp writes goes to the nanny's file."""
+    place = this_place()
+    if place.cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, place.cpus)
+    if not place.log:
+        return
+    terminal = os.fdopen(os.dup(2), "w", 1, encoding="utf-8", errors="backslashreplace")
+    for logger in (logging.getLogger(), logging.getLogger("distributed")):
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(terminal)
+    sys.stderr = terminal
+    fd = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(fd, 2)
+    os.close(fd)

@@ -1,0 +1,131 @@
+"""Measuring on other processes and machines: who they are, and rows that come from them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ggprune.arch.architecture import architecture_of, check_scored
+from ggprune.cluster.connect import TLSFiles, check_extra, local_client, remote_client
+from ggprune.cluster.place import Place
+from ggprune.cluster.plans import Machine, look, plans_for
+from ggprune.cluster.crew import Crew, CrewRules, Workforce
+from ggprune.errors import UsageError
+from ggprune.metrics.chunks import Chunks, make_chunks
+from ggprune.metrics.text import Text
+from ggprune.model.model import Model
+from ggprune.progress import SILENT, Progress
+from ggprune.runtime.devices import build_commit
+from ggprune.runtime.isolate import isolated
+from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.scoring.measure import MeasureOptions
+from ggprune.scoring.remembered import RememberedRows, RowsOpener, cache_of
+from ggprune.version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distributed import Client
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Where the work is done: by processes of this machine, or by whoever a scheduler has."""
+
+    workers: int | None = None  # with `auto`: as many as fit the machine
+    auto: bool = False
+    gpus_per_worker: int = 1
+    place: Place = Place()
+    scheduler: str | None = None
+    tls: TLSFiles | None = None
+    rules: CrewRules = CrewRules()
+
+    @property
+    def is_local(self) -> bool:
+        return self.auto or self.workers is not None
+
+
+def check_spread(spread: Spread) -> None:
+    """Before any work. Raises UsageError for what does not go together, or is not installed."""
+    if spread.is_local and spread.scheduler is not None:
+        raise UsageError("--workers or --scheduler, not both")
+    if spread.is_local or spread.scheduler is not None:
+        check_extra("--scheduler" if spread.scheduler is not None else "--workers")
+
+
+@contextlib.contextmanager
+def workforce(spread: Spread, progress: Progress = SILENT) -> Iterator[Workforce | None]:
+    """For the `with` block. None: this process does it alone.
+
+    Raises UsageError as `check_spread`, and for more workers than GPUs; DataError if no scheduler
+    answers.
+    """
+    check_spread(spread)
+    if spread.scheduler is not None:
+        with remote_client(spread.scheduler, spread.tls, progress) as client:
+            yield Workforce(client=client, rules=spread.rules)
+        return
+    if not spread.is_local:
+        yield None
+        return
+    machine = isolated(look)
+    if spread.auto and _is_one(machine):
+        progress.note("--workers auto: no GPU and one NUMA node: one process uses all of it")
+        yield None
+        return
+    n_worker = None if spread.auto else spread.workers
+    plans = plans_for(machine, n_worker, spread.gpus_per_worker, spread.place)
+    with local_client(plans) as client:
+        yield Workforce(client=client, rules=spread.rules)
+
+
+def _is_one(machine: Machine) -> bool:
+    return not machine.gpus and len(machine.nodes) <= 1
+
+
+def workforce_of(client: Client | Workforce | None) -> Workforce | None:
+    """Of a client that the user of the library has."""
+    if client is None or isinstance(client, Workforce):
+        return client
+    return Workforce(client=client)
+
+
+def rows_by(force: Workforce) -> RowsOpener:
+    """What opens rows that these workers compute."""
+    return partial(_spread_rows, force)
+
+
+@contextlib.contextmanager
+def _spread_rows(
+    force: Workforce, model: Model, text: Text, options: MeasureOptions, progress: Progress
+) -> Iterator[RememberedRows]:
+    from ggprune.cluster.engine import MeasureSetup
+    from ggprune.cluster.rows import SpreadRows
+    from ggprune.cluster.work import files_of
+
+    check_scored(architecture_of(model))
+    chunks, build = isolated(_prepare, model.path, text, options.n_ctx, options.n_chunk)
+    compute = replace(options.compute or Compute(), n_threads=None)  # each worker has its own
+    setup = MeasureSetup(
+        ggprune=__version__, build=build, models=(files_of(model),),
+        options=replace(options, compute=compute, cache=None, n_chunk=None, keep_bytes=None),
+        sample=chunks[0].tokens.tobytes(),
+    )  # fmt: skip
+    with Crew(force.client, setup, force.rules, progress) as crew, contextlib.ExitStack() as stack:
+        source = SpreadRows(crew, chunks)
+        cache = None
+        if options.cache is not None:
+            bits = next(iter(crew.members.values())).info.bits
+            cache = stack.enter_context(cache_of(options, model.fingerprint, text, bits, progress))
+        rows = RememberedRows(source, cache, options.unit)
+        source.missing = rows.missing
+        yield rows
+
+
+def _prepare(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> tuple[Chunks, str]:
+    """The text's tokens, and which llama.cpp this is."""
+    with LlamaModel(path, vocab_only=True) as vocabulary:
+        return make_chunks(text, vocabulary.tokenize, n_ctx, n_chunk), build_commit()
