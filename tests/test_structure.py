@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "ggprune"
 ORDER = (
     "version", "lean", "errors", "progress", "files", "model", "metrics", "arch", "surgery",
     "runtime", "ablation", "quantize", "scoring", "healing", "training",
-    "evaluation", "bench", "pipeline", "report", "cli",
+    "evaluation", "bench", "cluster", "pipeline", "report", "cli",
 )  # fmt: skip
 # Neighbours that do not know each other, though the order would allow it.
 STRANGERS = {
@@ -21,6 +21,7 @@ STRANGERS = {
     "healing": {"scoring", "surgery"},
     "training": {"scoring", "surgery", "ablation", "quantize"},
     "evaluation": {"scoring", "ablation", "surgery", "quantize", "healing"},
+    "cluster": {"surgery", "quantize", "healing", "training", "bench"},
     "bench": {"scoring", "healing", "evaluation", "ablation", "surgery", "quantize"},
 }  # fmt: skip
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -250,3 +250,15 @@ def first_legal(
     sets = (tuple(sorted(c)) for c in islice(tries, MAX_TRIES))
     legal = (layers for layers in sets if legal_cut(model, Cut.of(layers, unit)))
     return next(legal, None)
+
+
+def first_cut(model: Model, order: Sequence[int], n_drop: int, unit: Unit = Unit.LAYER) -> Cut:
+    """The first layers of the order, or that half of them, or the first that can be removed
+    together.
+
+    Raises ArchitectureError if no set of that many can be removed exactly.
+    """
+    drop = first_legal(model, order, n_drop, unit)
+    if drop is None:
+        raise no_set(model, n_drop, unit)
+    return Cut.of(drop, unit)

@@ -46,6 +46,8 @@ COMMANDS = {
     "turns.",
     "remap": "Carry an imatrix, a LoRA or a control vector over to the layer numbers of a pruned "
     "model.",
+    "worker": "Join a scheduler of Dask's, and measure for whoever runs a command with "
+    "--scheduler.",
     "synth": "Write a model with random weights and the exact shapes of a well-known one.",
 }
 REMOVAL_OPTIONS = (

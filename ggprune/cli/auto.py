@@ -15,6 +15,7 @@ from ggprune.cli.measuring import Computing, cache_folder, given_text, note_chun
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import Quantizing
+from ggprune.cli.spreading import Spreading
 from ggprune.cli.training import Training
 from ggprune.errors import UsageError
 from ggprune.files.outputs import check_outputs, write_text
@@ -70,6 +71,7 @@ class Options:
     )] = 5
     quantizing: Quantizing
     computing: Computing
+    spreading: Spreading
     search: Search
     measure_front: Annotated[bool, Option(
         "--measure-front",
@@ -120,17 +122,20 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
         compute=options.computing.compute(), cache=cache_folder(options.cache),
         measure_front=options.measure_front, generate=options.generate,
         heal=_healing(options), train=_training(options), n_round=options.rounds,
+        keep_bytes=options.spreading.keep_bytes,
     )  # fmt: skip
     heal_files = options.heal_files or []
     inputs = [*(file.path for file in model.files), *texts, *quantizing.files, *heal_files]
     check_outputs([out, options.report, options.plot], inputs, force=options.force)
-    result = auto(
-        model, out, job, calibration=given_text(options.file, CALIBRATION, options.errors),
-        evaluation=given_text(options.eval_file, EVALUATION, options.errors),
-        imatrix=quantizing.matrix(),
-        healing=read_texts(heal_files, options.errors) if heal_files else None,
-        force=options.force, progress=TerminalProgress(at_once=True),
-    )  # fmt: skip
+    with options.spreading.workforce(options.computing.threads) as helpers:
+        result = auto(
+            model, out, job, client=helpers,
+            calibration=given_text(options.file, CALIBRATION, options.errors),
+            evaluation=given_text(options.eval_file, EVALUATION, options.errors),
+            imatrix=quantizing.matrix(),
+            healing=read_texts(heal_files, options.errors) if heal_files else None,
+            force=options.force, progress=TerminalProgress(at_once=True),
+        )  # fmt: skip
     read = result.ranking.calibration
     note_chunks(options.n_chunk, read.source, read.n_chunk_limit)
     judged = result.evaluation_text

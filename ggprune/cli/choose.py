@@ -13,6 +13,7 @@ from ggprune.cli.measuring import Computing, cache_folder
 from ggprune.cli.options import Confidence, Errors, Force, Showing, UseCache
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import READ, TerminalProgress
+from ggprune.cli.spreading import Spreading
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
 from ggprune.files.reading import TextErrors
@@ -50,6 +51,7 @@ class Options:
     cache: UseCache = True
     force: Force = False
     computing: Computing
+    spreading: Spreading
     showing: Showing
     # fmt: on
 
@@ -76,8 +78,11 @@ def command(options: Options) -> None:
     measuring = ChooseOptions(
         n_chunk=options.n_chunk, compute=options.computing.compute(),
         cache=cache_folder(options.cache), confidence=options.confidence,
+        keep_bytes=options.spreading.keep_bytes,
     )  # fmt: skip
-    choice = choose(model, text, ranking, request, measuring, TerminalProgress(at_once=True))
+    with options.spreading.workforce(options.computing.threads) as helpers:
+        progress = TerminalProgress(at_once=True)
+        choice = choose(model, text, ranking, request, measuring, progress, client=helpers)
     heal_options = HealOptions(
         n_ctx=ranking.calibration.n_ctx, compute=measuring.compute, cache=measuring.cache
     )

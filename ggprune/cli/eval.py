@@ -15,6 +15,7 @@ from ggprune.cli.measuring import Computing, given_text, note_chunks
 from ggprune.cli.options import Chunks, Errors, Force, Showing, TextFile
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
+from ggprune.cli.spreading import Spreading
 from ggprune.errors import UsageError
 from ggprune.evaluation.choices import ChoiceKind, ChoiceScore, read_questions
 from ggprune.evaluation.health import Health, read_prompts
@@ -95,6 +96,7 @@ class Options:
     n_ubatch: Annotated[int, Option(
         "-ub", "--ubatch-size", min=1, max=1 << 24, help="Physical batch size.")] = 512
     computing: Computing
+    spreading: Spreading
     showing: Showing
     # fmt: on
 
@@ -167,12 +169,13 @@ def _perplexity(question: Question) -> Sequence[Evaluation]:
         raise UsageError("--kl-divergence-base has its own text and base: no -f, no --base")
     check_outputs([save_logits], [*paths, file], force=options.force)
     given = seekable(base_logits) if base_logits is not None else nullcontext()
-    with given as stored:
+    threads = options.computing.threads
+    with given as stored, options.spreading.workforce(threads) as force:
         results: Sequence[Evaluation] = evaluate.evaluate(
             paths, options.text() if stored is None else None, base=base, base_logits=stored,
             save_logits=SaveLogits(save_logits, options.force) if save_logits is not None else None,
             n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.compute(),
-            progress=TerminalProgress("evaluate"),
+            progress=TerminalProgress("evaluate"), client=force,
         )  # fmt: skip
     if base_logits is not None:
         source = name_of(base_logits)
@@ -270,6 +273,8 @@ def command(
         inputs = [*paths, base, options.file, options.prompts]
         check_outputs([report, options.save_logits], inputs, force=force)
     mode = next(mode for mode in MODES if mode.is_asked(options))
+    if options.spreading.is_spread and mode is not MODES[-1]:
+        raise UsageError("--workers and --scheduler are for perplexity and KL divergence alone")
     results = mode.run(Question(paths, base, options))
     document = evaluation.document(results)
     title = ", ".join(path.name for path in paths)

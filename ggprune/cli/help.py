@@ -25,7 +25,8 @@ NO_VALUE = MappingProxyType({int: "N", float: "X", Path: "FILE", str: "TEXT"})
 
 DROP, TEXT, MEASURE = "What to drop", "Text", "What to measure"
 SPEED, LATENCY, QUANTIZE, HEAL = "Speed", "Latency of whole requests", "Quantizing", "Healing"
-TRAIN, SHAPE, COMPUTE, OUTPUT, OTHER = "Training", "Shape", "Computing", "Output", "Other"
+TRAIN, SHAPE, COMPUTE, SPREAD = "Training", "Shape", "Computing", "Many GPUs and machines"
+OUTPUT, OTHER = "Output", "Other"
 
 # In this order, over all commands. An option that is about something else in one command says so
 # there, by its `rich_help_panel`.
@@ -52,6 +53,8 @@ PANELS: Mapping[str, str] = {
     SHAPE: "--shape --layers --list",
     COMPUTE: "--threads --n-gpu-layers --flash-attn --batch-size --ubatch-size --cache-type-k "
     "--cache-type-v --cache",
+    SPREAD: "--workers --gpus --gpus-per-worker --contexts --scheduler --scheduler-file "
+    "--tls-ca-file --tls-cert --tls-key --wait --mixed --keep --path-map --rpc",
     OUTPUT: "--output --report --plot --save-plan --save-logits --split-max-size "
     "--split-max-tensors --keep-split --dry-run --verify --fingerprint --force --wide --json",
     OTHER: "--version --install-completion --show-completion --help",

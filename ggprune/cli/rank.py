@@ -17,6 +17,7 @@ from ggprune.cli.measuring import Computing, cache_folder, given_text, note_chun
 from ggprune.cli.output import deliver, show
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.quantizing import given_imatrix
+from ggprune.cli.spreading import Spreading
 from ggprune.files.documents import to_text
 from ggprune.files.outputs import check_outputs, write_text
 from ggprune.files.reading import TextErrors
@@ -72,6 +73,7 @@ class Options:
     cache: shared.UseCache = True
     force: shared.Force = False
     computing: Computing
+    spreading: Spreading
     showing: shared.Showing
     # fmt: on
 
@@ -98,7 +100,7 @@ def command(source: shared.ModelPath, options: Options) -> None:
     check_outputs([options.out, options.plot], inputs, force=options.force)
     measuring = MeasureOptions(
         n_ctx=options.n_ctx, n_chunk=options.n_chunk, compute=options.computing.compute(),
-        unit=unit, cache=cache_folder(options.cache),
+        unit=unit, cache=cache_folder(options.cache), keep_bytes=options.spreading.keep_bytes,
     )  # fmt: skip
     rank_options = RankOptions(
         measuring=measuring, by=by, confidence=options.confidence, request=request,
@@ -106,12 +108,14 @@ def command(source: shared.ModelPath, options: Options) -> None:
         n_decide=None if options.exhaustive else options.decide,
     )  # fmt: skip
     text = given_text(options.file, CALIBRATION, options.errors)
-    ranking = rank(model, text, rank_options, TerminalProgress("rank", at_once=True))
+    with options.spreading.workforce(options.computing.threads) as force:
+        progress = TerminalProgress("rank", at_once=True)
+        ranking = rank(model, text, rank_options, progress, client=force)
     ranking = settled(model, text, ranking, healing(measuring), TerminalProgress(at_once=True))
     note_chunks(options.n_chunk, text.source, ranking.calibration.n_chunk_limit)
-    force = options.force
+    overwrite = options.force
     deliver(
         lambda: show(ranking, blocks, options.showing),
-        (options.out, lambda path: write_text(path, to_text(ranking), force=force)),
-        (options.plot, lambda path: write_figure(ranking_figure(ranking), path, force=force)),
+        (options.out, lambda path: write_text(path, to_text(ranking), force=overwrite)),
+        (options.plot, lambda path: write_figure(ranking_figure(ranking), path, force=overwrite)),
     )

@@ -10,6 +10,7 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.arch.hparams import mtp_blocks
+from ggprune.arch.legal import first_cut
 from ggprune.cli.completion import one_of
 from ggprune.cli.measuring import cache_folder
 from ggprune.cli.options import DropExperts, KeepSplit
@@ -19,7 +20,6 @@ from ggprune.metrics.text import CALIBRATION, shipped_text
 from ggprune.model.cut import Cut, parse_units
 from ggprune.model.layers import parse_layers
 from ggprune.model.model import Model
-from ggprune.pipeline.auto import choose_first
 from ggprune.pipeline.job import AS_INPUT, Division
 from ggprune.pipeline.rank import rank_experts
 from ggprune.scoring.experts import (
@@ -184,7 +184,7 @@ def _scored_cut(path: Path, model: Model, n_drop: int | None) -> Cut:
     if chosen is not None and n_drop in (None, chosen.count):
         return chosen
     assert n_drop is not None
-    return choose_first(model, ranking.order, n_drop, ranking.unit)
+    return first_cut(model, ranking.order, n_drop, ranking.unit)
 
 
 def _size_bytes(text: str) -> int:

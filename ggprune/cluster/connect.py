@@ -5,53 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
+import dask
+from distributed import Client, Scheduler, SpecCluster
+from distributed.security import Security
+
+from ggprune.cluster.address import TLSFiles, address_of, is_exposed
+from ggprune.cluster.nanny import WorkerNanny
+from ggprune.cluster.plans import WorkerPlan
 from ggprune.cluster.roll import scheduler_state
-from ggprune.errors import DataError, UsageError
-from ggprune.files.documents import parse_json
-from ggprune.files.reading import read_bytes
+from ggprune.errors import DataError
 from ggprune.progress import SILENT, Progress, duration
 
-if TYPE_CHECKING:
-    from distributed import Client
-    from distributed.security import Security
-
-    from ggprune.cluster.plans import WorkerPlan
-
-EXTRA = ("distributed", "cryptography")
 CONNECT_S = 30.0
 TTL_S = 60  # of workers that we start: a machine that hangs is noticed
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 # Of a scheduler that somebody else started.
 DEFAULT_TTL_S, DEFAULT_FAILURES = 300, 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class TLSFiles:
-    """Of mutual TLS, as openssl writes them."""
-
-    ca: Path
-    cert: Path
-    key: Path
-
-
-def check_extra(option: str) -> None:
-    """Raises UsageError that names the command."""
-    if any(find_spec(name) is None for name in EXTRA):
-        raise UsageError(f"{option} needs: pip install 'ggprune[scale]'")
 
 
 def security_of(tls: TLSFiles | None) -> Security | None:
     """Raises DataError for a file that cannot be used."""
     if tls is None:
         return None
-    from distributed.security import Security
-
     for path in (tls.ca, tls.cert, tls.key):
         try:
             path.read_bytes()
@@ -68,12 +44,6 @@ def local_client(plans: Sequence[WorkerPlan]) -> Iterator[Client]:
 
     Other users of the machine must not run code as us: there is a key, of which nobody else knows.
     """
-    import dask
-    from distributed import Client, Scheduler, SpecCluster
-    from distributed.security import Security
-
-    from ggprune.cluster.nanny import WorkerNanny
-
     security = Security.temporary()
     options = {"security": security, "host": "127.0.0.1", "protocol": "tls"}
     quiet: dict[str, Any] = {"silence_logs": logging.CRITICAL}
@@ -81,29 +51,28 @@ def local_client(plans: Sequence[WorkerPlan]) -> Iterator[Client]:
         "distributed.scheduler.worker-ttl": TTL_S, "distributed.scheduler.allowed-failures": 1000,
         "distributed.comm.timeouts.connect": CONNECT_S,
     }  # fmt: skip
-    with dask.config.set(settings), _quiet_logs():
-        with (
-            SpecCluster(
-                scheduler={"cls": Scheduler, "options": {**options, "dashboard": False}},
-                workers={
-                    plan.name: {"cls": WorkerNanny, "options": {**options, **quiet, "plan": plan}}
-                    for plan in plans
-                },
-                security=security, **quiet,
-            ) as cluster,
-            Client(cluster, security=security, set_as_default=False) as client,
-        ):  # fmt: skip
-            yield client
+    with (
+        dask.config.set(settings), _quiet_logs(), SpecCluster(
+            scheduler={"cls": Scheduler, "options": {**options, "dashboard": False}},
+            workers={
+                plan.name: {"cls": WorkerNanny, "options": {**options, **quiet, "plan": plan}}
+                for plan in plans
+            },
+            security=security, **quiet,
+        ) as cluster,
+        Client(cluster, security=security, set_as_default=False) as client,
+    ):  # fmt: skip
+        yield client
 
 
 @contextlib.contextmanager
-def remote_client(where: str, tls: TLSFiles | None, progress: Progress = SILENT) -> Iterator[Client]:
+def remote_client(
+    where: str, tls: TLSFiles | None, progress: Progress = SILENT
+) -> Iterator[Client]:
     """A scheduler by its address, or by the file that `dask scheduler --scheduler-file` wrote.
 
     Raises DataError if nobody answers, or it has no ggprune.
     """
-    from distributed import Client
-
     at = address_of(where)
     security = security_of(tls)
     with _quiet_logs():
@@ -117,30 +86,6 @@ def remote_client(where: str, tls: TLSFiles | None, progress: Progress = SILENT)
         with client:
             _check_scheduler(client, at, progress)
             yield client
-
-
-def address_of(where: str) -> str:
-    """Raises DataError for a file that is none, UsageError for what is no address."""
-    if "://" in where:
-        parts = urlsplit(where)
-        try:
-            is_whole = parts.scheme in ("tcp", "tls") and bool(parts.hostname and parts.port)
-        except ValueError:
-            is_whole = False
-        if not is_whole:
-            raise UsageError(f"--scheduler {where}: write tcp://host:port, tls://host:port or FILE")
-        return where
-    try:
-        document = parse_json(read_bytes(Path(where)).decode("utf-8"))
-        address = document["address"]  # type: ignore[index]
-    except (ValueError, KeyError, TypeError) as e:
-        raise DataError(f"{where}: not a file that dask scheduler --scheduler-file wrote") from e
-    return str(address)
-
-
-def is_exposed(address: str) -> bool:
-    """Can others reach it, and run code as we do?"""
-    return not address.startswith("tls://") and urlsplit(address).hostname not in LOOPBACK
 
 
 def _unreachable(at: str, tls: TLSFiles | None, error: Exception) -> str:

@@ -10,16 +10,18 @@ import contextlib
 import queue
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from ggprune.cluster import engine
+from ggprune.cluster.members import CrewRules, Event, Member, Sent
 from ggprune.cluster.roll import TOPIC, Listed, Obituary, call_roll
-from ggprune.cluster.work import Answer, Introduction, Refusal, Setup
+from ggprune.cluster.work import Introduction, Refusal, Setup
 from ggprune.errors import DataError, LlamaAbortError
+from ggprune.metrics.logits import base_logits
 from ggprune.progress import SILENT, Progress, duration
-from ggprune.scoring.rows import WorkerInfo
+from ggprune.runtime.workers import WorkerInfo
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -28,60 +30,6 @@ POLL_S = 0.5  # between looks at who is there
 STALE_S = 40.0  # without a heartbeat: a machine that hangs
 LAST_WORDS_S = 1.0  # that the nanny of a worker that died may need to tell
 ANSWER_S = 60.0  # for what has been computed to arrive
-WAIT_S = 600.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrewRules:
-    """Who may take part, and how long to wait for somebody."""
-
-    mixed: bool = False  # also workers that compute other bits
-    wait_s: float = WAIT_S
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workforce:
-    """Whoever computes for us, by a client of Dask's."""
-
-    client: Client
-    rules: CrewRules = CrewRules()
-
-
-@dataclass(eq=False)
-class Member:
-    """A worker that takes part."""
-
-    address: str
-    listed: Listed
-    info: WorkerInfo
-    said: object
-    n_slot: int
-    sent: dict[str, Sent] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return f"{self.info.host} ({self.address})"
-
-
-@dataclass(eq=False)
-class Sent:
-    """A task that is under way."""
-
-    key: str
-    member: Member
-    task: object
-    future: Future
-    tag: object  # the sender's
-
-
-@dataclass(frozen=True)
-class Event:
-    """What became of a task: an answer, an error, or, with neither, a worker that is gone."""
-
-    sent: Sent
-    answer: Answer | None = None
-    error: Exception | None = None
-    last_words: Obituary | None = None
 
 
 class Crew:
@@ -274,11 +222,7 @@ class Crew:
     def _measure_distance(self, member: Member) -> float:
         """KL divergence of the whole model on the probe's last tokens; NaN if one is gone."""
         assert self._first is not None
-        from ggprune.metrics.logits import base_logits
-
-        futures = [
-            self._submit(m.address, engine.probe, self.setup) for m in (self._first, member)
-        ]
+        futures = [self._submit(m.address, engine.probe, self.setup) for m in (self._first, member)]
         try:
             (first, _), (mine, _) = self.client.gather(futures, errors="raise")
         except Exception:

@@ -33,9 +33,10 @@ from ggprune.model.model import Model, open_shards
 from ggprune.runtime.devices import backend_names, build_commit, devices
 from ggprune.runtime.lastwords import announce
 from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.workers import WorkerInfo
 from ggprune.scoring.kept import FREE_SHARE, free_bytes
 from ggprune.scoring.measure import MeasureOptions, Measurer, Probe
-from ggprune.scoring.rows import Effort, WorkerInfo
+from ggprune.scoring.rows import Effort
 from ggprune.version import __version__
 
 _LOCK = threading.Lock()

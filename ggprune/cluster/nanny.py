@@ -25,7 +25,7 @@ from ggprune.runtime.lastwords import last_words
 PRELOAD = "ggprune.cluster.nanny"
 
 
-class WorkerNanny(Nanny):
+class WorkerNanny(Nanny):  # type: ignore[misc]
     """Of one worker process; starts another one should it die."""
 
     def __init__(self, *args: object, plan: WorkerPlan, **options: object) -> None:
@@ -39,7 +39,8 @@ class WorkerNanny(Nanny):
             **options,
         )  # fmt: skip
         # Set in this process before it starts the other: nothing that slows memory or BLAS down.
-        self.pre_spawn_env = {"PYTHONHASHSEED": self.pre_spawn_env.get("PYTHONHASHSEED", "6640")}
+        seed = "PYTHONHASHSEED"  # must be the same everywhere
+        self.pre_spawn_env: dict[str, str] = {seed: vars(self)["pre_spawn_env"].get(seed, "6640")}
 
     async def _on_worker_exit(self, exitcode: int) -> None:
         """Say what the process said last, before the scheduler knows that it is gone."""

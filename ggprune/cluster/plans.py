@@ -30,6 +30,7 @@ class Machine:
     """What can compute here."""
 
     gpus: tuple[str, ...]  # as llama.cpp names them: CUDA0, CUDA1
+    numbers: tuple[int, ...] = ()  # of these, among all that are seen; none: 0, 1, ...
     nodes: tuple[tuple[int, ...], ...]  # CPUs of each NUMA node, of those that may be used
     n_thread: int
 
@@ -66,6 +67,16 @@ def _nodes() -> tuple[tuple[int, ...], ...]:
     return tuple(nodes)
 
 
+def chosen_gpus(machine: Machine, numbers: Sequence[int] | None) -> Machine:
+    """With these of its GPUs only; None: all. Raises UsageError for one that is not there."""
+    if numbers is None:
+        return machine
+    strange = next((n for n in numbers if n >= len(machine.gpus)), None)
+    if strange is not None:
+        raise UsageError(f"--gpus {strange}: llama.cpp sees {len(machine.gpus)} GPUs here")
+    return replace(machine, gpus=tuple(machine.gpus[n] for n in numbers), numbers=tuple(numbers))
+
+
 def plans_for(
     machine: Machine, n_worker: int | None, gpus_per_worker: int, place: Place,
     environ: Mapping[str, str] = os.environ,
@@ -91,9 +102,7 @@ def plans_for(
             for i, cpus in enumerate(nodes)
         ]
     else:
-        plans = [
-            WorkerPlan(name=f"{host}/{i}", place=place, environ={}) for i in range(n_worker)
-        ]
+        plans = [WorkerPlan(name=f"{host}/{i}", place=place, environ={}) for i in range(n_worker)]
     return _divided(plans, machine)
 
 
@@ -103,7 +112,8 @@ def _gpu_groups(machine: Machine, n_worker: int | None, each: int) -> list[tuple
     if most < (n_worker or 1):
         of = f" of {each} GPUs each" if each > 1 else ""
         raise UsageError(f"--workers {n_worker or 'auto'}{of}: there are {n_gpu} GPUs")
-    groups = [tuple(range(i * each, (i + 1) * each)) for i in range(most)]
+    numbers = machine.numbers or tuple(range(n_gpu))
+    groups = [numbers[i * each : (i + 1) * each] for i in range(most)]
     return groups[:n_worker]
 
 

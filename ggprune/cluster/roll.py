@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -50,13 +51,11 @@ def call_roll(client: Client) -> list[Listed]:
 
 
 def _roll(dask_scheduler: Scheduler) -> list[dict[str, object]]:
-    from distributed.metrics import time
-
     return [
         {
             "address": worker.address, "host": _host(worker.name, worker.host),
             "n_thread": worker.nthreads, "memory_limit": worker.memory_limit or 0,
-            "unseen_s": max(0.0, time() - worker.last_seen),
+            "unseen_s": max(0.0, time.time() - worker.last_seen),
             "contexts": int(worker.resources.get("ggprune-contexts", 0)),
         }
         for worker in dask_scheduler.workers.values()

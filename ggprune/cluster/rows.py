@@ -12,28 +12,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from ggprune.cluster.crew import Crew, Event, Member, Sent
+from ggprune.cluster.crew import Crew
 from ggprune.cluster.engine import Parts
+from ggprune.cluster.inorder import Trials
+from ggprune.cluster.members import Event, Member, Sent
 from ggprune.cluster.policy import Open, Policy
 from ggprune.cluster.work import ChunkAnswer, ChunkTask
-from ggprune.errors import LlamaAbortError
 from ggprune.metrics.chunks import Chunks
 from ggprune.model.cut import Cut
 from ggprune.model.layers import format_layers
-from ggprune.scoring.rows import NOTHING, BaseRows, Effort, KindInfo, Rows, WorkerInfo
+from ggprune.runtime.workers import KindInfo, WorkerInfo
+from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows
 
 N_HELD = 64  # chunks a worker is believed to keep, at most
-MAX_LOST = 8  # workers that may leave over the same cut without a word
 Missing = Callable[[int, Sequence[Cut]], Sequence[Cut]]  # of cuts, what is not known of a chunk
 
 
-@dataclass
-class _Work:
+@dataclass(kw_only=True)
+class _Work(Trials):
     """A cut on a chunk that somebody is to compute."""
 
     within: Cut
-    n_abort: int = 0  # workers that it ended
-    n_lost: int = 0  # that left meanwhile
 
 
 class SpreadRows:
@@ -133,7 +132,7 @@ class SpreadRows:
             place = (number, cut)
             known = (self._rows, self._sent, self._errors)
             if not any(place in each for each in known):
-                self._open.setdefault(number, {}).setdefault(cut, _Work(within))
+                self._open.setdefault(number, {}).setdefault(cut, _Work(within=within))
 
     def _drop_others(self) -> None:
         """What was begun ahead for cuts that lost meanwhile."""
@@ -278,20 +277,12 @@ class SpreadRows:
 
     def _gave_back(self, task: ChunkTask, works: dict[Cut, _Work], event: Event) -> None:
         """Its worker is gone, perhaps because of it."""
-        words = event.last_words
         for cut, work in works.items():
             what = f"chunk {task.number}" + (f" without layers {cut.brief}" if cut else "")
-            if words is not None and words.is_abort:
-                work.n_abort += 1
-                if work.n_abort > 1 and len(works) == 1:
-                    self._errors[task.number, cut] = LlamaAbortError(f"{what}: {words.said}")
-                    return
-            else:
-                work.n_lost += 1
-                if work.n_lost >= MAX_LOST:
-                    told = f"{what}: {work.n_lost} workers ended over it without a word"
-                    self._errors[task.number, cut] = LlamaAbortError(told)
-                    return
+            error = work.error_of(event, what, is_alone=len(works) == 1)
+            if error is not None:
+                self._errors[task.number, cut] = error
+        works = {cut: w for cut, w in works.items() if (task.number, cut) not in self._errors}
         self._open.setdefault(task.number, {}).update(works)
         self._free_kinds(task.number)
 

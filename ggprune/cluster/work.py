@@ -16,7 +16,8 @@ from ggprune.cluster.place import Place
 from ggprune.metrics.chunks import Chunk, Tokens
 from ggprune.model.cut import Cut
 from ggprune.model.model import Model
-from ggprune.scoring.rows import BaseRows, Effort, Rows, WorkerInfo
+from ggprune.runtime.workers import WorkerInfo
+from ggprune.scoring.rows import BaseRows, Effort, Rows
 
 
 @dataclass(frozen=True, kw_only=True)

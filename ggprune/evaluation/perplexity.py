@@ -6,27 +6,27 @@ are loaded at once and read the same tokens, so no logits need to be stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
 from ggprune.errors import DataError
-from ggprune.evaluation.baselogits import BaseFile, StoredLogits, open_base, write_base
+from ggprune.evaluation.baselogits import BaseFile, open_base, write_base
+from ggprune.evaluation.readers import Count, Readers, Scored
 from ggprune.files.keys import Key
 from ggprune.metrics.chunks import Chunks, TextInfo, describe_text, make_chunks, n_scored
 from ggprune.metrics.estimates import Divergence, Estimate, Float64, divergence, ppl_estimate
-from ggprune.metrics.logits import BaseLogits, Comparison, TokenScores, score_tokens
+from ggprune.metrics.logits import score_tokens
 from ggprune.metrics.text import EVALUATION, Text, shipped_text
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.sequences import MAX_SEQ
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
+from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
+from ggprune.runtime.workers import WorkerInfo
 
 N_CTX = 512  # llama-perplexity's default
 
@@ -40,6 +40,8 @@ class Evaluation:
     ppl: Estimate
     divergence: Annotated[Divergence | None, "from the base model, where there is one"]
     versions: dict[str, str]
+    workers: Annotated[tuple[WorkerInfo, ...] | None, Key(optional=True),
+        "with --workers or --scheduler: who measured"] = None  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,37 +75,53 @@ def evaluate(
     stored = open_base(base_logits, n_ctx) if base_logits else None
     n_ctx = stored.header.n_ctx if stored else n_ctx or N_CTX
     with ExitStack() as stack:
-        subjects = [stack.enter_context(closing(_Subject(path, n_ctx, compute))) for path in paths]
-        reference = stack.enter_context(closing(_Reader(base, n_ctx, compute))) if base else None
-        models = [subject.model for subject in subjects]
+        readers = stack.enter_context(Readers(paths, base, n_ctx, compute))
+        models = [subject.model for subject in readers.subjects]
         if stored is not None:
             chunks, info = _stored_chunks(stored, models, n_chunk)
         else:
-            first = (reference or subjects[0]).model
             text = text or shipped_text(EVALUATION)
-            chunks, info = _text_chunks(text, first, models, n_ctx, n_chunk)
+            first = readers.all[0].model
+            chunks, info = text_chunks(text, first, models, n_ctx, n_chunk)
         if save_logits is not None:
-            to, force, n_threads = save_logits.path, save_logits.force, subjects[0].n_threads
+            first_one = readers.subjects[0]
+            to, force, n_threads = save_logits.path, save_logits.force, first_one.n_threads
             saved = write_base(to, chunks, models[0].n_vocab, force=force, n_threads=n_threads)
-            subjects[0].save = stack.enter_context(saved)
-        readers = [*([reference] if reference is not None else []), *subjects]
-        count = _Count(len(readers), chunks, progress)
-        for group in chunks.groups(subjects[0].n_seq):
-            pieces_of = (count.through(group, reader.pieces(group)) for reader in readers)
-            for pieces in zip(*pieces_of, strict=True):
-                bases: Bases = None
-                if stored is not None:
-                    bases = stored.bases(group, pieces[0].rows)
-                elif reference is not None:
-                    bases = reference.bases(group, pieces[0])
-                for subject, piece in zip(subjects, pieces[-len(subjects) :], strict=True):
-                    subject.read(group, piece, bases)
-    return tuple(subject.evaluation(info) for subject in subjects)
+            first_one.save = stack.enter_context(saved)
+        count = Count(len(readers.all), chunks, progress)
+        groups = chunks.groups(readers.n_seq)
+        scored = [readers.read(group, stored, count) for group in groups]
+    return evaluations_of(paths, info, scored)
 
 
-def _text_chunks(
+def evaluations_of(
+    paths: Sequence[Path], text: TextInfo, groups: Sequence[Sequence[Scored]]
+) -> tuple[Evaluation, ...]:
+    """Of every model, from what it did on each group of chunks."""
+    return tuple(
+        _evaluation(path, text, parts)
+        for path, parts in zip(paths, zip(*groups, strict=True), strict=True)
+    )
+
+
+def _evaluation(path: Path, text: TextInfo, parts: Sequence[Scored]) -> Evaluation:
+    nll = np.concatenate([part.nll for part in parts])
+    distance = None
+    if parts[0].kld is not None:
+        whole = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("base_nll", "kld", "delta_p", "same_top")
+        }
+        distance = divergence(nll=nll, **whole)
+    return Evaluation(
+        path=str(path), text=text, ppl=ppl_estimate(nll), divergence=distance, versions=versions()
+    )
+
+
+def text_chunks(
     text: Text, first: LlamaModel, models: Sequence[LlamaModel], n_ctx: int, n_chunk: int | None
 ) -> tuple[Chunks, TextInfo]:
+    """Raises DataError if the models read the text as different tokens, or it is too short."""
     tokens = first.tokenize(text.content)
     chunks = make_chunks(text, lambda _: tokens, n_ctx, n_chunk)
     for model in models:
@@ -133,108 +151,6 @@ def _check_vocabulary(model: LlamaModel, base: Path, n_vocab: int) -> None:
             f"{model.path} has {model.n_vocab} tokens, {base} has {n_vocab}: "
             "their probabilities cannot be compared"
         )
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Some of the scored tokens of chunks that are computed together."""
-
-    rows: slice  # of each chunk's scored tokens
-    logits: Logits  # (n_seq, n_row, n_vocab)
-
-
-Bases = Sequence[BaseLogits] | Sequence[StoredLogits] | None
-
-
-class _Count:
-    """Scored tokens of all models so far, for whoever is told."""
-
-    def __init__(self, n_model: int, chunks: Chunks, progress: Progress) -> None:
-        n_chunk, n_ctx = len(chunks), chunks.n_ctx
-        self.done, self.total = 0, n_model * n_chunk * n_scored(n_ctx)
-        self.progress = progress
-        models = "1 model" if n_model == 1 else f"{n_model} models"
-        progress.begin(f"{models} on {n_chunk} chunks of {n_ctx} tokens")
-
-    def through(self, group: Chunks, pieces: Iterator[_Piece]) -> Iterator[_Piece]:
-        """Pieces as they are computed."""
-        for piece in pieces:
-            self.done += len(group) * (piece.rows.stop - piece.rows.start)
-            self.progress.step(self.done, self.total)
-            yield piece
-
-
-class _Reader:
-    """A model and a session for as many chunks at once as a batch holds."""
-
-    def __init__(self, path: Path, n_ctx: int, compute: Compute) -> None:
-        self.n_seq = min(max(1, compute.n_batch // n_ctx), MAX_SEQ)
-        self.n_threads = compute.n_threads or default_threads()
-        self.model = LlamaModel(path, compute)
-        self.n_ctx, self.compute = n_ctx, compute
-
-    @cached_property
-    def session(self) -> Session:
-        """Made when it is first used: the memory of a context is not taken in vain."""
-        return Session(self.model, self.n_ctx, n_seq=self.n_seq, compute=self.compute)
-
-    def close(self) -> None:
-        if "session" in vars(self):
-            self.session.close()
-        self.model.close()
-
-    def pieces(self, group: Chunks) -> Iterator[_Piece]:
-        """Of the scored tokens of all chunks; each is valid until the next one."""
-        n_scored = group[0].n_output - 1  # nobody knows what comes behind the last token
-        for rows, logits in self.session.logit_pieces(group.tokens, n_scored + 1):
-            stop = min(rows.stop, n_scored)
-            if rows.start < stop:
-                yield _Piece(slice(rows.start, stop), logits[:, : stop - rows.start])
-
-    def bases(self, group: Chunks, piece: _Piece) -> list[BaseLogits]:
-        """What others are compared with, for each chunk, while the piece is valid."""
-        with naming(self.model.path):
-            return [
-                BaseLogits(logits, score_tokens(logits, chunk.targets[piece.rows], self.n_threads))
-                for chunk, logits in zip(group, piece.logits, strict=True)
-            ]
-
-
-class _Subject(_Reader):
-    """A model that is measured, with the per-token scores of all chunks so far."""
-
-    def __init__(self, path: Path, n_ctx: int, compute: Compute) -> None:
-        super().__init__(path, n_ctx, compute)
-        self.save: Callable[[Logits], object] | None = None
-        self.scores: list[TokenScores] = []
-        self.compared: list[Comparison] = []
-
-    def read(self, group: Chunks, piece: _Piece, bases: Bases) -> None:
-        with naming(self.model.path):
-            for i, (chunk, logits) in enumerate(zip(group, piece.logits, strict=True)):
-                targets = chunk.targets[piece.rows]
-                if self.save is not None:
-                    self.save(logits)
-                if bases is None:
-                    self.scores.append(score_tokens(logits, targets, self.n_threads))
-                else:
-                    self.compared.append(bases[i].compare(logits, targets, self.n_threads))
-                    self.scores.append(self.compared[-1].scores)
-
-    def evaluation(self, text: TextInfo) -> Evaluation:
-        nll = np.concatenate([scores.nll for scores in self.scores])
-        compared = self.compared
-        distance = divergence(
-            nll=nll,
-            base_nll=np.concatenate([c.base.nll for c in compared]),
-            kld=np.concatenate([c.kld for c in compared]),
-            delta_p=np.concatenate([c.delta_p for c in compared]),
-            same_top=np.concatenate([c.same_top for c in compared]),
-        ) if compared else None  # fmt: skip
-        return Evaluation(
-            path=str(self.model.path), text=text, ppl=ppl_estimate(nll), divergence=distance,
-            versions=versions(),
-        )  # fmt: skip
 
 
 def evaluate_strided(

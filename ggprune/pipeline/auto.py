@@ -10,11 +10,14 @@ import bisect
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggprune.arch.architecture import architecture_of, check_scored
 from ggprune.arch.hparams import mtp_blocks, n_trunk
-from ggprune.arch.legal import first_legal, no_set
+from ggprune.arch.legal import first_cut, first_legal
+from ggprune.cluster.members import Workforce
 from ggprune.errors import UsageError
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.files.passing import passing_folder
@@ -22,7 +25,6 @@ from ggprune.metrics.text import Text
 from ggprune.model.cut import Cut
 from ggprune.model.imatrix import Imatrix
 from ggprune.model.model import Model, open_model
-from ggprune.model.unit import Unit
 from ggprune.pipeline.ahead import Ahead, look_ahead
 from ggprune.pipeline.candidate import Candidate, rival_name
 from ggprune.pipeline.heal import HealJob
@@ -56,10 +58,14 @@ from ggprune.progress import SILENT, Progress
 from ggprune.quantize.checks import select_entries
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
+from ggprune.scoring.choice import Choice
 from ggprune.scoring.ranking import Ranking
 from ggprune.scoring.target import DropRequest, Goal, Target, check_units, sizes_to_try
 from ggprune.surgery.plan import PrunePlan, make_plan
 from ggprune.training.memory import check_memory
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def auto(
@@ -73,13 +79,15 @@ def auto(
     imatrix: Imatrix | None = None,
     force: bool = False,
     progress: Progress = SILENT,
+    client: Client | Workforce | None = None,
 ) -> AutoResult:
     """Drop the least important layers and prove what that gained and lost.
 
-    A result that is healed is fitted to the text `healing`, or else to `calibration`. Raises
-    UsageError, OutputError or ArchitectureError before any work if the job is impossible.
+    A result that is healed is fitted to the text `healing`, or else to `calibration`. Workers of a
+    Dask `client` rank and choose; those of this machine evaluate as well. Raises UsageError,
+    OutputError or ArchitectureError before any work if the job is impossible.
     """
-    target = options.request.target
+    target, ranked = options.request.target, partial(_rank, client=client)
     if options.quantize is not None:
         imatrix = select_entries(imatrix, options.quantize, model)
     whole = Job(model=model, out=out, quantize=options.quantize, imatrix=imatrix, force=force)
@@ -89,10 +97,10 @@ def auto(
     _announce(ahead, whole, options, evaluation, progress)
     with disk_errors(out), contextlib.ExitStack() as stack:
         folder = stack.enter_context(_room(out, options))
-        rounds = _earlier_rounds(whole, options, calibration, means, folder, progress)
+        rounds = _earlier_rounds(whole, options, calibration, means, folder, progress, ranked)
         options = _last_round(model, options, rounds)
         start = open_model(rounds[-1].path) if rounds else model
-        ranking = _rank(start, calibration, options, progress)
+        ranking = ranked(start, calibration, options, progress)
         assert ranking.chosen is not None
         plan = _told(_plan(start, ranking.chosen.drop, options), progress)
         job = replace(whole, model=start, plan=plan)
@@ -107,11 +115,8 @@ def auto(
 
         candidates = _whole_models(whole, aside, progress)
         candidates += stages_of(job, recovery, rounds, aside)
-        smaller = {
-            point.drop.count: aside(replace(job, plan=_plan(start, point.drop, options)))
-            for point in (ranking.chosen.front[1:-1] if options.measure_front else ())
-        }
-        evaluations = evaluate_all(candidates, evaluation, options, progress)
+        smaller = _smaller(job, ranking.chosen, options, aside)
+        evaluations = evaluate_all(candidates, evaluation, options, progress, client)
         timed = time_all(candidates, list(smaller.values()), options, progress)
         health = let_write(candidates, options, progress) if options.generate else None
         rows = rows_of(candidates, evaluations, timed)
@@ -124,6 +129,15 @@ def auto(
         versions=versions(), healing=recovery.healing, training=recovery.training,
         rounds=described(rounds, recovery, rows) if options.train is not None else None,
     )  # fmt: skip
+
+
+def _smaller(
+    job: Job, choice: Choice, options: AutoOptions, aside: Callable[[Job], Path]
+) -> dict[int, Path]:
+    """With --measure-front: files with fewer layers gone, by their number."""
+    points = choice.front[1:-1] if options.measure_front else ()
+    plans = {point.drop.count: _plan(job.model, point.drop, options) for point in points}
+    return {n: aside(replace(job, plan=plan)) for n, plan in plans.items()}
 
 
 def _whole_models(whole: Job, aside: Callable[[Job], Path], progress: Progress) -> list[Candidate]:
@@ -148,8 +162,9 @@ def _room(out: Path, options: AutoOptions) -> Iterator[Path]:
 
 
 def _earlier_rounds(
-    whole: Job, options: AutoOptions, text: Text, means: Means, folder: Path, progress: Progress
-) -> tuple[Round, ...]:
+    whole: Job, options: AutoOptions, text: Text, means: Means, folder: Path, progress: Progress,
+    ranked: Callable[..., Ranking],
+) -> tuple[Round, ...]:  # fmt: skip
     """All rounds but the last one, each with a ranking of its own."""
     if options.n_round == 1:
         return ()
@@ -158,7 +173,7 @@ def _earlier_rounds(
     def choose(model: Model, n_drop: int, protect: frozenset[int]) -> tuple[int, ...]:
         target = Target(Goal.LAYERS, n_drop)
         request = replace(options.request, target=target, protect=tuple(sorted(protect)))
-        ranking = _rank(model, text, replace(options, request=request), progress)
+        ranking = ranked(model, text, replace(options, request=request), progress)
         assert ranking.chosen is not None
         return ranking.chosen.drop.whole_layers
 
@@ -189,9 +204,12 @@ def _last_round(model: Model, options: AutoOptions, rounds: Sequence[Round]) -> 
     return replace(options, request=replace(options.request, target=target, protect=protect))
 
 
-def _rank(model: Model, text: Text, options: AutoOptions, progress: Progress) -> Ranking:
+def _rank(
+    model: Model, text: Text, options: AutoOptions, progress: Progress,
+    client: Client | Workforce | None,
+) -> Ranking:  # fmt: skip
     """With the chosen set, healed candidates compared if that is how it is chosen."""
-    ranking = rank(model, text, options.ranking, progress.part("rank"))
+    ranking = rank(model, text, options.ranking, progress.part("rank"), client=client)
     return settled(model, text, ranking, options.heal, progress)
 
 
@@ -232,7 +250,7 @@ def _check(
     check_units(model, options.request)
     sizes = sizes_to_try(model, options.request.target, min(len(free), n_trunk(model) - 1))
     sets = (Cut.of(drop) for n in sizes if (drop := first_legal(model, free, n)))
-    any_set = next(sets, None) or choose_first(model, free, sizes[0])
+    any_set = next(sets, None) or first_cut(model, free, sizes[0])
     plan = _plan(model, any_set, options)
     check_output(job.out, [file.path for file in model.files], force=job.force)
     if job.quantize is not None:
@@ -266,18 +284,6 @@ def _announce(
     left_out = ahead.left_out(evaluation.source, n_model)
     if options.n_eval_chunk is None and left_out is not None:
         progress.note(left_out)
-
-
-def choose_first(model: Model, order: Sequence[int], n_drop: int, unit: Unit = Unit.LAYER) -> Cut:
-    """The first layers of the order, or that half of them, or the first that can be removed
-    together.
-
-    Raises ArchitectureError if no set of that many can be removed exactly.
-    """
-    drop = first_legal(model, order, n_drop, unit)
-    if drop is None:
-        raise no_set(model, n_drop, unit)
-    return Cut.of(drop, unit)
 
 
 def _told(plan: PrunePlan, progress: Progress) -> PrunePlan:

@@ -40,6 +40,7 @@ class AutoOptions:
     generate: bool = False  # let the models write, and look at the texts
     heal: HealOptions | None = None  # repair the result
     train: TrainOptions | None = None  # behind healing
+    keep_bytes: int | None = None  # of chunks in memory, as `MeasureOptions`
     n_round: int = 1  # drop, repair, rank what is left: so often
 
     @property
@@ -52,6 +53,7 @@ class AutoOptions:
     @property
     def ranking(self) -> RankOptions:
         measuring = MeasureOptions(
-            n_ctx=self.n_ctx, n_chunk=self.n_chunk, compute=self.compute, cache=self.cache
-        )
+            n_ctx=self.n_ctx, n_chunk=self.n_chunk, compute=self.compute, cache=self.cache,
+            keep_bytes=self.keep_bytes,
+        )  # fmt: skip
         return RankOptions(measuring=measuring, n_decide=N_DECIDE, request=self.request)

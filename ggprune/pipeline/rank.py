@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING
 
+from ggprune.cluster.members import Workforce
 from ggprune.metrics.text import Text
 from ggprune.model.model import Model
 from ggprune.pipeline.spread import rows_by, workforce_of
@@ -24,8 +25,6 @@ from ggprune.scoring.target import DropRequest
 
 if TYPE_CHECKING:
     from distributed import Client
-
-    from ggprune.cluster.crew import Workforce
 
 
 @wraps(score_experts)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 from ggprune.arch.architecture import architecture_of, check_scored
-from ggprune.cluster.connect import TLSFiles, check_extra, local_client, remote_client
+from ggprune.cluster.address import TLSFiles, check_extra
+from ggprune.cluster.crew import Crew
+from ggprune.cluster.engine import MeasureSetup
+from ggprune.cluster.members import CrewRules, Workforce
 from ggprune.cluster.place import Place
-from ggprune.cluster.plans import Machine, look, plans_for
-from ggprune.cluster.crew import Crew, CrewRules, Workforce
+from ggprune.cluster.plans import Machine, WorkerPlan, look, plans_for
+from ggprune.cluster.rows import SpreadRows
+from ggprune.cluster.work import files_of
 from ggprune.errors import UsageError
 from ggprune.metrics.chunks import Chunks, make_chunks
 from ggprune.metrics.text import Text
@@ -26,9 +32,9 @@ from ggprune.scoring.remembered import RememberedRows, RowsOpener, cache_of
 from ggprune.version import __version__
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from distributed import Client
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +44,10 @@ class Spread:
     workers: int | None = None  # with `auto`: as many as fit the machine
     auto: bool = False
     gpus_per_worker: int = 1
-    place: Place = Place()
+    place: Place = field(default_factory=Place)
     scheduler: str | None = None
     tls: TLSFiles | None = None
-    rules: CrewRules = CrewRules()
+    rules: CrewRules = field(default_factory=CrewRules)
 
     @property
     def is_local(self) -> bool:
@@ -64,12 +70,13 @@ def workforce(spread: Spread, progress: Progress = SILENT) -> Iterator[Workforce
     answers.
     """
     check_spread(spread)
-    if spread.scheduler is not None:
-        with remote_client(spread.scheduler, spread.tls, progress) as client:
-            yield Workforce(client=client, rules=spread.rules)
-        return
-    if not spread.is_local:
+    if not (spread.is_local or spread.scheduler is not None):
         yield None
+        return
+    connect = _with_dask().connect
+    if spread.scheduler is not None:
+        with connect.remote_client(spread.scheduler, spread.tls, progress) as client:
+            yield Workforce(client=client, rules=spread.rules)
         return
     machine = isolated(look)
     if spread.auto and _is_one(machine):
@@ -78,8 +85,28 @@ def workforce(spread: Spread, progress: Progress = SILENT) -> Iterator[Workforce
         return
     n_worker = None if spread.auto else spread.workers
     plans = plans_for(machine, n_worker, spread.gpus_per_worker, spread.place)
-    with local_client(plans) as client:
-        yield Workforce(client=client, rules=spread.rules)
+    with connect.local_client(plans) as client:
+        yield Workforce(client=client, rules=spread.rules, is_local=True)
+
+
+def serve(
+    address: str, plans: Sequence[WorkerPlan], tls: TLSFiles | None, wait_s: float,
+    progress: Progress = SILENT,
+) -> None:  # fmt: skip
+    """As `cluster.serve.serve`: be the workers of this machine."""
+    _with_dask().serve.serve(address, plans, tls, wait_s, progress)
+
+
+def _with_dask() -> ModuleType:
+    """The part of the package that loads Dask."""
+    from ggprune.cluster import loaded
+
+    return loaded
+
+
+def in_other_process(function: Callable[[], T]) -> T:
+    """Call what loads llama.cpp, and drivers with it, without loading them here."""
+    return isolated(function)
 
 
 def _is_one(machine: Machine) -> bool:
@@ -93,6 +120,12 @@ def workforce_of(client: Client | Workforce | None) -> Workforce | None:
     return Workforce(client=client)
 
 
+def helpers_here(client: Client | Workforce | None) -> Workforce | None:
+    """Workers of this machine, who see the files that pass away with a command."""
+    force = workforce_of(client)
+    return force if force is not None and force.is_local else None
+
+
 def rows_by(force: Workforce) -> RowsOpener:
     """What opens rows that these workers compute."""
     return partial(_spread_rows, force)
@@ -102,10 +135,6 @@ def rows_by(force: Workforce) -> RowsOpener:
 def _spread_rows(
     force: Workforce, model: Model, text: Text, options: MeasureOptions, progress: Progress
 ) -> Iterator[RememberedRows]:
-    from ggprune.cluster.engine import MeasureSetup
-    from ggprune.cluster.rows import SpreadRows
-    from ggprune.cluster.work import files_of
-
     check_scored(architecture_of(model))
     chunks, build = isolated(_prepare, model.path, text, options.n_ctx, options.n_chunk)
     compute = replace(options.compute or Compute(), n_threads=None)  # each worker has its own

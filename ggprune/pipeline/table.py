@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggprune.bench.ratio import Wanted
 from ggprune.bench.speed import Benchmark
+from ggprune.cluster.members import Workforce
 from ggprune.evaluation.health import Health, read_prompts
 from ggprune.evaluation.perplexity import Evaluation
 from ggprune.metrics.text import Text
@@ -15,18 +17,22 @@ from ggprune.pipeline.bench import benchmark
 from ggprune.pipeline.candidate import Candidate
 from ggprune.pipeline.evaluate import check_health, evaluate
 from ggprune.pipeline.options import AutoOptions
+from ggprune.pipeline.spread import helpers_here
 from ggprune.progress import Progress
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def evaluate_all(
-    candidates: Sequence[Candidate], text: Text, options: AutoOptions, progress: Progress
-) -> dict[Path, Evaluation]:
-    """All candidates against the first, the base."""
+    candidates: Sequence[Candidate], text: Text, options: AutoOptions, progress: Progress,
+    client: Client | Workforce | None = None,
+) -> dict[Path, Evaluation]:  # fmt: skip
+    """All candidates against the first, the base; by workers of this machine, which see them."""
     base, *others = (candidate.path for candidate in candidates)
     evaluations = evaluate(
         others, text, base=base, n_ctx=options.n_ctx, n_chunk=options.eval_limit,
-        compute=options.compute,
-        progress=progress.part("evaluate"),
+        compute=options.compute, progress=progress.part("evaluate"), client=helpers_here(client),
     )  # fmt: skip
     return dict(zip(others, evaluations, strict=True))
 

@@ -39,6 +39,7 @@ class ChooseOptions:
     compute: Compute | None = None
     cache: Path | None = None  # folder for finished measurements
     confidence: float = 0.95
+    keep_bytes: int | None = None  # as `MeasureOptions`
 
 
 def choose(
@@ -58,7 +59,7 @@ def choose(
     n_ctx, n_chunk = ranking.calibration.n_ctx, ranking.calibration.n_chunk_limit
     measuring = MeasureOptions(
         n_ctx=n_ctx, n_chunk=options.n_chunk or n_chunk, compute=options.compute,
-        cache=options.cache, unit=ranking.unit,
+        cache=options.cache, unit=ranking.unit, keep_bytes=options.keep_bytes,
         halves=request.halves and ranking.unit is Unit.LAYER,
     )  # fmt: skip
     search = search_options(model, ranking, options.confidence)

@@ -33,8 +33,9 @@ from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.nodes import Taps
 from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
+from ggprune.runtime.workers import KindInfo, WorkerInfo
 from ggprune.scoring.kept import ComputedChunk, KeptChunks
-from ggprune.scoring.rows import NOTHING, BaseRows, Effort, KindInfo, Rows, WorkerInfo
+from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows
 
 
 @dataclass(frozen=True, kw_only=True)

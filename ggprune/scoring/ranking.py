@@ -19,9 +19,10 @@ from ggprune.metrics.estimates import Estimate, Float64
 from ggprune.metrics.text import CALIBRATION, EVALUATION, Text, read_text, shipped_text
 from ggprune.model.model import Model
 from ggprune.model.unit import Unit
+from ggprune.runtime.workers import KindInfo, WorkerInfo
 from ggprune.scoring.activations import LayerActivations
 from ggprune.scoring.choice import Choice
-from ggprune.scoring.rows import Effort, KindInfo, WorkerInfo
+from ggprune.scoring.rows import Effort
 
 WINDOW_DIGITS = 6  # of the angular distances in a document
 # Shortened LLaMA (Kim et al. 2024): the "+" variants leave the first four and last two layers.

@@ -17,19 +17,12 @@ from ggprune.progress import SILENT, Progress
 from ggprune.runtime.devices import computing_on
 from ggprune.runtime.library import versions
 from ggprune.runtime.session import Compute
+from ggprune.runtime.workers import KindInfo, WorkerInfo
 from ggprune.scoring.cache import Arrays, ScoreCache
 from ggprune.scoring.measure import MeasuredRows, MeasureOptions
-from ggprune.scoring.rows import (
-    NOTHING,
-    BaseRows,
-    Effort,
-    KindInfo,
-    Rows,
-    RowSource,
-    WorkerInfo,
-)
+from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows, RowSource
 
-BASE, PROBE = "base", "probe"  # names in the cache: of the whole model, of what tells machines apart
+BASE, PROBE = "base", "probe"  # names in the cache: the whole model, what tells machines apart
 
 
 class RememberedRows:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from ggprune.metrics.text import read_text
 from ggprune.model.cut import Cut
 from ggprune.model.model import Model
 from ggprune.model.unit import Unit
+from ggprune.runtime.workers import KindInfo, WorkerInfo
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.race import Race, RaceRules, is_worse, ranked, survivors, undecided_pairs
 from ggprune.scoring.remembered import open_rows
@@ -129,7 +130,13 @@ class Known:
         self.data, self.n_chunk = data, len(next(iter(data.values())))
         self.parts, self.effort = dict[int, int](), Effort()
         self.divided = frozenset[int]()
+        self.workers: tuple[WorkerInfo, ...] = ()
+        self.kinds: tuple[KindInfo, ...] = ()
+        self.expected: list[dict[Cut, int]] = []
         self.asked: list[tuple[int, list[Cut], Cut]] = []
+
+    def expect(self, first: Mapping[Cut, int], within: Cut = NOTHING) -> None:
+        self.expected.append(dict(first))
 
     def base(self, number: int) -> BaseRows:
         raise NotImplementedError
@@ -166,4 +173,5 @@ def test_one_that_comes_back_catches_up(monkeypatch: pytest.MonkeyPatch) -> None
     asked = [(number, cuts) for number, cuts, _ in source.asked]
     assert asked[:3] == [(0, [A, B, C]), (1, [A, B]), (2, [A])]
     assert asked[3:] == [(1, [C]), (2, [C]), (3, [C, A])]
+    assert source.expected == [{A: 0, B: 0, C: 0}, {A: 1, B: 1}, {A: 2}, {C: 1, A: 3}]
     assert {cut: len(seen) for cut, seen in race.seen.items()} == {A: 4, B: 2, C: 4}
