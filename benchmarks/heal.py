@@ -35,8 +35,8 @@ from ggprune.pipeline.job import Job, write
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.report.blocks import markdown_table
 from ggprune.report.units import estimate, size
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import Compute
 from ggprune.surgery.plan import make_plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

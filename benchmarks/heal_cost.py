@@ -36,9 +36,10 @@ from ggprune.model.model import Model, open_model
 from ggprune.model.newlayer import NewLayer
 from ggprune.pipeline.synth import find_shape, make_blueprint, synthesize
 from ggprune.runtime.buffers import peak_rss_bytes
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import default_threads
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.session import LlamaModel, Session
 
 N_CTX = 512
 GIB = 1 << 30

@@ -29,8 +29,8 @@ from ggprune.quantize.forecast import Unpruned, forecast
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.quantize.quantizer import quantize
 from ggprune.report.blocks import markdown_table
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.session import Compute
 from ggprune.surgery.plan import make_plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

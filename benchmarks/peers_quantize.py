@@ -28,8 +28,8 @@ from ggprune.model.layers import format_layers
 from ggprune.model.model import Model, open_model
 from ggprune.report.blocks import markdown_table
 from ggprune.report.units import ratio_cell, size
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.session import Compute
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PLAIN = "F16,BF16,Q1_0,Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M," \

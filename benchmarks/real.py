@@ -41,8 +41,8 @@ from ggprune.model.model import Model, open_model
 from ggprune.pipeline.job import Job, write
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.report.units import size
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import Compute
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 STRAIGHT, F16 = "straight", "f16"

@@ -40,10 +40,11 @@ from ggprune.model.types import TensorType, tensor_type
 from ggprune.pipeline.job import Job, write
 from ggprune.quantize.options import QuantizeOptions
 from ggprune.runtime.buffers import peak_rss_bytes
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.nodes import exchange_weights
-from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.session import LlamaModel
 from ggprune.surgery.contents import Replacement
 from ggprune.surgery.plan import make_plan
 

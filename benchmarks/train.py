@@ -33,8 +33,8 @@ from ggprune.pipeline.job import Job, write
 from ggprune.pipeline.train import TrainJob, train
 from ggprune.report.blocks import markdown_table
 from ggprune.report.units import estimate
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import Compute
 from ggprune.surgery.plan import make_plan
 from ggprune.training.options import Loss, TrainOptions
 from ggprune.training.samples import Corpus

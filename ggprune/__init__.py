@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ggprune.pipeline.train import TrainJob, train
     from ggprune.progress import Progress
     from ggprune.quantize.options import QuantizeOptions
-    from ggprune.runtime.session import Compute
+    from ggprune.runtime.compute import Compute
     from ggprune.scoring.choose import ChooseOptions
     from ggprune.scoring.experts import ExpertsOptions
     from ggprune.scoring.measure import MeasureOptions
@@ -84,7 +84,7 @@ _HOMES = {
     ),
     "ggprune.progress": ("Progress",),
     "ggprune.quantize.options": ("QuantizeOptions",),
-    "ggprune.runtime.session": ("Compute",),
+    "ggprune.runtime.compute": ("Compute",),
     "ggprune.scoring.choose": ("ChooseOptions",),
     "ggprune.scoring.experts": ("ExpertsOptions",),
     "ggprune.scoring.measure": ("MeasureOptions",),

@@ -11,8 +11,9 @@ from ggprune.model.cut import Cut
 from ggprune.model.model import Model, open_model
 from ggprune.pipeline.job import Job, write
 from ggprune.progress import Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.nodes import Taps
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
+from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
 from ggprune.surgery.plan import make_plan
 
 ONE_GRAPH = Compute(n_threads=1, n_batch=512, n_ubatch=512)  # small: threads would only wait

@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 
 from ggprune.errors import UsageError
 from ggprune.files.keys import INLINE, written
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 
 MAX_VALUES = 10_000  # of one option: a range that is written wrong must not run for a year
 # Words that llama-bench takes, and what they stand for.

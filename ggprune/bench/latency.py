@@ -22,8 +22,9 @@ from ggprune.bench.speed import Machine, Turns, machine_now
 from ggprune.errors import UsageError
 from ggprune.files.keys import INLINE, LEFT_OUT, Key, written
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.session import LlamaModel, Session
 from ggprune.runtime.threadpool import Threadpool
 
 MAX_SEQ = 256  # LLAMA_MAX_SEQ, src/llama-cparams.h

@@ -19,9 +19,10 @@ import numpy as np
 from ggprune.bench.cases import Case
 from ggprune.files.keys import INLINE, Key, written
 from ggprune.runtime.buffers import CACHES, Buffers, listening, parse_buffers, peak_rss_bytes
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import devices
 from ggprune.runtime.library import default_threads
-from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
+from ggprune.runtime.session import LlamaModel, Session, Tokens
 from ggprune.runtime.threadpool import Threadpool
 
 

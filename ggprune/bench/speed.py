@@ -23,9 +23,9 @@ from ggprune.bench.runner import Runner
 from ggprune.files.keys import INLINE, LEFT_OUT, Key, written
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.buffers import Cache
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import Device, backend_names, build_commit, devices
 from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.session import Compute
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from ggprune.model.model import open_model
 from ggprune.pipeline import evaluate
 from ggprune.report import evaluation
 from ggprune.report.blocks import Block, check_report, report_text
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 
 CTX, TASKS_CTX = 512, 2048
 DRAWN = "So many of them, drawn as there."

@@ -10,11 +10,11 @@ from typing import Annotated
 from typer import Option
 
 from ggprune.cli.messages import say_note
-from ggprune.cli.options import Threads
+from ggprune.cli.options import RpcServers, Threads, rpc_servers
 from ggprune.files.cachefolder import user_cache
 from ggprune.files.reading import TextErrors
 from ggprune.metrics.text import Text, read_text, shipped_text
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 
 
 class FlashAttention(str, Enum):
@@ -39,12 +39,14 @@ class Computing:
         help="Layers to keep on the GPU; -1: all (GPU builds only).")] = -1
     flash_attn: Annotated[FlashAttention, Option(
         "-fa", "--flash-attn", help="Flash attention.")] = FlashAttention.AUTO
+    rpc: RpcServers = None
     # fmt: on
 
     def compute(self, n_batch: int = 2048, n_ubatch: int = 512) -> Compute:
         return Compute(
             n_threads=self.threads, n_gpu_layers=self.n_gpu_layers,
             flash_attn=ON_OFF[self.flash_attn], n_batch=n_batch, n_ubatch=n_ubatch,
+            rpc=rpc_servers(self.rpc),
         )  # fmt: skip
 
 

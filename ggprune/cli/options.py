@@ -9,6 +9,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ggprune.cli.completion import one_of
+from ggprune.errors import UsageError
 from ggprune.files.reading import TextErrors
 from ggprune.quantize.options import FILE_TYPES, MADE_TYPES
 
@@ -43,6 +44,8 @@ DropExperts = Annotated[str | None, Option(
 KeepSplit = Annotated[bool, Option("--keep-split", help="Write shards where the input has shards.")]
 Threads = Annotated[int | None, Option(
     "-t", "--threads", min=1, max=512, show_default="physical cores", help="CPU threads.")]
+RpcServers = Annotated[str | None, Option(
+    "--rpc", metavar="HOST:PORT,...", help="Also compute on these servers of llama.cpp's RPC.")]
 Force = Annotated[bool, Option("--force", help="Replace the output if it exists.")]
 # fmt: on
 
@@ -73,3 +76,13 @@ class Writing:
     # fmt: on
     force: Force = False
     showing: Showing
+
+
+def rpc_servers(text: str | None) -> tuple[str, ...]:
+    """`host:port,...`. Raises UsageError for anything else."""
+    servers = tuple(each.strip() for each in (text or "").split(",") if each.strip())
+    for server in servers:
+        host, _, port = server.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+            raise UsageError(f"--rpc {server}: write host:port")
+    return servers

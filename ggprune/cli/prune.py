@@ -26,7 +26,7 @@ from ggprune.pipeline.files import cache_sizes
 from ggprune.pipeline.heal import HealJob
 from ggprune.pipeline.job import Job, planned, write
 from ggprune.report.written import blocks, pruned_model
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 from ggprune.surgery.plan import PrunePlan
 
 UNFITTED = "a matrix in an attention's place must be fitted: add --heal"

@@ -35,8 +35,6 @@ Contexts = Annotated[int, Option(
     "another.")]
 Wait = Annotated[str, Option(
     "--wait", metavar="TIME", help="For the first worker, or the scheduler: 90s, 10m, 1h.")]
-RpcServers = Annotated[str | None, Option(
-    "--rpc", metavar="HOST:PORT,...", help="Also compute on these servers of llama.cpp's RPC.")]
 # fmt: on
 
 
@@ -154,13 +152,3 @@ def size_of(text: str | None, option: str) -> int | None:
     if text is None:
         return None
     return parse_number(text, option, of_bytes=True)
-
-
-def rpc_servers(text: str | None) -> tuple[str, ...]:
-    """`host:port,...`. Raises UsageError for anything else."""
-    servers = tuple(each.strip() for each in (text or "").split(",") if each.strip())
-    for server in servers:
-        host, _, port = server.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
-            raise UsageError(f"--rpc {server}: write host:port")
-    return servers

@@ -9,16 +9,14 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ggprune.cli.options import Threads
+from ggprune.cli.options import RpcServers, Threads, rpc_servers
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cli.spreading import (
     TLS,
     Contexts,
     GpusPerWorker,
     Keep,
-    RpcServers,
     Wait,
-    rpc_servers,
     seconds_of,
     size_of,
 )

@@ -91,8 +91,15 @@ def remote_client(
 def _unreachable(at: str, tls: TLSFiles | None, error: Exception) -> str:
     if at.startswith("tls://") and tls is None:
         return f"{at}: speaks TLS: --tls-ca-file, --tls-cert and --tls-key are needed"
-    reason = str(error).split("\n")[0].strip() or type(error).__name__
-    return f"no scheduler answers at {at} within {duration(CONNECT_S)}: {reason}"
+    return f"no scheduler answers at {at} within {duration(CONNECT_S)}: {reason_of(error)}"
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error began with, in a line."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    said = str(error).strip().split("\n")[0]
+    return said or type(error).__name__
 
 
 def _check_scheduler(client: Client, at: str, progress: Progress) -> None:

@@ -30,9 +30,10 @@ from ggprune.errors import GGPruneError, LlamaError
 from ggprune.metrics.chunks import Chunk
 from ggprune.metrics.estimates import Float32
 from ggprune.model.model import Model, open_shards
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import backend_names, build_commit, devices
 from ggprune.runtime.lastwords import announce
-from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.session import LlamaModel
 from ggprune.runtime.workers import WorkerInfo
 from ggprune.scoring.kept import FREE_SHARE, free_bytes
 from ggprune.scoring.measure import MeasureOptions, Measurer, Probe
@@ -132,7 +133,9 @@ class MeasureEngine:
 
     def __init__(self, model: Model, setup: MeasureSetup, place: Place) -> None:
         self._sample = Chunk(0, np.frombuffer(setup.sample, np.int32))
-        compute = replace(setup.options.compute or Compute(), n_threads=place.threads)
+        compute = replace(
+            setup.options.compute or Compute(), n_threads=place.threads, rpc=place.rpc
+        )
         keep = place.keep_bytes if place.keep_bytes is not None else free_bytes() // FREE_SHARE
         options = replace(setup.options, compute=compute, keep_bytes=keep // place.contexts)
         self._loaded = LlamaModel(model.path, compute, shards=[f.path for f in model.files])

@@ -23,7 +23,7 @@ from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.estimates import Float32
 from ggprune.model.model import Model
 from ggprune.progress import Progress
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class EvalEngine:
         self._setup = setup
         paths = [model.path for model in models]
         base = paths.pop() if setup.has_base else None
-        compute = replace(setup.compute, n_threads=place.threads)
+        compute = replace(setup.compute, n_threads=place.threads, rpc=place.rpc)
         self._readers = Readers(paths, base, setup.n_ctx, compute)
 
     @cached_property

@@ -43,7 +43,7 @@ class Machine:
 class WorkerPlan:
     """One process: its name, what it is told, and what it sees of the machine."""
 
-    name: str  # host/number
+    name: str  # host/process-number: no two of a scheduler have the same
     place: Place
     environ: Mapping[str, str]  # the GPUs that are its own
 
@@ -85,11 +85,11 @@ def plans_for(
 
     Raises UsageError for more of them than there are GPUs.
     """
-    host = socket.gethostname()
+    host = f"{socket.gethostname()}/{os.getpid()}"
     if machine.gpus:
         groups = _gpu_groups(machine, n_worker, gpus_per_worker)
         plans = [
-            WorkerPlan(name=f"{host}/{i}", place=place, environ=visible(machine, group, environ))
+            WorkerPlan(name=f"{host}-{i}", place=place, environ=visible(machine, group, environ))
             for i, group in enumerate(groups)
         ]
         return _divided(plans, machine)
@@ -98,11 +98,11 @@ def plans_for(
     if n_worker is None:
         nodes = machine.nodes or ((),)
         plans = [
-            WorkerPlan(name=f"{host}/{i}", place=replace(place, cpus=cpus), environ={})
+            WorkerPlan(name=f"{host}-{i}", place=replace(place, cpus=cpus), environ={})
             for i, cpus in enumerate(nodes)
         ]
     else:
-        plans = [WorkerPlan(name=f"{host}/{i}", place=place, environ={}) for i in range(n_worker)]
+        plans = [WorkerPlan(name=f"{host}-{i}", place=place, environ={}) for i in range(n_worker)]
     return _divided(plans, machine)
 
 

@@ -11,7 +11,7 @@ import dask
 from distributed.security import Security
 
 from ggprune.cluster.address import TLSFiles, is_exposed
-from ggprune.cluster.connect import TTL_S, security_of
+from ggprune.cluster.connect import TTL_S, reason_of, security_of
 from ggprune.cluster.nanny import WorkerNanny
 from ggprune.cluster.plans import WorkerPlan
 from ggprune.errors import DataError
@@ -72,8 +72,7 @@ async def _started(
         if starting.done():
             starting.result()
     except Exception as e:
-        reason = str(e).split("\n")[0].strip() or type(e).__name__
-        told = f"no scheduler answers at {address} within {duration(wait_s)} (--wait): {reason}"
+        told = f"{address} cannot be joined within {duration(wait_s)} (--wait): {reason_of(e)}"
         raise DataError(told) from e
 
 

@@ -22,9 +22,10 @@ from ggprune.files.keys import Key, written
 from ggprune.files.reading import TextErrors, name_of
 from ggprune.metrics.estimates import Estimate, share_estimate
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import versions
 from ggprune.runtime.sequences import MAX_SEQ, SharedSession
-from ggprune.runtime.session import Compute, LlamaModel, Tokens
+from ggprune.runtime.session import LlamaModel, Tokens
 
 CELLS_PER_CTX = 4  # llama-perplexity makes room for four sequences of n_ctx tokens
 N_SEQ = 32  # at once; more cost memory in recurrent models

@@ -20,8 +20,9 @@ from ggprune.evaluation import trees
 from ggprune.evaluation.generate import Wish, generate
 from ggprune.evaluation.tasks import TaskName
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.sequences import SharedSession
-from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.session import LlamaModel
 from ggprune.runtime.vocabulary import Vocabulary
 
 N_PREDICT = 256  # lm-eval's default

@@ -21,9 +21,10 @@ from ggprune.evaluation.generate import Continuation, Wish, generate
 from ggprune.files.keys import INLINE, Key
 from ggprune.files.reading import TextErrors, name_of, read_lines
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import versions
 from ggprune.runtime.sequences import SharedSession
-from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.session import LlamaModel
 
 N_GRAM = 4  # tokens: shorter ones repeat in good text as well
 N_SEQ = 16  # texts written at once

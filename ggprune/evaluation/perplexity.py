@@ -23,9 +23,10 @@ from ggprune.metrics.estimates import Divergence, Estimate, Float64, divergence,
 from ggprune.metrics.logits import score_tokens
 from ggprune.metrics.text import EVALUATION, Text, shipped_text
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads, versions
-from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
+from ggprune.runtime.session import LlamaModel, Session, Tokens
 from ggprune.runtime.workers import WorkerInfo
 
 N_CTX = 512  # llama-perplexity's default

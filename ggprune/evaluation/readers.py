@@ -16,10 +16,11 @@ from ggprune.metrics.chunks import Chunks, n_scored
 from ggprune.metrics.estimates import Float64
 from ggprune.metrics.logits import BaseLogits, Comparison, TokenScores, score_tokens
 from ggprune.progress import Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.sequences import MAX_SEQ
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
+from ggprune.runtime.session import LlamaModel, Logits, Session
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Annotated
 from ggprune.errors import DataError, MissingExtraError
 from ggprune.files.keys import Key
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import Compute
 
 # The seven tasks of Shortened LLaMA (Kim et al., 2024) and LLM-Pruner, with the metric whose mean
 # they report.

@@ -40,9 +40,10 @@ from ggprune.model.newlayer import NewLayer
 from ggprune.model.types import tensor_type
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.buffers import peak_rss_bytes
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.nodes import exchange_weights
-from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.session import LlamaModel
 
 # Writes an adapter for a model of an architecture; what was fitted, by the model's tensor names.
 AdapterWriter = Callable[[PendingFile, str, Mapping[str, Refitted]], None]

@@ -18,7 +18,8 @@ from ggprune.healing.sites import Span
 from ggprune.metrics.chunks import Chunk, Tokens
 from ggprune.metrics.estimates import Float32
 from ggprune.runtime.adapters import Adapter
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
+from ggprune.runtime.compute import Compute
+from ggprune.runtime.session import LlamaModel, Logits, Session
 
 
 class LayerModel:

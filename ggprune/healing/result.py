@@ -11,7 +11,7 @@ from ggprune.errors import UsageError
 from ggprune.files.keys import LEFT_OUT, Key
 from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Estimate
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 
 METHOD = "refit"
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # that are tried where none is given

@@ -27,10 +27,11 @@ from ggprune.metrics.logits import NOT_FINITE
 from ggprune.metrics.text import Text
 from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import computing_on
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
+from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
 from ggprune.runtime.vocabulary import Vocabulary
 
 FORMAT = 1  # of what is in the cache, and of how it is written

@@ -22,9 +22,10 @@ from ggprune.metrics.text import EVALUATION, Text, shipped_text
 from ggprune.model.model import open_model
 from ggprune.pipeline.spread import workforce_of
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import build_commit
 from ggprune.runtime.isolate import in_child, isolated
-from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.session import LlamaModel
 from ggprune.version import __version__
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _spread(
     chunks, info, build = isolated(_prepare, paths, base, text, n_ctx, n_chunk)
     setup = EvalSetup(
         ggprune=__version__, build=build, models=tuple(map(files_of, models)),
-        has_base=base is not None, n_ctx=n_ctx, compute=replace(compute, n_threads=None),
+        has_base=base is not None, n_ctx=n_ctx, compute=replace(compute, n_threads=None, rpc=()),
         sample=chunks[0].tokens.tobytes(),
     )  # fmt: skip
     with Crew(force.client, setup, force.rules, progress) as crew:

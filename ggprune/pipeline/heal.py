@@ -35,10 +35,10 @@ from ggprune.pipeline.job import AS_INPUT, Division, Job, planned, stand_in, wri
 from ggprune.pipeline.lineage import kept_layers
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import QuantizeOptions
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import computing_on
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import Compute
 from ggprune.surgery.contents import (
     SOURCE_FINGERPRINT,
     VERSION,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ggprune.healing.result import HealOptions
 from ggprune.quantize.options import QuantizeOptions
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.rank import RankOptions
 from ggprune.scoring.target import DropRequest

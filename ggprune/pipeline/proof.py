@@ -18,8 +18,9 @@ from ggprune.model.model import Model
 from ggprune.pipeline.job import Job, write_into
 from ggprune.progress import SILENT, Progress
 from ggprune.quantize.options import QuantizeOptions
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.session import Compute, Tokens
+from ggprune.runtime.session import Tokens
 from ggprune.training.rowsfile import row_logits
 
 

@@ -24,9 +24,10 @@ from ggprune.metrics.chunks import Chunks, make_chunks
 from ggprune.metrics.text import Text
 from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import build_commit
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.session import Compute, LlamaModel
+from ggprune.runtime.session import LlamaModel
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.remembered import RememberedRows, RowsOpener, cache_of
 from ggprune.version import __version__
@@ -137,7 +138,7 @@ def _spread_rows(
 ) -> Iterator[RememberedRows]:
     check_scored(architecture_of(model))
     chunks, build = isolated(_prepare, model.path, text, options.n_ctx, options.n_chunk)
-    compute = replace(options.compute or Compute(), n_threads=None)  # each worker has its own
+    compute = replace(options.compute or Compute(), n_threads=None, rpc=())  # of each worker
     setup = MeasureSetup(
         ggprune=__version__, build=build, models=(files_of(model),),
         options=replace(options, compute=compute, cache=None, n_chunk=None, keep_bytes=None),

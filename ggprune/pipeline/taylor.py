@@ -13,8 +13,8 @@ from ggprune.pipeline.job import one_file
 from ggprune.pipeline.launch import by_torch, check_extra
 from ggprune.pipeline.proof import exact_logits
 from ggprune.progress import Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.session import Compute
 from ggprune.scoring.rank import RankOptions
 from ggprune.scoring.ranking import Metric
 from ggprune.training.rowsfile import read_chunks

@@ -30,9 +30,9 @@ from ggprune.pipeline.launch import carry_out, check_extra, look
 from ggprune.pipeline.proof import exact_logits
 from ggprune.pipeline.trained import stored_changes, write_adapter
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import Compute
 from ggprune.surgery.contents import Replacement, contents_of
 from ggprune.training.memory import check_memory
 from ggprune.training.options import Device, Judgement, Precision, Task, Trained, TrainOptions

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ggprune.errors import LlamaError
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import log_tail
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.session import LlamaModel, Session
 
 
 class Adapter:

@@ -81,11 +81,25 @@ def llama() -> Llama:
 log_tail = cache(LogTail)  # the one that llama.cpp logs to
 
 
+# What each of ggml's libraries has that the others do not.
+_SYMBOLS = {
+    "ggml-base": "ggml_commit", "ggml": "ggml_backend_dev_count",
+    "ggml-cpu": "ggml_backend_cpu_reg", "llama": "llama_decode",
+}  # fmt: skip
+
+
 @cache
 def ggml(name: str = "ggml-base") -> ctypes.CDLL:
-    """One of ggml's libraries that llama_cpp brings but does not bind."""
-    folder = Path(str(llama().__file__)).parent / "lib"
-    library: ctypes.CDLL = llama().load_shared_library(name, folder)
+    """One of ggml's libraries that llama_cpp brings but does not bind.
+
+    The copy that llama.cpp itself uses, where the system looks a symbol up in what a library
+    depends on: a wheel has copies in place of links, and the same name may load another one.
+    """
+    bindings = llama()
+    used = ctypes.CDLL(bindings._lib._name)  # the same library, declared anew
+    if hasattr(used, _SYMBOLS[name]):
+        return used
+    library: ctypes.CDLL = bindings.load_shared_library(name, Path(bindings._lib._name).parent)
     return library
 
 

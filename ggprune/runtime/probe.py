@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ggprune.runtime.buffers import listening, parse_buffers
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.compute import Compute
+from ggprune.runtime.session import LlamaModel, Session
 
 CPU = Compute(n_gpu_layers=0)
 

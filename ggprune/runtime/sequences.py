@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.library import Llama, default_threads
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session, Tokens
+from ggprune.runtime.session import LlamaModel, Logits, Session, Tokens
 
 MAX_SEQ = 256  # LLAMA_MAX_SEQ
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggprune.errors import DataError, LlamaError
-from ggprune.files.keys import Key
 from ggprune.model.types import tensor_type
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.lastwords import Limit, decode_limit_s, text_limit_s, time_limit
 from ggprune.runtime.library import Llama, default_threads, llama, log_tail
 from ggprune.runtime.nodes import EvalCallback, NamedTaps, Program, Taps
+from ggprune.runtime.rpc import add_servers
 from ggprune.runtime.shards import load_files
 
 Tokens = NDArray[np.int32]
@@ -29,25 +29,6 @@ Logits = NDArray[np.float32]
 T = TypeVar("T")
 
 MAX_TOKEN_BYTES = 4096  # far more than any token stands for
-FLASH_NUMBERS = {True: 1, False: 0, None: -1}  # as llama-bench has them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """How to compute: the llama.cpp options that change speed, not meaning."""
-
-    n_batch: int = 2048
-    n_ubatch: int = 512
-    # None: the physical cores
-    n_threads: Annotated[int | None, Key(write=lambda n: n or default_threads())] = None
-    n_gpu_layers: int = -1  # negative: all that fit a GPU build has room for; CPU builds ignore it
-    flash_attn: Annotated[
-        bool | None,
-        Key(write=FLASH_NUMBERS.get, read={1: True, 0: False, -1: None}.__getitem__),
-        "1 on, 0 off, -1 auto",
-    ] = None  # None: llama.cpp decides
-    type_k: str = "f16"  # of the cached keys, as -ctk names it
-    type_v: str = "f16"
 
 
 class _Freed:
@@ -80,8 +61,11 @@ class LlamaModel(_Freed):
         """
         self.path = path
         self.lib = llama()
+        compute = compute or Compute()
+        if weights and not vocab_only:
+            add_servers(compute.rpc)
         params = self.lib.llama_model_default_params()
-        params.n_gpu_layers = (compute or Compute()).n_gpu_layers
+        params.n_gpu_layers = compute.n_gpu_layers
         params.vocab_only = vocab_only
         params.use_extra_bufts = repack
         params.no_alloc = not weights

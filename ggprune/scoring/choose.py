@@ -21,7 +21,7 @@ from ggprune.model.cut import Cut
 from ggprune.model.model import Model
 from ggprune.model.unit import Unit
 from ggprune.progress import SILENT, Progress
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 from ggprune.scoring.choice import Alternative, Choice, Point, Strategy
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.ranking import Ranking

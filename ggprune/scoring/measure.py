@@ -29,10 +29,11 @@ from ggprune.metrics.text import Text
 from ggprune.model.cut import Cut
 from ggprune.model.model import Model
 from ggprune.model.unit import Unit
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads
 from ggprune.runtime.nodes import Taps
-from ggprune.runtime.session import Compute, LlamaModel, Logits, Session
+from ggprune.runtime.session import LlamaModel, Logits, Session
 from ggprune.runtime.workers import KindInfo, WorkerInfo
 from ggprune.scoring.kept import ComputedChunk, KeptChunks
 from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows

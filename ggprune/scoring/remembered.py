@@ -14,9 +14,9 @@ from ggprune.model.cut import Cut
 from ggprune.model.model import Model
 from ggprune.model.unit import Unit
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import computing_on
 from ggprune.runtime.library import versions
-from ggprune.runtime.session import Compute
 from ggprune.runtime.workers import KindInfo, WorkerInfo
 from ggprune.scoring.cache import Arrays, ScoreCache
 from ggprune.scoring.measure import MeasuredRows, MeasureOptions

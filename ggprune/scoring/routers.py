@@ -18,8 +18,9 @@ from ggprune.metrics.estimates import Float32, Float64
 from ggprune.metrics.text import Text
 from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.nodes import COMPUTE, StreamNode, flags_of, read_indices, tensor_name
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.session import LlamaModel, Session
 from ggprune.scoring.measure import MeasureOptions
 
 CHOSEN = "ffn_moe_topk"

@@ -12,9 +12,10 @@ from ggprune.metrics.estimates import Float32, mean_estimate, ppl_estimate
 from ggprune.metrics.logits import base_logits
 from ggprune.metrics.text import Text
 from ggprune.runtime.chat import ChatVocabulary
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads
-from ggprune.runtime.session import Compute, LlamaModel, Session, Tokens
+from ggprune.runtime.session import LlamaModel, Session, Tokens
 from ggprune.training.options import MAX_JUDGED, Judgement, TrainOptions
 from ggprune.training.samples import Corpus, Rows, make_rows, text_to_fit
 

@@ -15,7 +15,8 @@ from ggprune.ablation.taps import ablation_taps
 from ggprune.arch.architecture import architecture_of
 from ggprune.errors import LlamaError
 from ggprune.model.model import Model
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.compute import Compute
+from ggprune.runtime.session import LlamaModel, Session
 from tests.arch.families import FAMILIES
 from tests.helpers import ONE_GRAPH, logits_of, random_tokens
 

@@ -12,7 +12,7 @@ from ggprune.bench.cases import (
     parse_words,
 )
 from ggprune.errors import UsageError
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from ggprune.bench.latency import Batch, Latency, Requests, measure_latency
 from ggprune.errors import UsageError
 from ggprune.report.bench import latency_blocks
 from ggprune.report.blocks import terminal
-from ggprune.runtime.session import Compute, LlamaModel, Tokens
+from ggprune.runtime.compute import Compute
+from ggprune.runtime.session import LlamaModel, Tokens
 from tests.conftest import TINY
 from tests.helpers import Steps
 

@@ -15,7 +15,7 @@ from ggprune.files.documents import encode_fields
 from ggprune.progress import SILENT
 from ggprune.report.bench import speed_table
 from ggprune.report.blocks import terminal
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 from tests.conftest import TINY
 from tests.helpers import Steps
 

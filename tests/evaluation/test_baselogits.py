@@ -12,7 +12,7 @@ from ggprune.evaluation.perplexity import Evaluation, SaveLogits, evaluate
 from ggprune.metrics.chunks import Chunks
 from ggprune.metrics.text import read_text
 from ggprune.model.model import Model
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.helpers import pruned_copy
 from tests.random_models import make_random_model

@@ -18,7 +18,7 @@ from ggprune.evaluation.task_files import (
     read_winogrande,
 )
 from ggprune.files.reading import TextErrors
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 from tests.conftest import FIXTURES, TINY
 
 TASKS = FIXTURES / "tasks"

@@ -17,7 +17,7 @@ from ggprune.model.model import Model
 from ggprune.pipeline.job import Job, write
 from ggprune.report.blocks import terminal
 from ggprune.report.evaluation import blocks
-from ggprune.runtime.session import Compute
+from ggprune.runtime.compute import Compute
 from ggprune.surgery.plan import make_plan
 from tests.conftest import EVALUATION, FIXTURES, TINY
 from tests.random_models import make_random_model
@@ -78,7 +78,7 @@ def test_several_models_share_the_base(pruned: Path, compared: Evaluation) -> No
 
 
 def test_contexts_and_batches_of_other_sizes(pruned: Path) -> None:
-    from ggprune.runtime.session import Compute
+    from ggprune.runtime.compute import Compute
 
     text = read_text(EVALUATION)
     ppl = [

@@ -23,8 +23,8 @@ from ggprune.metrics.chunks import TextInfo
 from ggprune.metrics.estimates import Distribution, Divergence, Estimate
 from ggprune.pipeline.bench import Suite
 from ggprune.runtime.buffers import Buffer, Buffers
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import Device
-from ggprune.runtime.session import Compute
 
 MEASURED = Estimate(2.5, 0.25)
 SPREAD = Distribution(MEASURED, -1.0, 1.5, {99.9: 1.25, 50.0: 0.5})

@@ -27,8 +27,9 @@ from ggprune.model.unit import Unit
 from ggprune.pipeline.heal import Healed, HealJob, heal
 from ggprune.pipeline.lineage import kept_layers
 from ggprune.quantize.options import QuantizeOptions
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.nodes import Handler, StreamNode
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.session import LlamaModel, Session
 from ggprune.surgery.plan import make_plan
 from tests.conftest import CALIBRATION, TINY
 from tests.healing.test_leastsquares import dense

@@ -15,8 +15,8 @@ from ggprune.bench.cases import Case
 from ggprune.bench.speed import Benchmark, Machine, ModelSpeed, Speed, compared
 from ggprune.errors import UsageError
 from ggprune.report.llamabench import render_rows
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import Device
-from ggprune.runtime.session import Compute
 
 COLUMNS = (
     "build_commit,build_number,cpu_info,gpu_info,backends,model_filename,model_type,model_size,"

@@ -13,8 +13,8 @@ from ggprune.errors import LlamaError, NonFiniteError
 from ggprune.evaluation.perplexity import evaluate
 from ggprune.metrics.text import read_text
 from ggprune.model.model import Model, open_model
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.finite import naming
-from ggprune.runtime.session import Compute
 from tests.conftest import CALIBRATION, TINY
 from tests.gguf_files import FakeTensor, build, kv, kv_str
 from tests.scoring.ranked import ranked

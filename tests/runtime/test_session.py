@@ -9,7 +9,8 @@ from ggprune.ablation.taps import StreamRecorder, ablation_taps
 from ggprune.arch.architecture import architecture_of
 from ggprune.errors import LlamaError
 from ggprune.model.model import Model
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.compute import Compute
+from ggprune.runtime.session import LlamaModel, Session
 from tests.conftest import CALIBRATION, TINY
 from tests.helpers import ONE_GRAPH, logits_of, pruned_copy, random_tokens
 from tests.hostile.models import made

@@ -18,8 +18,9 @@ from ggprune.metrics.chunks import make_chunks
 from ggprune.metrics.text import read_text
 from ggprune.model.cut import Cut
 from ggprune.model.model import Model
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.nodes import StreamNode, read_indices, tensor_name
-from ggprune.runtime.session import Compute, LlamaModel, Session
+from ggprune.runtime.session import LlamaModel, Session
 from ggprune.scoring.experts import (
     ExpertLayer,
     ExpertMetric,

@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_written_files(
     ranking: Ranking, tiny: Model, tmp_path: Path
 ) -> None:
     from ggprune.evaluation.perplexity import evaluate
-    from ggprune.runtime.session import Compute
+    from ggprune.runtime.compute import Compute
 
     compute = Compute(n_batch=512)
     for layer in (0, 2, 8):

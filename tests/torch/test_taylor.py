@@ -19,8 +19,9 @@ from ggprune.pipeline.taylor import with_taylor
 from ggprune.progress import SILENT
 from ggprune.report.blocks import terminal
 from ggprune.report.ranking import blocks
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
-from ggprune.runtime.session import Compute, LlamaModel, Tokens
+from ggprune.runtime.session import LlamaModel, Tokens
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.rank import RankOptions
 from ggprune.scoring.ranking import parse_metric, read_ranking
