@@ -127,7 +127,7 @@ def command(source: shared.ModelPath, out: shared.OutPath, options: Options) -> 
     heal_files = options.heal_files or []
     inputs = [*(file.path for file in model.files), *texts, *quantizing.files, *heal_files]
     check_outputs([out, options.report, options.plot], inputs, force=options.force)
-    with options.spreading.workforce(options.computing.threads) as helpers:
+    with options.spreading.workforce(options.computing.compute()) as helpers:
         result = auto(
             model, out, job, client=helpers,
             calibration=given_text(options.file, CALIBRATION, options.errors),

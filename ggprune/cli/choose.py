@@ -80,7 +80,7 @@ def command(options: Options) -> None:
         cache=cache_folder(options.cache), confidence=options.confidence,
         keep_bytes=options.spreading.keep_bytes,
     )  # fmt: skip
-    with options.spreading.workforce(options.computing.threads) as helpers:
+    with options.spreading.workforce(options.computing.compute()) as helpers:
         progress = TerminalProgress(at_once=True)
         choice = choose(model, text, ranking, request, measuring, progress, client=helpers)
     heal_options = HealOptions(

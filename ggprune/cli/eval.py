@@ -169,8 +169,7 @@ def _perplexity(question: Question) -> Sequence[Evaluation]:
         raise UsageError("--kl-divergence-base has its own text and base: no -f, no --base")
     check_outputs([save_logits], [*paths, file], force=options.force)
     given = seekable(base_logits) if base_logits is not None else nullcontext()
-    threads = options.computing.threads
-    with given as stored, options.spreading.workforce(threads) as force:
+    with given as stored, options.spreading.workforce(options.compute()) as force:
         results: Sequence[Evaluation] = evaluate.evaluate(
             paths, options.text() if stored is None else None, base=base, base_logits=stored,
             save_logits=SaveLogits(save_logits, options.force) if save_logits is not None else None,

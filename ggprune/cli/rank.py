@@ -108,7 +108,7 @@ def command(source: shared.ModelPath, options: Options) -> None:
         n_decide=None if options.exhaustive else options.decide,
     )  # fmt: skip
     text = given_text(options.file, CALIBRATION, options.errors)
-    with options.spreading.workforce(options.computing.threads) as force:
+    with options.spreading.workforce(options.computing.compute()) as force:
         progress = TerminalProgress("rank", at_once=True)
         ranking = rank(model, text, rank_options, progress, client=force)
     ranking = settled(model, text, ranking, healing(measuring), TerminalProgress(at_once=True))

@@ -17,6 +17,7 @@ from ggprune.cluster.members import CrewRules, Workforce
 from ggprune.cluster.place import Place
 from ggprune.errors import UsageError
 from ggprune.pipeline.spread import Spread, workforce
+from ggprune.runtime.compute import Compute
 from ggprune.scoring.target import parse_number
 
 _TIME = re.compile(r"(\d{1,6})\s*(s|m|h|)")
@@ -96,13 +97,15 @@ class Spreading:
         return size_of(self.keep, "--keep")
 
     @contextmanager
-    def workforce(
-        self, threads: int | None, rpc: tuple[str, ...] = ()
-    ) -> Iterator[Workforce | None]:
+    def workforce(self, compute: Compute) -> Iterator[Workforce | None]:
         """For the `with` block; None where this process does it all.
 
         Raises UsageError for what does not go together.
         """
+        if self.is_spread and compute.rpc:
+            raise UsageError(
+                "--rpc: a server serves one client, so it is given to a ggprune worker of its own"
+            )
         n_worker = self._n_worker()
         tls, wait_s = self.tls.files(), seconds_of(self.wait, "--wait")
         if not self.is_spread:
@@ -115,7 +118,7 @@ class Spreading:
                 raise UsageError(f"{option} is about workers: add --workers or --scheduler")
             yield None
             return
-        place = Place(threads=threads, contexts=self.contexts, keep_bytes=self.keep_bytes, rpc=rpc)
+        place = Place(threads=compute.n_threads, contexts=self.contexts, keep_bytes=self.keep_bytes)
         spread = Spread(
             workers=n_worker, auto=self.workers == AUTO, gpus_per_worker=self.gpus_per_worker,
             place=place, scheduler=self.scheduler, tls=tls,

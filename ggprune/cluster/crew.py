@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ggprune.cluster import engine
 from ggprune.cluster.members import CrewRules, Event, Member, Sent
@@ -25,6 +25,8 @@ from ggprune.runtime.workers import WorkerInfo
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+
+T = TypeVar("T")
 
 POLL_S = 0.5  # between looks at who is there
 STALE_S = 40.0  # without a heartbeat: a machine that hangs
@@ -49,6 +51,7 @@ class Crew:
         self._numbers, self._next_poll = count(), 0.0
         self._first: Member | None = None  # whose bits all others are compared with
         self.distance: dict[str, float] = {}  # by bits: KLD from the first one's
+        self._began: float | None = None  # when the first one joined
         self._deaths: dict[str, int] = {}  # by host: while they were asked
 
     def __enter__(self) -> Crew:
@@ -69,7 +72,7 @@ class Crew:
         return next(iter(self.members.values()))
 
     def send(self, member: Member, task: object, tag: object = None) -> Sent:
-        future = self._submit(member.address, engine.carry_out, self.setup, task)
+        future = self.submit_to([member.address], engine.carry_out, self.setup, task)
         sent = Sent(future.key, member, task, future, tag)
         member.sent[sent.key] = sent
         future.add_done_callback(self._on_done)
@@ -79,6 +82,17 @@ class Crew:
         """What has begun ends, and is dropped."""
         if sent.member.sent.pop(sent.key, None) is not None:
             sent.future.cancel()
+
+    def submit_to(self, addresses: Sequence[str], function: Callable[..., T], *args: object) -> Any:
+        """Have one of these workers call a function; arguments may be futures. Returns a future."""
+        return self.client.submit(
+            function, *args, key=f"ggprune-{next(self._numbers)}-{id(self)}", pure=False,
+            workers=list(addresses), allow_other_workers=False, retries=0,
+        )  # fmt: skip
+
+    def forget(self, futures: Sequence[Any]) -> None:
+        """Cancel what is under way, give back what is there."""
+        self.client.cancel(futures)
 
     def events_until(self, is_over: Callable[[], bool]) -> Iterator[Event]:
         """Events as they come, as long as `is_over` is not true and somebody is there."""
@@ -104,12 +118,6 @@ class Crew:
 
     def _on_done(self, future: Future) -> None:
         self._done.put((future.key, future))
-
-    def _submit(self, address: str, function: object, *args: object) -> Future:
-        return self.client.submit(
-            function, *args, key=f"ggprune-{next(self._numbers)}-{id(self)}", pure=False,
-            workers=[address], allow_other_workers=False, retries=0,
-        )  # fmt: skip
 
     def _settle(self, key: str, future: Future) -> Iterator[Event]:
         asked = next((a for a, (_, f) in self._asked.items() if f.key == key), None)
@@ -148,13 +156,13 @@ class Crew:
             if listed.unfit is not None:
                 self._refuse(listed, f"{listed.host}: {listed.unfit}")
                 continue
-            future = self._submit(address, engine.introduce, self.setup)
+            future = self.submit_to([address], engine.introduce, self.setup)
             self._asked[address] = (listed, future)
             future.add_done_callback(self._on_done)
 
     def _lost(self, member: Member) -> Iterator[Event]:
         words = self._last_words(member.address) if member.sent else None
-        self.progress.note(f"{member.name} is gone; {len(self.members)} workers are left")
+        self.progress.note(f"{member.name} is gone: {self.told()}")
         for sent in list(member.sent.values()):
             sent.future.cancel()
             yield Event(sent, last_words=words)
@@ -199,8 +207,8 @@ class Crew:
             return
         self.members[member.address] = member
         self.all_infos.append(member.info)
-        n = len(self.members)
-        self.progress.note(f"{member.name} has joined: {n} worker{'s' * (n > 1)}")
+        self._began = self._began or time.monotonic()
+        self.progress.note(f"{member.name} has joined: {self.told()}")
 
     def _may_differ(self, member: Member) -> bool:
         assert self._first is not None
@@ -222,7 +230,9 @@ class Crew:
     def _measure_distance(self, member: Member) -> float:
         """KL divergence of the whole model on the probe's last tokens; NaN if one is gone."""
         assert self._first is not None
-        futures = [self._submit(m.address, engine.probe, self.setup) for m in (self._first, member)]
+        futures = [
+            self.submit_to([m.address], engine.probe, self.setup) for m in (self._first, member)
+        ]
         try:
             (first, _), (mine, _) = self.client.gather(futures, errors="raise")
         except Exception:
@@ -247,6 +257,13 @@ class Crew:
         wait = duration(self.rules.wait_s)
         where = self.client.scheduler.address
         return DataError(f"no worker came to {where} within {wait} (--wait)")
+
+    def told(self) -> str:
+        """How many are there, and how fast they have been so far."""
+        n, n_pass = len(self.members), sum(info.n_pass for info in self.all_infos)
+        said = f"{n} worker" + "s" * (n != 1)
+        seconds = time.monotonic() - self._began if self._began else 0.0
+        return f"{said}, {n_pass / seconds:.3g} passes a second" if n_pass and seconds else said
 
     def infos(self) -> tuple[WorkerInfo, ...]:
         """Of all that took part, in the order in which they joined."""

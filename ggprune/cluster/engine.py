@@ -76,6 +76,11 @@ def probe(setup: Setup) -> list[Float32]:
 PROBE_TOKENS = 16
 
 
+def engine_of(setup: Setup) -> Engine:
+    """The one of this process."""
+    return _engine(setup, this_place())
+
+
 def _check_versions(setup: Setup) -> None:
     if setup.ggprune != __version__:
         raise LlamaError(f"has ggprune {__version__}, the coordinator {setup.ggprune}")
@@ -169,6 +174,11 @@ class MeasureEngine:
             rows = tuple(measurer.rows(chunk, task.cuts, task.within))
             base = measurer.base(chunk) if task.with_base else None
             return ChunkAnswer(rows=rows, base=base, effort=_since(before, measurer.effort))
+
+    def stream(self, chunk: Chunk) -> list[Float32 | None]:
+        """What enters every part, and leaves the last one: (n_ctx, n_embd) each."""
+        with self._borrowed(chunk) as measurer:
+            return measurer.stream(chunk)
 
     def close(self) -> None:
         for measurer in self._idle:

@@ -15,12 +15,12 @@ from typing import cast
 from ggprune.cluster.crew import Crew
 from ggprune.cluster.engine import Parts
 from ggprune.cluster.inorder import Trials
+from ggprune.cluster.kinds import Kinds
 from ggprune.cluster.members import Event, Member, Sent
 from ggprune.cluster.policy import Open, Policy
 from ggprune.cluster.work import ChunkAnswer, ChunkTask
 from ggprune.metrics.chunks import Chunks
 from ggprune.model.cut import Cut
-from ggprune.model.layers import format_layers
 from ggprune.runtime.workers import KindInfo, WorkerInfo
 from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows
 
@@ -54,7 +54,7 @@ class SpreadRows:
         self._errors: dict[tuple[int, Cut], Exception] = {}
         self._expected: dict[Cut, int] = {}
         self._held: dict[str, OrderedDict[int, None]] = {}  # by worker: chunks it has
-        self._kind: dict[int, str] = {}  # by chunk: the bits it was computed with
+        self.by_kind = Kinds(crew)
         self._chunks_of: dict[int, set[int]] = {}  # by worker's info
 
     @property
@@ -80,17 +80,7 @@ class SpreadRows:
 
     @property
     def kinds(self) -> tuple[KindInfo, ...]:
-        if len(set(self._kind.values())) < 2:
-            return ()
-        first = {info.bits: info for info in reversed(self.crew.all_infos)}
-        return tuple(
-            KindInfo(
-                device=f"{first[bits].backend} ({first[bits].device})", bits=bits,
-                chunks=format_layers(n for n, kind in self._kind.items() if kind == bits),
-                kld=self.crew.distance.get(bits, 0.0),
-            )
-            for bits in dict.fromkeys(self._kind[n] for n in sorted(self._kind))
-        )  # fmt: skip
+        return self.by_kind.infos()
 
     def expect(self, first: Mapping[Cut, int], within: Cut = NOTHING) -> None:
         """Begin what is asked for soon, drop what is not expected any more."""
@@ -160,6 +150,8 @@ class SpreadRows:
         """Raises what computing it raised."""
 
         def is_over() -> bool:
+            begun = place[0] in self._bases or self._is_under_way(place[0])
+            self.by_kind.check(place[0], is_begun=begun)
             return is_there() or place in self._errors
 
         if not is_over():
@@ -186,7 +178,7 @@ class SpreadRows:
         chunks = {
             n: Open(len(self._open[n]), self._n_sharing(n, member), n <= self._asked)
             for n in sorted(self._open)
-            if self._open[n] and self._kind.get(n, member.info.bits) == member.info.bits
+            if self._open[n] and self.by_kind.of(n) in (None, member.info.bits)
         }
         n_share = self.policy.n_share(self._n_slot, len(self._expected))
         held = self._held.setdefault(member.address, OrderedDict())
@@ -218,7 +210,7 @@ class SpreadRows:
             with_base=number not in self._bases and not self._is_base_coming(number),
         )  # fmt: skip
         sent = self.crew.send(member, task, taken)
-        self._kind.setdefault(number, member.info.bits)
+        self.by_kind.settle(number, member.info.bits)
         held = self._held[member.address]
         held[number] = None
         held.move_to_end(number)
@@ -244,7 +236,7 @@ class SpreadRows:
         task, works = cast(ChunkTask, event.sent.task), cast("dict[Cut, _Work]", event.sent.tag)
         for cut in works:
             self._sent.pop((task.number, cut), None)
-        if event.answer is not None and event.answer.bits == self._kind[task.number]:
+        if event.answer is not None and event.answer.bits == self.by_kind.of(task.number):
             self._keep(task, cast(ChunkAnswer, event.answer.value), event.sent.member.info)
         elif event.error is not None:
             self._failed(task, works, event.error)
@@ -284,9 +276,3 @@ class SpreadRows:
                 self._errors[task.number, cut] = error
         works = {cut: w for cut, w in works.items() if (task.number, cut) not in self._errors}
         self._open.setdefault(task.number, {}).update(works)
-        self._free_kinds(task.number)
-
-    def _free_kinds(self, number: int) -> None:
-        """Of a chunk that nothing is known of yet: anybody may compute it now."""
-        if number not in self._bases and not self._is_under_way(number):
-            self._kind.pop(number, None)

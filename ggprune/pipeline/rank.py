@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from ggprune.cluster.members import Workforce
 from ggprune.metrics.text import Text
 from ggprune.model.model import Model
-from ggprune.pipeline.spread import rows_by, workforce_of
+from ggprune.pipeline.spread import rows_by, told_of_servers, workforce_of
 from ggprune.progress import SILENT, Progress
+from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.choose import ChooseOptions
@@ -45,6 +46,8 @@ def choose(
     The numbers are the same, to the bit. Raises DataError if no worker can take part.
     """
     force = workforce_of(client)
+    compute = options.compute if options is not None and options.compute is not None else Compute()
+    told_of_servers(model, compute, ranking.calibration.n_ctx, progress)
     if force is None:
         return isolated(choose_layers, model, text, ranking, request, options, progress)
     model.read_fingerprint(progress.part("read"))
@@ -65,6 +68,8 @@ def rank(
         from ggprune.pipeline.taylor import with_taylor  # and whatever launches torch
 
         options = with_taylor(model, text, options, progress)
+    measuring = options.measuring
+    told_of_servers(model, measuring.compute or Compute(), measuring.n_ctx, progress)
     if force is None:
         return isolated(rank_layers, model, text, options, progress)
     return rank_layers(model, text, options, progress, rows_by(force))

@@ -11,23 +11,27 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from ggprune.arch.architecture import architecture_of, check_scored
+from ggprune.arch.hparams import n_trunk
 from ggprune.cluster.address import TLSFiles, check_extra
 from ggprune.cluster.crew import Crew
 from ggprune.cluster.engine import MeasureSetup
+from ggprune.cluster.kinds import KindCaches
 from ggprune.cluster.members import CrewRules, Workforce
 from ggprune.cluster.place import Place
 from ggprune.cluster.plans import Machine, WorkerPlan, look, plans_for
 from ggprune.cluster.rows import SpreadRows
 from ggprune.cluster.work import files_of
 from ggprune.errors import UsageError
-from ggprune.metrics.chunks import Chunks, make_chunks
+from ggprune.metrics.chunks import Chunks, make_chunks, n_scored
 from ggprune.metrics.text import Text
 from ggprune.model.model import Model
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import build_commit
 from ggprune.runtime.isolate import isolated
+from ggprune.runtime.rpc import traffic
 from ggprune.runtime.session import LlamaModel
+from ggprune.scoring.cache import ScoreCache
 from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.remembered import RememberedRows, RowsOpener, cache_of
 from ggprune.version import __version__
@@ -121,6 +125,19 @@ def workforce_of(client: Client | Workforce | None) -> Workforce | None:
     return Workforce(client=client)
 
 
+def told_of_servers(model: Model, compute: Compute, n_ctx: int, progress: Progress) -> None:
+    """Before work on servers of llama.cpp's RPC: what passes over the network, and the dangers."""
+    if not compute.rpc:
+        return
+    embedding = model.by_name.get("token_embd.weight")
+    n_embd, n_vocab = embedding.shape[:2] if embedding is not None else (0, 0)
+    bytes_of = traffic(n_ctx, n_scored(n_ctx) + 1, n_trunk(model), n_embd, n_vocab)
+    progress.note(
+        f"over the network, for {n_ctx} tokens: {bytes_of.told()}; less where the output layer is "
+        "on this machine. RPC servers are unprotected, and each serves one client"
+    )
+
+
 def helpers_here(client: Client | Workforce | None) -> Workforce | None:
     """Workers of this machine, who see the files that pass away with a command."""
     force = workforce_of(client)
@@ -148,11 +165,19 @@ def _spread_rows(
         source = SpreadRows(crew, chunks)
         cache = None
         if options.cache is not None:
-            bits = next(iter(crew.members.values())).info.bits
-            cache = stack.enter_context(cache_of(options, model.fingerprint, text, bits, progress))
+            opened = partial(_opened, options, model, text, progress)
+            cache = stack.enter_context(contextlib.closing(KindCaches(source.by_kind, opened)))
         rows = RememberedRows(source, cache, options.unit)
         source.missing = rows.missing
         yield rows
+        effort = source.effort
+        progress.note(f"{crew.told()}: {effort.n_pass} passes, {effort.n_wasted} of them in vain")
+
+
+def _opened(
+    options: MeasureOptions, model: Model, text: Text, progress: Progress, bits: str
+) -> ScoreCache:
+    return cache_of(options, model.fingerprint, text, bits, progress)
 
 
 def _prepare(path: Path, text: Text, n_ctx: int, n_chunk: int | None) -> tuple[Chunks, str]:

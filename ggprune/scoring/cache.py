@@ -14,7 +14,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from blake3 import blake3
@@ -26,6 +26,16 @@ CHECK_BYTES = 16  # of the checksum in front of an entry
 
 AnyArray = NDArray[Any]
 Arrays = Mapping[str, AnyArray]
+
+
+class Cache(Protocol):
+    """What keeps rows."""
+
+    def get(self, chunk: int, names: Iterable[str]) -> Mapping[str, Arrays]: ...
+
+    def names(self, chunk: int) -> frozenset[str]: ...
+
+    def put(self, chunk: int, name: str, arrays: Arrays) -> None: ...
 
 
 class ScoreCache:

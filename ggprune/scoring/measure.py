@@ -23,6 +23,7 @@ from ggprune.ablation.taps import traced
 from ggprune.ablation.units import Halves, halves_of, parts_of
 from ggprune.arch.architecture import StreamNames, architecture_of, check_scored
 from ggprune.metrics.chunks import Chunk, make_chunks
+from ggprune.metrics.estimates import Float32
 from ggprune.metrics.logits import base_logits
 from ggprune.metrics.similarity import angular_distances, influences, relative_magnitudes
 from ggprune.metrics.text import Text
@@ -116,6 +117,11 @@ class Measurer:
     def base(self, chunk: Chunk) -> BaseRows:
         """The whole model on a chunk; of one that is in memory, it is known."""
         return self._at(chunk).rows
+
+    def stream(self, chunk: Chunk) -> list[Float32 | None]:
+        """The whole model's residual stream at all places, a row per token; None where a place has
+        no name."""
+        return self._at(chunk).streams[NOTHING].tokens
 
     def rows(self, chunk: Chunk, cuts: Sequence[Cut], within: Cut = NOTHING) -> Iterator[Rows]:
         """As a `RowSource`'s."""

@@ -18,7 +18,7 @@ from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import computing_on
 from ggprune.runtime.library import versions
 from ggprune.runtime.workers import KindInfo, WorkerInfo
-from ggprune.scoring.cache import Arrays, ScoreCache
+from ggprune.scoring.cache import Arrays, Cache, ScoreCache
 from ggprune.scoring.measure import MeasuredRows, MeasureOptions
 from ggprune.scoring.rows import NOTHING, BaseRows, Effort, Rows, RowSource
 
@@ -28,7 +28,7 @@ BASE, PROBE = "base", "probe"  # names in the cache: the whole model, what tells
 class RememberedRows:
     """A row source around another one, and a cache, if there is one."""
 
-    def __init__(self, source: RowSource, cache: ScoreCache | None, unit: Unit) -> None:
+    def __init__(self, source: RowSource, cache: Cache | None, unit: Unit) -> None:
         self.source, self.cache = source, cache
         self.unit = unit  # what all cuts consist of
         self._n_cached = 0
@@ -134,17 +134,18 @@ def open_rows(
             yield RememberedRows(source, None, options.unit)
             return
         bits = _bits(model, text, options, source, progress)
-        with cache_of(options, model.fingerprint, text, bits, progress) as cache:
+        opened = cache_of(options, model.fingerprint, text, bits, progress)
+        with contextlib.closing(opened) as cache:
             yield RememberedRows(source, cache, options.unit)
 
 
 def cache_of(
     options: MeasureOptions, fingerprint: str, text: Text, bits: str, progress: Progress
-) -> contextlib.closing[ScoreCache]:
+) -> ScoreCache:
     """What was measured of a model on a text by whatever gives the same `bits` on its probe."""
     assert options.cache is not None
     settings = {**_settings(options, fingerprint, text), "bits": bits}
-    return contextlib.closing(ScoreCache(options.cache, settings, progress.note))
+    return ScoreCache(options.cache, settings, progress.note)
 
 
 def _settings(options: MeasureOptions, fingerprint: str, text: Text) -> dict[str, object]:
