@@ -6,10 +6,12 @@ leaves gives back what it had. A worker is asked who it is before it gets work.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +33,8 @@ T = TypeVar("T")
 POLL_S = 0.5  # between looks at who is there
 STALE_S = 40.0  # without a heartbeat: a machine that hangs
 LAST_WORDS_S = 1.0  # that the nanny of a worker that died may need to tell
-ANSWER_S = 60.0  # for what has been computed to arrive
+FETCH_S = 5.0  # for an answer to arrive, before a look whether its worker is there
+TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
 
 
 class Crew:
@@ -123,26 +126,34 @@ class Crew:
         asked = next((a for a, (_, f) in self._asked.items() if f.key == key), None)
         if asked is not None:
             listed, _ = self._asked.pop(asked)
-            self._introduced(listed, future)
+            if self._introduced(listed, future):
+                yield Event()
             return
         sent = next((m.sent.pop(key) for m in self.members.values() if key in m.sent), None)
         if sent is None:  # of somebody who is gone
             return
         try:
-            answer = future.result(timeout=ANSWER_S)
+            answer = self._fetched(future, sent.member.address)
         except Exception as e:
-            if _is_of_worker(e):
-                yield Event(sent, error=e)
-            else:
-                yield Event(sent)
+            yield Event(sent, error=e if _is_of_worker(e) else None)
             return
         finally:
             future.release()
         yield Event(sent, answer=answer)
 
+    def _fetched(self, future: Future, address: str) -> Any:
+        """What a future stands for. Raises what was raised there, TimeoutError if the worker that
+        has it is gone."""
+        while True:
+            try:
+                return future.result(timeout=FETCH_S)
+            except TIMEOUTS:
+                if address not in self._fresh():
+                    raise
+
     def _poll(self) -> Iterator[Event]:
-        roll = {each.address: each for each in call_roll(self.client)}
-        fresh = {a for a, listed in roll.items() if listed.unseen_s < STALE_S}
+        roll = {each.address: each for each in self._roll()}
+        fresh = _alive(roll)
         for address in [a for a in self.members if a not in fresh]:
             yield from self._lost(self.members.pop(address))
         for address in [a for a in self._asked if a not in fresh]:
@@ -187,28 +198,30 @@ class Crew:
             time.sleep(POLL_S / 5)
         return None
 
-    def _introduced(self, listed: Listed, future: Future) -> None:
+    def _introduced(self, listed: Listed, future: Future) -> bool:
+        """Does the worker take part?"""
         try:
-            said: Introduction | Refusal = future.result(timeout=ANSWER_S)
+            said: Introduction | Refusal = self._fetched(future, listed.address)
         except Exception as e:
             if _is_of_worker(e):
                 self._refuse(listed, f"{listed.host}: {type(e).__name__}: {e}")
-            return
+            return False
         finally:
             future.release()
         if isinstance(said, Refusal):
             self._refuse(listed, said.reason)
-            return
+            return False
         member = Member(listed.address, listed, said.info, said.said, said.n_slot)
         if self._first is None:
             self._first = member
         bits = said.info.bits
         if bits != self._first.info.bits and not self._may_differ(member):
-            return
+            return False
         self.members[member.address] = member
         self.all_infos.append(member.info)
         self._began = self._began or time.monotonic()
         self.progress.note(f"{member.name} has joined: {self.told()}")
+        return True
 
     def _may_differ(self, member: Member) -> bool:
         assert self._first is not None
@@ -248,7 +261,25 @@ class Crew:
         """All that are there, of which there are some."""
         if not self.refused or self._asked:
             return False
-        return all(each.address in self.refused for each in call_roll(self.client))
+        return all(each.address in self.refused for each in self._roll())
+
+    def _fresh(self) -> set[str]:
+        return _alive({each.address: each for each in self._roll()})
+
+    def _roll(self) -> list[Listed]:
+        """Raises DataError if the scheduler is gone."""
+        if self.client.status != "running":
+            raise self._no_scheduler()
+        try:
+            return call_roll(self.client)
+        except (OSError, TimeoutError, CancelledError) as e:
+            raise self._no_scheduler() from e
+
+    def _no_scheduler(self) -> DataError:
+        return DataError(
+            "the scheduler is gone; what was measured is kept: once there is one again, the same "
+            "command goes on"
+        )
 
     def _nobody(self) -> DataError:
         if self.refused:
@@ -270,8 +301,13 @@ class Crew:
         return tuple(replace(info) for info in self.all_infos)
 
 
+def _alive(roll: Mapping[str, Listed]) -> set[str]:
+    """Addresses of workers that have been heard of."""
+    return {address for address, listed in roll.items() if listed.unseen_s < STALE_S}
+
+
 def _is_of_worker(error: Exception) -> bool:
     """Was it raised by what was called, and not by Dask because the worker is gone?"""
     return not type(error).__module__.startswith("distributed") and not isinstance(
-        error, (TimeoutError, OSError)
+        error, (*TIMEOUTS, OSError, CancelledError)
     )

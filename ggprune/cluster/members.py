@@ -61,9 +61,12 @@ class Sent:
 
 @dataclass(frozen=True)
 class Event:
-    """What became of a task: an answer, an error, or, with neither, a worker that is gone."""
+    """What became of a task: an answer, an error, or, with neither, a worker that is gone.
 
-    sent: Sent
+    Without a task: a worker has joined.
+    """
+
+    sent: Sent | None = None
     answer: Answer | None = None
     error: Exception | None = None
     last_words: Obituary | None = None

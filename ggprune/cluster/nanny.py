@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 from distributed import Nanny, Worker
 
 from ggprune.cluster.place import this_place
@@ -33,9 +34,10 @@ class WorkerNanny(Nanny):  # type: ignore[misc]
         self._log = self._folder / "stderr"
         place = replace(plan.place, log=str(self._log))
         environ = {**plan.environ, **place.environ(), "GGML_NO_BACKTRACE": "1"}
+        preload = [PRELOAD, *dask.config.get("distributed.worker.preload")]
         super().__init__(
             *args, nthreads=place.contexts, memory_limit=0, env=environ,
-            resources={"ggprune-contexts": place.contexts}, preload=[PRELOAD], dashboard=False,
+            resources={"ggprune-contexts": place.contexts}, preload=preload, dashboard=False,
             **options,
         )  # fmt: skip
         # Set in this process before it starts the other: nothing that slows memory or BLAS down.

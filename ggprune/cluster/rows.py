@@ -157,7 +157,8 @@ class SpreadRows:
         if not is_over():
             self._dispatch()
             for event in self.crew.events_until(is_over):
-                self._take(event)
+                if event.sent is not None:
+                    self._take(event, event.sent)
                 self._dispatch()
         if not is_there():
             raise self._errors[place]
@@ -232,12 +233,12 @@ class SpreadRows:
             if member is not but
         )
 
-    def _take(self, event: Event) -> None:
-        task, works = cast(ChunkTask, event.sent.task), cast("dict[Cut, _Work]", event.sent.tag)
+    def _take(self, event: Event, sent: Sent) -> None:
+        task, works = cast(ChunkTask, sent.task), cast("dict[Cut, _Work]", sent.tag)
         for cut in works:
             self._sent.pop((task.number, cut), None)
         if event.answer is not None and event.answer.bits == self.by_kind.of(task.number):
-            self._keep(task, cast(ChunkAnswer, event.answer.value), event.sent.member.info)
+            self._keep(task, cast(ChunkAnswer, event.answer.value), sent.member.info)
         elif event.error is not None:
             self._failed(task, works, event.error)
         else:

@@ -135,6 +135,12 @@ def family_of(pid: int) -> list[psutil.Process]:
     return []
 
 
+def is_running(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def worker_process(nanny: subprocess.Popen[bytes]) -> psutil.Process:
     """The one below `ggprune worker` that computes."""
 
