@@ -7,6 +7,7 @@ left out. Knows nothing of layers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from ctypes import c_int32
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ Mask = NDArray[np.bool_]
 # Operations that only give other names to memory; all others that end in a view write into it.
 ALIASES = frozenset({"NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})
 PRODUCTS = frozenset({"MUL_MAT", "MUL_MAT_ID"})
+
+_COPY = re.compile(rb"[^#]+#(.+)#[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,7 @@ def graph_of(pointers: Sequence[int]) -> Graph:
     """
     position = {pointer: i for i, pointer in enumerate(pointers)}
     writers: dict[int, list[int]] = {}  # of memory outside the graph: caches, states
+    named: dict[bytes, int] = {}  # nodes so far
     reads: list[tuple[int, ...]] = []
     ops: list[str] = []
     factors: list[bytes] = []
@@ -105,8 +109,11 @@ def graph_of(pointers: Sequence[int]) -> Graph:
             raise LlamaError("this build of llama.cpp has no flag that leaves out graph nodes")
         sources = [s for s in (*struct.src, struct.view_src) if s]
         needed = {position[s] for s in sources if position.get(s, i) < i}
+        copied = (_copied(s) for s in sources if s not in position)
+        needed |= {named[name] for name in copied if name in named}
         for source in sources:
             needed.update(writers.get(_root(source), ()))
+        named[tensor_name(pointer)] = i
         reads.append(tuple(needed))
         ops.append(op_name(struct.op))
         factors.append(tensor_name(struct.src[0]) if ops[-1] in PRODUCTS else b"")
@@ -117,6 +124,15 @@ def graph_of(pointers: Sequence[int]) -> Graph:
         pointers=tuple(pointers), names=tuple(map(tensor_name, pointers)), ops=tuple(ops),
         factors=tuple(factors), reads=tuple(reads),
     )  # fmt: skip
+
+
+def _copied(pointer: int) -> bytes:
+    """The name of what a tensor is a copy of, on another device; "" if it is none.
+
+    ggml_backend_sched_split_graph (ggml-backend.cpp) calls it `device#name#number`.
+    """
+    match = _COPY.fullmatch(tensor_name(pointer))
+    return match[1] if match else b""
 
 
 def _root(pointer: int) -> int:

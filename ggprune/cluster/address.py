@@ -12,6 +12,7 @@ from ggprune.files.documents import parse_json
 from ggprune.files.reading import read_bytes
 
 EXTRA = ("distributed", "cryptography")
+WHERE = "no scheduler; write tcp://host:port, tls://host:port, or its --scheduler-file"
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -39,8 +40,10 @@ def address_of(where: str) -> str:
         except ValueError:
             is_whole = False
         if not is_whole:
-            raise UsageError(f"--scheduler {where}: write tcp://host:port, tls://host:port or FILE")
+            raise UsageError(f"{where}: {WHERE}")
         return where
+    if not Path(where).exists():
+        raise UsageError(f"{where}: {WHERE}")
     try:
         document = parse_json(read_bytes(Path(where)).decode("utf-8"))
         address = document["address"]  # type: ignore[index,call-overload]

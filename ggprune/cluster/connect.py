@@ -114,7 +114,7 @@ def _check_scheduler(client: Client, at: str, progress: Progress) -> None:
         progress.note(f"{at} is open to others, who can run code as you: use TLS (docs/scale.md)")
     if state.ttl_s is None or state.ttl_s >= DEFAULT_TTL_S:
         progress.note(
-            f"the scheduler at {at} notices a machine that hangs after 5 minutes: "
+            f"the scheduler at {at} keeps a machine that hangs for 5 minutes: "
             "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=60s"
         )
     if state.allowed_failures <= DEFAULT_FAILURES:
@@ -127,10 +127,12 @@ def _check_scheduler(client: Client, at: str, progress: Progress) -> None:
 @contextlib.contextmanager
 def _quiet_logs() -> Iterator[None]:
     """What Dask logs is told in other words, or is of no interest."""
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    levels = {name: logging.getLogger(name).level for name in [*names, "asyncio"]}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -95,7 +95,7 @@ class Site:
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, **self.environ, **environ},
-                cwd=Path(__file__).parent.parent.parent,
+                cwd=self.folder,
             )  # fmt: skip
 
     @contextlib.contextmanager
@@ -137,7 +137,7 @@ def family_of(pid: int) -> list[psutil.Process]:
 
 def is_running(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
@@ -177,9 +177,10 @@ def is_open(port: int) -> bool:
     return False
 
 
-def kill(process: psutil.Process) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(signal.SIGKILL)
+def kill(*processes: psutil.Process) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
 
 
 def make_keys(folder: Path) -> TLSFiles:

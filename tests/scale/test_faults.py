@@ -71,7 +71,7 @@ def test_a_worker_is_killed(tmp_path: Path, alone: dict[str, Any]) -> None:
 def test_a_worker_and_its_nanny_are_killed(tmp_path: Path, alone: dict[str, Any]) -> None:
     with site(tmp_path, 2) as place:
         everybody = family_of(place.workers[0].pid)
-        check(place, alone, lambda: [kill(process) for process in everybody])
+        check(place, alone, lambda: kill(*everybody))
 
 
 def test_a_machine_hangs(
@@ -116,7 +116,7 @@ def test_the_scheduler_dies_and_the_command_is_run_again(
     with site(tmp_path, 2) as place:
         assert place.scheduler is not None
         everybody = family_of(place.scheduler.pid)
-        listener = Halfway(lambda: [kill(process) for process in everybody])
+        listener = Halfway(lambda: kill(*everybody))
         cache = tmp_path / "kept"
         with (
             pytest.raises(GGPruneError, match="the scheduler is gone"),
@@ -153,11 +153,9 @@ def kills_and_joins(folder: Path, expected: Any, n_event: int, seed: int = 1) ->
                 if len(alive) < 2 or draw.random() < 0.3:
                     place.start_worker()
                 elif draw.random() < 0.5:
-                    for process in family_of(draw.choice(alive).pid):
-                        kill(process)
+                    kill(*family_of(draw.choice(alive).pid))
                 else:
-                    for process in family_of(draw.choice(alive).pid)[:-1]:
-                        kill(process)
+                    kill(*family_of(draw.choice(alive).pid)[:-1])
                 left[0] -= 1
 
         thread = threading.Thread(target=meddle)
