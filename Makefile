@@ -23,9 +23,10 @@ FUZZ_SEED ?= 1
 PORTABLE := tests/test_portable.py tests/files tests/model tests/surgery tests/runtime \
 	tests/pipeline/test_files.py tests/pipeline/test_job.py tests/pipeline/test_split.py \
 	tests/quantize/test_quantizer.py tests/healing/test_kept.py tests/evaluation/test_baselogits.py \
-	tests/cli/test_cli.py -k 'not (40_gb or auto or a_size or chosen or interrupted or wrong_inputs)'
+	tests/cli/test_cli.py -k 'not (40_gb or auto or a_size or chosen or interrupted or wrong_inputs \
+	or requantized or quantize_eval or imatrix_follows or experts)'
 
-.PHONY: demo test test-portable test-archs test-train test-wheel fuzz faults hostile lint type format bench docs fixtures clean help
+.PHONY: demo test test-portable test-scale test-archs test-train test-wheel fuzz faults hostile lint type format bench docs fixtures clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -45,10 +46,13 @@ demo: $(READY)  ## rank, prune, requantize, heal, evaluate and benchmark the emb
 		--report $(DEMO)/report.md --force
 
 test: $(READY)  ## run all tests
-	@$(BIN)/python -m pytest --ignore tests/torch --ignore tests/wheel
+	@$(BIN)/python -m pytest --ignore tests/torch --ignore tests/wheel --ignore tests/scale
 
 test-portable: $(READY)  ## tests that write files, without what Linux alone offers
 	@PYTHONPATH=$(CURDIR)/tests/portable $(BIN)/python -m pytest $(PORTABLE)
+
+test-scale: $(READY)  ## many processes measure as one: schedulers, workers, what befalls them
+	@$(BIN)/python -m pytest tests/scale
 
 test-train: $(READY)  ## tests of training; installs torch, transformers, peft, accelerate
 	@echo "Installing torch and what trains with it into .venv: about 200 MB for the CPU."

@@ -11,6 +11,7 @@ roll       who is there, as the scheduler knows it
 members    workers and what they are sent
 crew       at the coordinator: workers that may take part, what each is doing
 policy     which work comes next, and how much of it at once
+likeness   do workers compute the same bits
 kinds      workers that compute other bits
 inorder    independent tasks, answers in their order
 rows       a row source that has others compute

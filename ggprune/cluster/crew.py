@@ -17,11 +17,12 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ggprune.cluster import engine
+from ggprune.cluster.likeness import Likeness
 from ggprune.cluster.members import CrewRules, Event, Member, Sent
 from ggprune.cluster.roll import TOPIC, Listed, Obituary, call_roll
 from ggprune.cluster.work import Introduction, Refusal, Setup
 from ggprune.errors import DataError, LlamaAbortError
-from ggprune.metrics.logits import base_logits
+from ggprune.metrics.estimates import Float32
 from ggprune.progress import SILENT, Progress, duration
 from ggprune.runtime.workers import WorkerInfo
 
@@ -52,8 +53,7 @@ class Crew:
         self._asked: dict[str, tuple[Listed, Future]] = {}  # not answered yet who they are
         self._done: queue.SimpleQueue[tuple[str, Future]] = queue.SimpleQueue()
         self._numbers, self._next_poll = count(), 0.0
-        self._first: Member | None = None  # whose bits all others are compared with
-        self.distance: dict[str, float] = {}  # by bits: KLD from the first one's
+        self.likeness = Likeness(self._probed)
         self._began: float | None = None  # when the first one joined
         self._deaths: dict[str, int] = {}  # by host: while they were asked
 
@@ -212,10 +212,9 @@ class Crew:
             self._refuse(listed, said.reason)
             return False
         member = Member(listed.address, listed, said.info, said.said, said.n_slot)
-        if self._first is None:
-            self._first = member
-        bits = said.info.bits
-        if bits != self._first.info.bits and not self._may_differ(member):
+        reason = self.likeness.objection(member)
+        if reason is not None and not self.rules.mixed:
+            self._refuse(listed, f"{reason}; --mixed lets it in")
             return False
         self.members[member.address] = member
         self.all_infos.append(member.info)
@@ -223,35 +222,11 @@ class Crew:
         self.progress.note(f"{member.name} has joined: {self.told()}")
         return True
 
-    def _may_differ(self, member: Member) -> bool:
-        assert self._first is not None
-        first, mine = self._first.info, member.info
-        if mine.bits not in self.distance:
-            self.distance[mine.bits] = self._measure_distance(member)
-        kld = self.distance[mine.bits]
-        apart = "" if kld != kld else f", a KLD of {kld:.1e} from it"  # noqa: PLR0124
-        if self.rules.mixed:
-            return True
-        what = f"{mine.backend} on {mine.device}" if mine.device != first.device else "other bits"
-        self._refuse(
-            member.listed,
-            f"{member.name} computes differently from {self._first.name} ({what}: "
-            f"{mine.bits[:8]}..., not {first.bits[:8]}...{apart}); --mixed lets it in",
-        )
-        return False
-
-    def _measure_distance(self, member: Member) -> float:
-        """KL divergence of the whole model on the probe's last tokens; NaN if one is gone."""
-        assert self._first is not None
-        futures = [
-            self.submit_to([m.address], engine.probe, self.setup) for m in (self._first, member)
-        ]
-        try:
-            (first, _), (mine, _) = self.client.gather(futures, errors="raise")
-        except Exception:
-            return float("nan")
-        targets = first.argmax(axis=1)
-        return float(base_logits(first, targets).compare(mine, targets).kld.mean())
+    def _probed(self, address: str) -> Float32:
+        """Logits of the whole model on the probe. Raises TimeoutError if the worker is gone."""
+        future = self.submit_to([address], engine.probe, self.setup)
+        logits: list[Float32] = self._fetched(future, address)
+        return logits[0]
 
     def _refuse(self, listed: Listed, reason: str) -> None:
         self.refused[listed.address] = reason

@@ -53,6 +53,8 @@ def introduce(setup: Setup) -> Introduction | Refusal:
         bits = engine.bits
     except GGPruneError as e:
         return Refusal(f"{host}: {e}")
+    except OSError as e:
+        return Refusal(f"{host}: {e.filename or setup.models[0].paths[0]}: {e.strerror or e}")
     found = [device for device in devices() if device.is_gpu] or list(devices()[:1])
     info = WorkerInfo(
         host=host, device=", ".join(dict.fromkeys(each.description for each in found)),

@@ -68,7 +68,7 @@ class Kinds:
             KindInfo(
                 device=f"{first[bits].backend} ({first[bits].device})", bits=bits,
                 chunks=format_layers(n for n, kind in self._of.items() if kind == bits),
-                kld=self.crew.distance.get(bits, 0.0),
+                kld=self.crew.likeness.distance.get(bits, 0.0),
             )
             for bits in dict.fromkeys(self._of[n] for n in sorted(self._of))
         )  # fmt: skip

@@ -29,17 +29,24 @@ class Policy:
     group: int = 8  # sets of a task, at most
     n_ahead: int | None = None  # chunks ahead, whatever the number of sets
 
-    def n_ahead_of(self, n_worker: int, n_set: int) -> int:
-        """Chunks to begin beyond those that are asked for; none on a worker alone."""
+    def n_ahead_of(self, n_worker: int, n_set: int, n_left: int, *, is_sure: bool) -> int:
+        """Chunks to begin beyond the one that is asked for, of `n_left` behind it.
+
+        None on a worker alone; if all of them are surely wanted, as many as give each worker two.
+        """
         if n_worker < 2 or n_set < 1:
             return 0
         if self.n_ahead is not None:
-            return self.n_ahead
-        return max(0, -(-n_worker * self.sets_each // n_set) - 1)
+            ahead = self.n_ahead
+        elif is_sure:
+            ahead = 2 * n_worker - 1
+        else:
+            ahead = max(0, -(-n_worker * self.sets_each // n_set) - 1)
+        return min(ahead, n_left)
 
-    def n_share(self, n_worker: int, n_set: int) -> int:
+    def n_share(self, n_worker: int, n_ahead: int) -> int:
         """Workers that share a chunk."""
-        return max(1, n_worker // (1 + self.n_ahead_of(n_worker, n_set)))
+        return max(1, n_worker // (1 + n_ahead))
 
     def pick(
         self, chunks: Mapping[int, Open], held: Collection[int], n_share: int, *, is_idle: bool

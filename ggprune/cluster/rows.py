@@ -47,6 +47,7 @@ class SpreadRows:
         self._parts, self._divided = said.parts, said.divided
         self._effort = Effort(n_wasted=0)
         self._asked = 0  # the chunk the race is at
+        self._n_ahead = 0
         self._open: dict[int, dict[Cut, _Work]] = {}
         self._sent: dict[tuple[int, Cut], Sent] = {}
         self._rows: dict[tuple[int, Cut], Rows] = {}
@@ -82,16 +83,18 @@ class SpreadRows:
     def kinds(self) -> tuple[KindInfo, ...]:
         return self.by_kind.infos()
 
-    def expect(self, first: Mapping[Cut, int], within: Cut = NOTHING) -> None:
+    def expect(
+        self, first: Mapping[Cut, int], within: Cut = NOTHING, *, is_sure: bool = False
+    ) -> None:
         """Begin what is asked for soon, drop what is not expected any more."""
         self._expected = dict(first)
         self._asked = max(first.values(), default=0)
         self._drop_others()
-        ahead = self.policy.n_ahead_of(self._n_slot, len(first))
-        for number in range(min(first.values(), default=0), self._asked + 1 + ahead):
-            if number < self.n_chunk:
-                cuts = [cut for cut, start in first.items() if start <= number]
-                self._want(number, self.missing(number, cuts), within)
+        n_left = self.n_chunk - 1 - self._asked
+        self._n_ahead = self.policy.n_ahead_of(self._n_slot, len(first), n_left, is_sure=is_sure)
+        for number in range(min(first.values(), default=0), self._asked + 1 + self._n_ahead):
+            cuts = [cut for cut, start in first.items() if start <= number]
+            self._want(number, self.missing(number, cuts), within)
         self._dispatch()
 
     def base(self, number: int) -> BaseRows:
@@ -181,7 +184,7 @@ class SpreadRows:
             for n in sorted(self._open)
             if self._open[n] and self.by_kind.of(n) in (None, member.info.bits)
         }
-        n_share = self.policy.n_share(self._n_slot, len(self._expected))
+        n_share = self.policy.n_share(self._n_slot, self._n_ahead)
         held = self._held.setdefault(member.address, OrderedDict())
         number = self.policy.pick(chunks, held, n_share, is_idle=is_idle)
         if number is None:

@@ -263,7 +263,9 @@ class MeasuredRows:
     def kinds(self) -> tuple[KindInfo, ...]:
         return ()
 
-    def expect(self, first: Mapping[Cut, int], within: Cut = NOTHING) -> None:
+    def expect(
+        self, first: Mapping[Cut, int], within: Cut = NOTHING, *, is_sure: bool = False
+    ) -> None:
         """Nothing is computed before it is asked for."""
 
     def base(self, number: int) -> BaseRows:

@@ -65,7 +65,7 @@ class Race:
     def lap(self, number: int, take: Callable[[Cut, Rows], object] | None = None) -> None:
         """Go through a chunk; `take` is given everything that is measured."""
         seen = {cut: len(self.seen[cut]) for cut in self.active}
-        self.source.expect(seen, self.rules.within)
+        self.source.expect(seen, self.rules.within, is_sure=self.rules.n_lowest is None)
         for earlier in range(number + 1):  # one that comes back catches up
             cuts = [cut for cut in self.active if len(self.seen[cut]) == earlier]
             measured = self.source.rows(earlier, cuts, self.rules.within) if cuts else ()

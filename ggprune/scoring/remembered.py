@@ -58,9 +58,11 @@ class RememberedRows:
     def kinds(self) -> tuple[KindInfo, ...]:
         return self.source.kinds
 
-    def expect(self, first: Mapping[Cut, int], within: Cut = NOTHING) -> None:
+    def expect(
+        self, first: Mapping[Cut, int], within: Cut = NOTHING, *, is_sure: bool = False
+    ) -> None:
         """As `RowSource.expect`."""
-        self.source.expect(first, within)
+        self.source.expect(first, within, is_sure=is_sure)
 
     def missing(self, number: int, cuts: Sequence[Cut]) -> list[Cut]:
         """Those of the cuts that would have to be measured on a chunk."""

@@ -92,8 +92,11 @@ class RowSource(Protocol):
     def kinds(self) -> tuple[KindInfo, ...]:
         """Of the workers, where they do not all compute the same bits."""
 
-    def expect(self, first: Mapping[Cut, int], within: Cut = NOTHING) -> None:
+    def expect(
+        self, first: Mapping[Cut, int], within: Cut = NOTHING, *, is_sure: bool = False
+    ) -> None:
         """These cuts are going to be asked for, each from a chunk on; others are not any more.
+        If that is sure, on all chunks.
 
         May be believed or not: what is asked for is computed in any case.
         """

@@ -21,7 +21,7 @@ from tests.arch.families import Family
 from tests.arch.meaning import unknown_keys
 from tests.arch.variants import BAD, Result, Verdict, check_variants
 
-N_VARIANT = 5  # of each architecture; --all has about a hundred
+N_VARIANT = 3  # of each architecture; --all has about a hundred
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 
 

@@ -56,12 +56,15 @@ def test_another_file_under_the_name(tmp_path: Path, alone: dict[str, Any], dead
         place.start_worker("--path-map", f"{TINY.parent}={there}")
         place.start_worker("--path-map", f"{TINY.parent}={there / 'wrong'}")
         place.start_worker("--path-map", f"{TINY.parent}={there / 'nowhere'}")
-        wait_for(lambda: len(force.client.nthreads()) == 3, "three workers")
+        (there / "folder" / TINY.name).mkdir(parents=True)
+        place.start_worker("--path-map", f"{TINY.parent}={there / 'folder'}")
+        wait_for(lambda: len(force.client.nthreads()) == 4, "four workers")
         ranking = jobs.all_layers(force, progress=listener)
     assert numbers_of(ranking) == alone["rank"]
     expected = open_model(TINY).fingerprint[:8]
     assert listener.told(f"is another model ({dead.fingerprint[:8]}..., expected {expected}...)")
     assert listener.told(f"{there / 'nowhere' / TINY.name}: not found; --path-map?")
+    assert listener.told(f"{there / 'folder' / TINY.name}: ")
     assert len(listener.told("has joined")) == 1
 
 

@@ -135,7 +135,9 @@ class Known:
         self.expected: list[dict[Cut, int]] = []
         self.asked: list[tuple[int, list[Cut], Cut]] = []
 
-    def expect(self, first: Mapping[Cut, int], within: Cut = NOTHING) -> None:
+    def expect(
+        self, first: Mapping[Cut, int], within: Cut = NOTHING, *, is_sure: bool = False
+    ) -> None:
         self.expected.append(dict(first))
 
     def base(self, number: int) -> BaseRows:
