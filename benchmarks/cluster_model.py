@@ -144,7 +144,7 @@ class Simulation:
         chunk = self.policy.pick(chunks, worker.held, n_share, is_idle=True)
         if chunk is None:
             return
-        n_take = self.policy.n_take(len(self.open[chunk]), n_share)
+        n_take = self.policy.n_take(len(self.open[chunk]), n_share, len(self.workers))
         sets = list(self.open[chunk])[:n_take]
         for drop in sets:
             del self.open[chunk][drop]

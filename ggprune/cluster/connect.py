@@ -20,6 +20,11 @@ from ggprune.progress import SILENT, Progress, duration
 
 CONNECT_S = 30.0
 TTL_S = 60  # of workers that we start: a machine that hangs is noticed
+# No HTTP server can be switched off: here nobody can reach it, and there is nothing to see.
+NO_PAGES: dict[str, Any] = {
+    f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")
+}
+NO_DASHBOARD: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 # Of a scheduler that somebody else started.
 DEFAULT_TTL_S, DEFAULT_FAILURES = 300, 3
 
@@ -49,11 +54,11 @@ def local_client(plans: Sequence[WorkerPlan]) -> Iterator[Client]:
     quiet: dict[str, Any] = {"silence_logs": logging.CRITICAL}
     settings = {
         "distributed.scheduler.worker-ttl": TTL_S, "distributed.scheduler.allowed-failures": 1000,
-        "distributed.comm.timeouts.connect": CONNECT_S,
+        "distributed.comm.timeouts.connect": CONNECT_S, **NO_PAGES,
     }  # fmt: skip
     with (
         dask.config.set(settings), _quiet_logs(), SpecCluster(
-            scheduler={"cls": Scheduler, "options": {**options, "dashboard": False}},
+            scheduler={"cls": Scheduler, "options": {**options, **NO_DASHBOARD}},
             workers={
                 plan.name: {"cls": WorkerNanny, "options": {**options, **quiet, "plan": plan}}
                 for plan in plans

@@ -38,6 +38,7 @@ class WorkerNanny(Nanny):  # type: ignore[misc]
         super().__init__(
             *args, nthreads=place.contexts, memory_limit=0, env=environ,
             resources={"ggprune-contexts": place.contexts}, preload=preload, dashboard=False,
+            dashboard_address="127.0.0.1:0",
             **options,
         )  # fmt: skip
         # Set in this process before it starts the other: nothing that slows memory or BLAS down.

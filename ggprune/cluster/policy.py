@@ -27,6 +27,7 @@ class Policy:
 
     sets_each: int = 16  # ahead, for each worker
     group: int = 8  # sets of a task, at most
+    group_alone: int = 16  # on a single worker
     n_ahead: int | None = None  # chunks ahead, whatever the number of sets
 
     def n_ahead_of(self, n_worker: int, n_set: int, n_left: int, *, is_sure: bool) -> int:
@@ -34,7 +35,7 @@ class Policy:
 
         None on a worker alone; if all of them are surely wanted, as many as give each worker two.
         """
-        if n_worker < 2 or n_set < 1:
+        if n_set < 1 or (n_worker < 2 and not is_sure):
             return 0
         if self.n_ahead is not None:
             ahead = self.n_ahead
@@ -68,6 +69,7 @@ class Policy:
         # Helping costs a pass through the whole model.
         return next((n for n, open_ in chunks.items() if is_idle and open_.n_set > 1), None)
 
-    def n_take(self, n_set: int, n_share: int) -> int:
+    def n_take(self, n_set: int, n_share: int, n_worker: int) -> int:
         """Sets of an open chunk to take at once."""
-        return max(1, min(self.group, -(-n_set // n_share)))
+        most = self.group if n_worker > 1 else self.group_alone
+        return max(1, min(most, -(-n_set // n_share)))

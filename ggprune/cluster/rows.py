@@ -201,7 +201,7 @@ class SpreadRows:
         else:
             within = works[first].within
             like = [cut for cut, w in works.items() if w.within == within and cut != NOTHING]
-            cuts = like[: self.policy.n_take(len(works), n_share)]
+            cuts = like[: self.policy.n_take(len(works), n_share, self._n_slot)]
         self._begin(member, number, cuts, within)
 
     def _begin(self, member: Member, number: int, cuts: Sequence[Cut], within: Cut) -> None:

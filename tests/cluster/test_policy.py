@@ -9,7 +9,7 @@ from ggprune.cluster.policy import Open, Policy
 
 def test_no_look_ahead_on_one_worker() -> None:
     assert Policy().n_ahead_of(1, 80, 100, is_sure=False) == 0
-    assert Policy().n_ahead_of(1, 80, 100, is_sure=True) == 0
+    assert Policy().n_ahead_of(1, 80, 100, is_sure=True) == 1  # that costs nothing
     assert Policy().n_ahead_of(8, 0, 100, is_sure=False) == 0
 
 
@@ -57,5 +57,6 @@ def test_only_an_idle_worker_helps_where_all_chunks_have_one() -> None:
 
 
 def test_sets_of_a_task() -> None:
-    assert [Policy().n_take(n, 1) for n in (1, 8, 80)] == [1, 8, 8]
-    assert [Policy().n_take(n, 4) for n in (1, 8, 80)] == [1, 2, 8]
+    assert [Policy().n_take(n, 1, 2) for n in (1, 8, 80)] == [1, 8, 8]
+    assert [Policy().n_take(n, 4, 8) for n in (1, 8, 80)] == [1, 2, 8]
+    assert [Policy().n_take(n, 1, 1) for n in (1, 8, 80)] == [1, 8, 16]

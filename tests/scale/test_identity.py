@@ -40,6 +40,9 @@ def test_processes_of_this_machine(
     with workforce(Spread(workers=n_worker, place=Place(threads=1)), listener) as force:
         assert force is not None
         assert force.client.scheduler.address.startswith("tls://127.0.0.1:")
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        heard = {c.laddr.ip for p in family for c in p.net_connections() if c.status == "LISTEN"}
+        assert heard == {"127.0.0.1"}
         ranking = check_all(force, alone, ranked, quantized)
         assert ranking.workers is not None
         assert sum(worker.n_pass for worker in ranking.workers) == ranking.effort.n_pass
