@@ -20,9 +20,11 @@ from ggprune.progress import SILENT, Progress, duration
 
 CONNECT_S = 30.0
 TTL_S = 60  # of workers that we start: a machine that hangs is noticed
-# No HTTP server can be switched off: here nobody can reach it, and there is nothing to see.
-NO_PAGES: dict[str, Any] = {
-    f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")
+# Without a profiler, which interrupts what computes a hundred times a second, and without pages: no
+# HTTP server can be switched off, but here nobody can reach it, and there is nothing to see.
+PLAIN: dict[str, Any] = {
+    "distributed.worker.profile.enabled": False,
+    **{f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")},
 }
 NO_DASHBOARD: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 # Of a scheduler that somebody else started.
@@ -54,7 +56,7 @@ def local_client(plans: Sequence[WorkerPlan]) -> Iterator[Client]:
     quiet: dict[str, Any] = {"silence_logs": logging.CRITICAL}
     settings = {
         "distributed.scheduler.worker-ttl": TTL_S, "distributed.scheduler.allowed-failures": 1000,
-        "distributed.comm.timeouts.connect": CONNECT_S, **NO_PAGES,
+        "distributed.comm.timeouts.connect": CONNECT_S, **PLAIN,
     }  # fmt: skip
     with (
         dask.config.set(settings), _quiet_logs(), SpecCluster(

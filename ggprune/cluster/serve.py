@@ -11,7 +11,7 @@ import dask
 from distributed.security import Security
 
 from ggprune.cluster.address import TLSFiles, is_exposed
-from ggprune.cluster.connect import NO_PAGES, TTL_S, reason_of, security_of
+from ggprune.cluster.connect import PLAIN, TTL_S, reason_of, security_of
 from ggprune.cluster.nanny import WorkerNanny
 from ggprune.cluster.plans import WorkerPlan
 from ggprune.errors import DataError
@@ -30,7 +30,7 @@ def serve(
     """
     settings = {
         "distributed.scheduler.worker-ttl": TTL_S, "distributed.comm.timeouts.connect": wait_s,
-        **NO_PAGES,
+        **PLAIN,
     }  # fmt: skip
     if is_exposed(address):
         progress.note(f"{address} is open to others, who can run code as you: use TLS")
