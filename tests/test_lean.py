@@ -56,3 +56,12 @@ def test_a_package_that_is_missing_stays_missing() -> None:
         "import sys\n"
         "assert 'no_such_package' not in sys.modules\n"
     )
+
+
+def test_nothing_loads_dask_before_it_is_asked_for() -> None:
+    run(
+        "import ggprune, sys\n"
+        "import ggprune.cli.rank, ggprune.cli.eval, ggprune.cli.auto, ggprune.cli.worker\n"
+        "ggprune.rank, ggprune.evaluate, ggprune.auto\n"
+        "assert not {'dask', 'distributed', 'tornado', 'cryptography'} & set(sys.modules)\n"
+    )

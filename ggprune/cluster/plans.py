@@ -14,6 +14,7 @@ from ggprune.errors import UsageError
 from ggprune.model.layers import parse_layers
 from ggprune.runtime.devices import devices
 from ggprune.runtime.library import default_threads
+from ggprune.scoring.kept import FREE_SHARE, free_bytes
 
 NODES = Path("/sys/devices/system/node")
 # What limits the GPUs that a process sees, by how llama.cpp names them.
@@ -33,6 +34,7 @@ class Machine:
     numbers: tuple[int, ...] = ()  # of these, among all that are seen; none: 0, 1, ...
     nodes: tuple[tuple[int, ...], ...]  # CPUs of each NUMA node, of those that may be used
     n_thread: int
+    free_bytes: int = 0  # of its memory
 
     @property
     def backend(self) -> str:
@@ -53,7 +55,7 @@ def look() -> Machine:
     gpus = [device.name for device in devices() if device.kind == "gpu"]
     kinds = [re.sub(r"\d+$", "", name) for name in gpus]
     first = tuple(name for name, kind in zip(gpus, kinds, strict=True) if kind == kinds[0])
-    return Machine(gpus=first, nodes=_nodes(), n_thread=default_threads())
+    return Machine(gpus=first, nodes=_nodes(), n_thread=default_threads(), free_bytes=free_bytes())
 
 
 def _nodes() -> tuple[tuple[int, ...], ...]:
@@ -129,11 +131,14 @@ def visible(machine: Machine, group: Sequence[int], environ: Mapping[str, str]) 
 
 
 def _divided(plans: list[WorkerPlan], machine: Machine) -> list[WorkerPlan]:
-    """The CPU's threads, unless the user has said how many."""
-    n = len(plans)
-    return [
-        replace(plan, place=replace(
-            plan.place, threads=plan.place.threads or max(1, machine.n_thread // n),
-        ))
-        for plan in plans
-    ]  # fmt: skip
+    """The CPU's threads, and the memory for chunks, unless the user has said how much each gets."""
+    threads = max(1, machine.n_thread // len(plans))
+    keep = machine.free_bytes // FREE_SHARE // len(plans)
+
+    def place(given: Place) -> Place:
+        return replace(
+            given, threads=given.threads or threads,
+            keep_bytes=given.keep_bytes if given.keep_bytes is not None else keep,
+        )  # fmt: skip
+
+    return [replace(plan, place=place(plan.place)) for plan in plans]

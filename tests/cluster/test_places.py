@@ -11,7 +11,10 @@ from ggprune.cluster.place import Place, parse_path_map, this_place
 from ggprune.cluster.plans import Machine, chosen_gpus, plans_for, visible
 from ggprune.errors import DataError, UsageError
 
-BOX = Machine(gpus=tuple(f"CUDA{i}" for i in range(8)), nodes=((0, 1), (2, 3)), n_thread=32)
+BOX = Machine(
+    gpus=tuple(f"CUDA{i}" for i in range(8)), nodes=((0, 1), (2, 3)), n_thread=32,
+    free_bytes=64 << 30,
+)  # fmt: skip
 
 
 def test_a_place_is_sent_by_the_environment() -> None:
@@ -38,6 +41,7 @@ def test_every_worker_has_gpus_of_its_own(n_worker: int | None, each: int, seen:
     plans = plans_for(BOX, n_worker, each, Place(), {})
     assert [plan.environ["CUDA_VISIBLE_DEVICES"] for plan in plans] == seen
     assert {plan.place.threads for plan in plans} == {32 // len(plans)}
+    assert {plan.place.keep_bytes for plan in plans} == {(16 << 30) // len(plans)}
     assert len({plan.name for plan in plans}) == len(plans)
 
 
@@ -61,9 +65,9 @@ def test_other_backends_have_variables_of_their_own(backend: str, name: str, val
 
 def test_gpus_can_be_chosen() -> None:
     machine = chosen_gpus(BOX, (5, 7))
-    plans = plans_for(machine, None, 1, Place(threads=2), {})
+    plans = plans_for(machine, None, 1, Place(threads=2, keep_bytes=7), {})
     assert [plan.environ["CUDA_VISIBLE_DEVICES"] for plan in plans] == ["5", "7"]
-    assert {plan.place.threads for plan in plans} == {2}
+    assert {(plan.place.threads, plan.place.keep_bytes) for plan in plans} == {(2, 7)}
     assert chosen_gpus(BOX, None) == BOX
     with pytest.raises(UsageError, match=r"--gpus 8: llama.cpp sees 8 GPUs here"):
         chosen_gpus(BOX, (8,))
