@@ -43,7 +43,7 @@ demo: $(READY)  ## rank, prune, requantize, heal, evaluate and benchmark the emb
 	@echo "ggprune auto: drop two of them, requantize, heal, and show what that gained and lost"
 	@$(BIN)/ggprune auto fixtures/tiny.gguf $(DEMO)/tiny-pruned.gguf --drop 2 --heal --type Q4_K_M \
 		-f fixtures/calibration.txt --eval-file fixtures/evaluation.txt --chunks 12 \
-		--report $(DEMO)/report.md --force
+		--report $(DEMO)/report.html --force
 
 test: $(READY)  ## run all tests
 	@$(BIN)/python -m pytest --ignore tests/torch --ignore tests/wheel --ignore tests/scale

@@ -27,8 +27,8 @@ from ggprune.pipeline.auto import auto
 from ggprune.pipeline.launch import check_extra
 from ggprune.pipeline.options import ALL, EVAL_TOKENS, AutoOptions
 from ggprune.report.auto import blocks, report
-from ggprune.report.blocks import check_report, report_text
 from ggprune.report.plot import check_plot, ranking_figure, write_figure
+from ggprune.report.whole import check_report, report_text
 from ggprune.training.options import TrainOptions
 
 
@@ -63,7 +63,7 @@ class Options:
     n_eval_chunk: Annotated[int | None, Option(
         "--eval-chunks", min=ALL, show_default=f"{EVAL_TOKENS} tokens",
         help="Judge on the first N chunks of the other text; -1: all.")] = None
-    report: Annotated[Path | None, Option(help="Write everything down (.json or .md).")] = None
+    report: Annotated[Path | None, Option(help="Write everything down (.html, .json, .md).")] = None
     n_prompt: Annotated[int, Option("-p", "--n-prompt", min=0, help="pp test.")] = 512
     n_gen: Annotated[int, Option("-n", "--n-gen", min=0, help="tg test.")] = 128
     n_repeat: Annotated[int, Option("-r", "--repetitions", min=1,

@@ -27,7 +27,8 @@ from ggprune.metrics.text import EVALUATION, Text
 from ggprune.model.model import open_model
 from ggprune.pipeline import evaluate
 from ggprune.report import evaluation
-from ggprune.report.blocks import Block, check_report, report_text
+from ggprune.report.blocks import Block
+from ggprune.report.whole import check_report, report_text
 from ggprune.runtime.compute import Compute
 
 CTX, TASKS_CTX = 512, 2048
@@ -84,7 +85,7 @@ class Options:
     prompts: Annotated[Path | None, _file(
         "--prompts", "With --generate: a prompt per line, not the shipped ones.")] = None
     report: Annotated[Path | None, Option(
-        help="Write everything down, texts whole (.json or .md).")] = None
+        help="Write everything down, texts whole (.html, .json, .md).")] = None
     n_predict: Annotated[int, Option(
         "-n", "--predict", min=1, max=65536, help="Tokens behind each prompt.")] = 64
     n_ctx: Annotated[int | None, Option(

@@ -10,17 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from ggprune.errors import UsageError
-from ggprune.files.documents import to_text
 from ggprune.files.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SUFFIXES = (".json", ".md")
 CELL_CHARS = 300
 T = TypeVar("T")
 Column: TypeAlias = tuple[str, Callable[[T], object]]  # its header, and what a row has in it
@@ -145,15 +141,3 @@ def markdown_table(
         padded = [cell.ljust(width) if i in left else cell.rjust(width) for cell in cells]
         columns.append((padded[0], rule, *padded[1:]))
     return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
-
-
-def check_report(path: Path) -> None:
-    """Raises UsageError for a suffix that is not known."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: a report is written as {' or '.join(SUFFIXES)}")
-
-
-def report_text(document: object, blocks: Iterable[Block], path: Path) -> str:
-    """What to write into `path`, of the same result. Raises UsageError as `check_report`."""
-    check_report(path)
-    return to_text(document) if path.suffix.lower() == ".json" else markdown(blocks)

@@ -434,7 +434,7 @@ def wrong_inputs(tmp: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
             "different texts",
         ),
         "report of another kind": (
-            ("auto", TINY, out, "--drop", "1", "--report", tmp / "r.html"), 2, ".json or .md",
+            ("auto", TINY, out, "--drop", "1", "--report", tmp / "r.txt"), 2, ".html, .json, .md",
         ),
         "nothing to measure": (("bench", TINY, "-p", "0", "-n", "0"), 2, "nothing to measure"),
     }  # fmt: skip

@@ -142,7 +142,7 @@ def test_lm_evals_tasks_here_and_in_its_own_command(tmp_path: Path) -> None:
         (("--kl-divergence-base", TINY, "-f", EVALUATION), 2, "no -f, no --base"),
         (("--save-logits", TINY, "--force"), 1, "is the input itself"),
         ((TINY, "--save-logits", "x.kld"), 2, "of one model"),
-        (("--report", "x.txt"), 2, "a report is written as .json or .md"),
+        (("--report", "x.txt"), 2, "a report is written as .html, .json, .md"),
         (("--multiple-choice", "missing"), 1, "cannot be read"),
     ],
 )

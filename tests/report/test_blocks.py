@@ -15,11 +15,10 @@ from ggprune.report.blocks import (
     Heading,
     Table,
     Text,
-    check_report,
     markdown,
-    report_text,
     terminal,
 )
+from ggprune.report.whole import check_report, report_text
 
 BLOCKS: tuple[Block, ...] = (
     Heading("A model", level=1),
@@ -61,10 +60,10 @@ def test_reports_are_written_by_their_suffix() -> None:
 
 
 def test_reports_of_a_kind_we_do_not_write() -> None:
-    with pytest.raises(UsageError, match=r"\.json or \.md"):
-        check_report(Path("report.html"))
-    with pytest.raises(UsageError, match=r"\.json or \.md"):
-        report_text({}, (), Path("report.html"))
+    with pytest.raises(UsageError, match=r"\.html, \.json, \.md"):
+        check_report(Path("report.txt"))
+    with pytest.raises(UsageError, match=r"\.html, \.json, \.md"):
+        report_text({}, (), Path("report.txt"))
 
 
 NAME = "evil\x1b[2J\nlayers  1|2\u202e"
