@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -50,25 +51,31 @@ def local_client(plans: Sequence[WorkerPlan]) -> Iterator[Client]:
     """A cluster of processes on this machine for the `with` block.
 
     Other users of the machine must not run code as us: there is a key, of which nobody else knows.
+    Raises DataError if they cannot be started.
     """
     security = Security.temporary()
     options = {"security": security, "host": "127.0.0.1", "protocol": "tls"}
     quiet: dict[str, Any] = {"silence_logs": logging.CRITICAL}
     settings = {
         "distributed.scheduler.worker-ttl": TTL_S, "distributed.scheduler.allowed-failures": 1000,
-        "distributed.comm.timeouts.connect": CONNECT_S, **PLAIN,
+        "distributed.comm.timeouts.connect": CONNECT_S,
+        "distributed.deploy.lost-worker-timeout": "7 days",  # nannies start others themselves
+        **PLAIN,
     }  # fmt: skip
-    with (
-        dask.config.set(settings), _quiet_logs(), SpecCluster(
-            scheduler={"cls": Scheduler, "options": {**options, **NO_DASHBOARD}},
-            workers={
-                plan.name: {"cls": WorkerNanny, "options": {**options, **quiet, "plan": plan}}
-                for plan in plans
-            },
-            security=security, **quiet,
-        ) as cluster,
-        Client(cluster, security=security, set_as_default=False) as client,
-    ):  # fmt: skip
+    with dask.config.set(settings), _quiet_logs(), contextlib.ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(SpecCluster(
+                scheduler={"cls": Scheduler, "options": {**options, **NO_DASHBOARD}},
+                workers={
+                    plan.name: {"cls": WorkerNanny, "options": {**options, **quiet, "plan": plan}}
+                    for plan in plans
+                },
+                security=security, **quiet,
+            ))  # fmt: skip
+            client = stack.enter_context(Client(cluster, security=security, set_as_default=False))
+        except (RuntimeError, OSError, asyncio.TimeoutError) as e:
+            told = f"{len(plans)} workers could not be started: {reason_of(e)}"
+            raise DataError(told) from e
         yield client
 
 

@@ -34,6 +34,7 @@ T = TypeVar("T")
 POLL_S = 0.5  # between looks at who is there
 STALE_S = 40.0  # without a heartbeat: a machine that hangs
 LAST_WORDS_S = 1.0  # that the nanny of a worker that died may need to tell
+SETTLE_S = 3.0  # in which others may come, before all that came have been refused
 FETCH_S = 5.0  # for an answer to arrive, before a look whether its worker is there
 TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
 
@@ -55,6 +56,7 @@ class Crew:
         self._numbers, self._next_poll = count(), 0.0
         self.likeness = Likeness(self._probed)
         self._began: float | None = None  # when the first one joined
+        self._last_new = 0.0  # when a worker was seen for the first time
         self._deaths: dict[str, int] = {}  # by host: while they were asked
 
     def __enter__(self) -> Crew:
@@ -144,12 +146,14 @@ class Crew:
     def _fetched(self, future: Future, address: str) -> Any:
         """What a future stands for. Raises what was raised there, TimeoutError if the worker that
         has it is gone."""
+        patience = FETCH_S
         while True:
             try:
-                return future.result(timeout=FETCH_S)
+                return future.result(timeout=patience)
             except TIMEOUTS:
                 if address not in self._fresh():
                     raise
+                patience *= 2  # it begins anew: a slow network needs longer
 
     def _poll(self) -> Iterator[Event]:
         roll = {each.address: each for each in self._roll()}
@@ -163,7 +167,7 @@ class Crew:
         for address in [a for a in self.refused if a not in roll]:
             del self.refused[address]
         for address in sorted(fresh.difference(self.members, self._asked, self.refused)):
-            listed = roll[address]
+            listed, self._last_new = roll[address], time.monotonic()
             if listed.unfit is not None:
                 self._refuse(listed, f"{listed.host}: {listed.unfit}")
                 continue
@@ -191,12 +195,19 @@ class Crew:
     def _last_words(self, address: str) -> Obituary | None:
         end = time.monotonic() + LAST_WORDS_S
         while time.monotonic() < end:
-            for _, event in self.client.get_events(TOPIC) or ():
+            for event in self._told():
                 obituary = Obituary.of(event)
                 if obituary.address == address:
                     return obituary
             time.sleep(POLL_S / 5)
         return None
+
+    def _told(self) -> list[Mapping[str, object]]:
+        """By nannies. Raises DataError if the scheduler is gone."""
+        try:
+            return [event for _, event in self.client.get_events(TOPIC) or ()]
+        except (OSError, *TIMEOUTS, CancelledError, AttributeError, RuntimeError) as e:
+            raise self._no_scheduler() from e
 
     def _introduced(self, listed: Listed, future: Future) -> bool:
         """Does the worker take part?"""
@@ -234,7 +245,9 @@ class Crew:
 
     def _all_refused(self) -> bool:
         """All that are there, of which there are some."""
-        if not self.refused or self._asked:
+        if not self.refused or self._asked or self.all_infos:  # somebody may come back
+            return False
+        if time.monotonic() - self._last_new < SETTLE_S:
             return False
         return all(each.address in self.refused for each in self._roll())
 
@@ -247,7 +260,7 @@ class Crew:
             raise self._no_scheduler()
         try:
             return call_roll(self.client)
-        except (OSError, TimeoutError, CancelledError) as e:
+        except (OSError, *TIMEOUTS, CancelledError, AttributeError, RuntimeError) as e:
             raise self._no_scheduler() from e
 
     def _no_scheduler(self) -> DataError:
@@ -260,8 +273,7 @@ class Crew:
         if self.refused:
             reasons = "; ".join(dict.fromkeys(self.refused.values()))
             return DataError(f"no worker may take part: {reasons}")
-        wait = duration(self.rules.wait_s)
-        where = self.client.scheduler.address
+        where, wait = self.client.scheduler.address, duration(self.rules.wait_s)
         return DataError(f"no worker came to {where} within {wait} (--wait)")
 
     def told(self) -> str:
@@ -277,7 +289,7 @@ class Crew:
 
 
 def _alive(roll: Mapping[str, Listed]) -> set[str]:
-    """Addresses of workers that have been heard of."""
+    """Addresses of workers that have been heard of lately."""
     return {address for address, listed in roll.items() if listed.unseen_s < STALE_S}
 
 

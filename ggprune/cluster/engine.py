@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,17 +40,46 @@ from ggprune.scoring.measure import MeasureOptions, Measurer, Probe
 from ggprune.scoring.rows import Effort
 from ggprune.version import __version__
 
-_LOCK = threading.Lock()
-_LOADED: dict[Setup, Engine] = {}  # of this process: one
+
+class _Loaded:
+    """The engine of this process, and how many threads compute with it."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.setup: Setup | None = None
+        self.engine: Engine | None = None
+        self.n_user = 0
+
+    @contextmanager
+    def using(self, setup: Setup, place: Place) -> Iterator[Engine]:
+        """Another one is freed when nobody computes with it any more."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.setup == setup or not self.n_user)
+            if self.engine is None or self.setup != setup:
+                if self.engine is not None:
+                    self.engine.close()
+                self.engine, self.setup = None, None
+                self.engine, self.setup = setup.engine(_models(setup, place), place), setup
+            engine = self.engine
+            self.n_user += 1
+        try:
+            yield engine
+        finally:
+            with self.changed:
+                self.n_user -= 1
+                self.changed.notify_all()
+
+
+_LOADED = _Loaded()
 
 
 def introduce(setup: Setup) -> Introduction | Refusal:
     """Load what the setup needs, and say who computes here."""
-    start, host, place = time.perf_counter(), socket.gethostname(), this_place()
+    start, host = time.perf_counter(), socket.gethostname()
     try:
         _check_versions(setup)
-        engine = _engine(setup, place)
-        bits = engine.bits
+        with using(setup) as engine:
+            bits, said, n_slot = engine.bits, getattr(engine, "said", None), engine.n_slot
     except GGPruneError as e:
         return Refusal(f"{host}: {e}")
     except OSError as e:
@@ -61,26 +90,27 @@ def introduce(setup: Setup) -> Introduction | Refusal:
         backend=backend_names(), build=build_commit(), bits=bits,
         load_s=time.perf_counter() - start,
     )  # fmt: skip
-    return Introduction(info=info, said=getattr(engine, "said", None), n_slot=place.contexts)
+    return Introduction(info=info, said=said, n_slot=n_slot)
 
 
 def carry_out(setup: Setup, task: object) -> Answer:
     """Raises what computing it raises."""
-    engine = _engine(setup, this_place())
-    return Answer(engine.answer(task), engine.bits)
+    with using(setup) as engine:
+        return Answer(engine.answer(task), engine.bits)
 
 
 def probe(setup: Setup) -> list[Float32]:
     """Logits of the last tokens of the probe, to see how far two workers are apart."""
-    return [np.array(logits[-PROBE_TOKENS:]) for logits in _engine(setup, this_place()).probe()]
+    with using(setup) as engine:
+        return [np.array(logits[-PROBE_TOKENS:]) for logits in engine.probe()]
 
 
 PROBE_TOKENS = 16
 
 
-def engine_of(setup: Setup) -> Engine:
-    """The one of this process."""
-    return _engine(setup, this_place())
+def using(setup: Setup) -> AbstractContextManager[Engine]:
+    """The engine of a setup, for the `with` block; loaded if need be."""
+    return _LOADED.using(setup, this_place())
 
 
 def _check_versions(setup: Setup) -> None:
@@ -88,15 +118,6 @@ def _check_versions(setup: Setup) -> None:
         raise LlamaError(f"has ggprune {__version__}, the coordinator {setup.ggprune}")
     if setup.build != build_commit():
         raise LlamaError(f"has llama.cpp {build_commit()}, the coordinator {setup.build}")
-
-
-def _engine(setup: Setup, place: Place) -> Engine:
-    with _LOCK:
-        if setup not in _LOADED:
-            while _LOADED:
-                _LOADED.popitem()[1].close()
-            _LOADED[setup] = setup.engine(_models(setup, place), place)
-        return _LOADED[setup]
 
 
 def _models(setup: Setup, place: Place) -> list[Model]:
@@ -149,7 +170,7 @@ class MeasureEngine:
         self._idle = [
             Measurer(model, self._loaded, self._sample, options) for _ in range(place.contexts)
         ]
-        self._free = threading.Condition()
+        self._free, self.n_slot = threading.Condition(), place.contexts
         first = self._idle[0]
         self.said = Parts(dict(first.parts), first.divided)
 

@@ -6,6 +6,7 @@ Kernels of GPUs depend on the batch; so do the last bits.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -52,9 +53,10 @@ class EvalEngine:
     """All models of an evaluation, loaded."""
 
     said = None
+    n_slot = 1  # however many threads a worker has
 
     def __init__(self, models: Sequence[Model], setup: EvalSetup, place: Place) -> None:
-        self._setup = setup
+        self._setup, self._lock = setup, threading.Lock()
         paths = [model.path for model in models]
         base = paths.pop() if setup.has_base else None
         compute = replace(setup.compute, n_threads=place.threads, rpc=place.rpc)
@@ -69,13 +71,15 @@ class EvalEngine:
 
     def probe(self) -> Sequence[Float32]:
         chunk = Chunks(np.frombuffer(self._setup.sample, np.int32).reshape(1, -1))
-        pieces = ([p.logits[0].copy() for p in r.pieces(chunk)] for r in self._readers.all)
+        with self._lock:
+            pieces = [[p.logits[0].copy() for p in r.pieces(chunk)] for r in self._readers.all]
         return [np.concatenate(each) for each in pieces]
 
     def answer(self, task: object) -> tuple[Scored, ...]:
         assert isinstance(task, GroupTask)
         tokens = np.frombuffer(task.tokens, np.int32).reshape(task.n_chunk, -1)
-        return self._readers.read(Chunks(tokens, task.first))
+        with self._lock:
+            return self._readers.read(Chunks(tokens, task.first))
 
     def close(self) -> None:
         self._readers.__exit__()

@@ -39,7 +39,7 @@ class Likeness:
         """KL divergence of the whole model on the probe's last tokens; NaN if one is gone."""
         try:
             theirs, mine = (self._probed(each.address) for each in (first, member))
-        except (TimeoutError, OSError):
+        except Exception:  # gone, or it cannot: how far they are apart is not known
             return math.nan
         targets = theirs.argmax(axis=1)
         return float(base_logits(theirs, targets).compare(mine, targets).kld.mean())

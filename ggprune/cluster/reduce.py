@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ggprune.cluster import engine
-from ggprune.cluster.crew import Crew
+from ggprune.cluster.crew import FETCH_S, TIMEOUTS, Crew
+from ggprune.cluster.inorder import MAX_LOST
 from ggprune.cluster.work import Engine, Setup
+from ggprune.errors import LlamaAbortError
 from ggprune.metrics.chunks import Chunk
 from ggprune.metrics.estimates import Float64
 
@@ -50,16 +52,19 @@ def reduce(crew: Crew, groups: Sequence[Group], summand: Summand, finish: Callab
 
     Both functions must be importable by workers. Raises what they raise.
     """
-    while True:
+    for _ in range(MAX_LOST):
         crew.gather()
         places = sorted(crew.members)
         futures = _submitted(crew, places, groups, summand, finish)
         try:
             if _is_done(crew, futures[-1], places):
-                done: T = futures[-1].result()
+                done: T = futures[-1].result(timeout=FETCH_S)
                 return done
-        finally:  # else all are gone that had a part: anew, with those that are there
+        except TIMEOUTS:  # whoever had it is gone
+            pass
+        finally:  # all are gone that had a part: anew, with those that are there
             crew.forget(futures)
+    raise LlamaAbortError(f"{MAX_LOST} times all workers ended over a sum")
 
 
 def _submitted(
@@ -99,7 +104,8 @@ def in_tree(level: Sequence[T], add: Callable[[T, T], T]) -> T:
 
 def sum_group(setup: Setup, summand: Summand, group: Group) -> Any:
     """In a worker."""
-    return sum_chunks(engine.engine_of(setup), summand, group)
+    with engine.using(setup) as mine:
+        return sum_chunks(mine, summand, group)
 
 
 def sum_chunks(mine: Engine, summand: Summand, group: Group) -> Any:

@@ -45,7 +45,7 @@ class SpreadRows:
         said = crew.gather().said
         assert isinstance(said, Parts)
         self._parts, self._divided = said.parts, said.divided
-        self._effort = Effort(n_wasted=0)
+        self._effort, self._n_wasted = Effort(), 0
         self._asked = 0  # the chunk the race is at
         self._n_ahead = 0
         self._open: dict[int, dict[Cut, _Work]] = {}
@@ -73,7 +73,7 @@ class SpreadRows:
     @property
     def effort(self) -> Effort:
         unasked = sum(cut != NOTHING for _, cut in self._rows)
-        return replace(self._effort, n_wasted=(self._effort.n_wasted or 0) + unasked)
+        return replace(self._effort, n_wasted=self._n_wasted + unasked)
 
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:
@@ -142,7 +142,7 @@ class SpreadRows:
                     self._sent.pop((task.number, cut), None)
         for number, cut in [place for place in self._rows if not self._is_wanted(*place)]:
             del self._rows[number, cut]
-            self._effort.n_wasted = (self._effort.n_wasted or 0) + 1
+            self._n_wasted += 1
 
     def _is_wanted(self, number: int, cut: Cut) -> bool:
         if cut == NOTHING and number not in self._bases:
@@ -153,18 +153,30 @@ class SpreadRows:
         """Raises what computing it raised."""
 
         def is_over() -> bool:
-            begun = place[0] in self._bases or self._is_under_way(place[0])
-            self.by_kind.check(place[0], is_begun=begun)
-            return is_there() or place in self._errors
-
-        if not is_over():
-            self._dispatch()
-            for event in self.crew.events_until(is_over):
-                if event.sent is not None:
-                    self._take(event, event.sent)
+            self._check_kind(place[0])
+            over = is_there() or place in self._errors
+            if not over:
                 self._dispatch()
+            return over
+
+        for event in self.crew.events_until(is_over):
+            if event.sent is not None:
+                self._take(event, event.sent)
+            self._dispatch()
         if not is_there():
             raise self._errors[place]
+
+    def _check_kind(self, number: int) -> None:
+        """Where those that began a chunk are gone before its base was known, others begin anew."""
+        before = self.by_kind.of(number)
+        begun = number in self._bases or self._is_under_way(number)
+        self.by_kind.check(number, is_begun=begun)
+        if before is None or self.by_kind.of(number) is not None:
+            return
+        for place in [place for place in self._rows if place[0] == number]:
+            del self._rows[place]
+            self._want(number, [place[1]], NOTHING)
+            self._n_wasted += 1
 
     @property
     def _n_slot(self) -> int:
@@ -179,6 +191,9 @@ class SpreadRows:
                     self._give(member, is_idle=not member.sent)
 
     def _give(self, member: Member, *, is_idle: bool) -> None:
+        given = (cast("dict[Cut, _Work]", sent.tag) for sent in member.sent.values())
+        if any(work.n_abort for works in given for work in works.values()):
+            return  # it has a suspect, alone
         chunks = {
             n: Open(len(self._open[n]), self._n_sharing(n, member), n <= self._asked)
             for n in sorted(self._open)
@@ -195,6 +210,10 @@ class SpreadRows:
         if suspect is not None:  # alone, so that it is known whose fault it is
             if member.sent:
                 return
+            known = number in self._bases or (number, NOTHING) in self._errors
+            if not known and not self._is_base_coming(number):  # perhaps the whole model's
+                works.setdefault(NOTHING, _Work(within=NOTHING))
+                suspect = NOTHING
             cuts, within = [suspect], works[suspect].within
         elif first == NOTHING:
             cuts, within = [first], works[first].within
@@ -251,16 +270,15 @@ class SpreadRows:
         number = task.number
         self._effort.add(answer.effort)
         info.n_pass += answer.effort.n_pass
-        done = self._chunks_of.setdefault(id(info), set())
-        done.add(number)
-        info.n_chunk = len(done)
+        self._chunks_of.setdefault(id(info), set()).add(number)
+        info.n_chunk = len(self._chunks_of[id(info)])
         if answer.base is not None:
             self._bases.setdefault(number, answer.base)
         for cut, rows in zip(task.cuts, answer.rows, strict=True):
             if self._is_wanted(number, cut) or number <= self._asked:
                 self._rows[number, cut] = rows
             else:
-                self._effort.n_wasted = (self._effort.n_wasted or 0) + 1
+                self._n_wasted += 1
 
     def _failed(self, task: ChunkTask, works: dict[Cut, _Work], error: Exception) -> None:
         """Of several cuts, one is to blame: each is tried alone, and tells when it is asked for."""

@@ -36,6 +36,8 @@ def files_of(model: Model) -> ModelFiles:
 class Engine(Protocol):
     """What answers in a worker: loaded models."""
 
+    n_slot: int  # tasks that it computes at once
+
     @property
     def bits(self) -> str:
         """Hash of what it computes on a probe. Raises LlamaError if it does not repeat itself."""

@@ -205,8 +205,8 @@ class _Chooser:
     def points(self, sets: Sequence[Cut]) -> list[Point]:
         rows: dict[Cut, list[Rows]] = {drop: [] for drop in sets}
         n_chunk = self.source.n_chunk if sets else 0
-        self.source.expect(dict.fromkeys(rows, 0), is_sure=True)
         for i in range(n_chunk):
+            self.source.expect(dict.fromkeys(rows, i), is_sure=True)
             said = f"measuring {len(rows)} sets, chunk {i + 1} of {n_chunk}"
             self.progress.say(said, i / n_chunk)
             for kept, row in zip(rows.values(), self.source.rows(i, list(rows)), strict=True):
