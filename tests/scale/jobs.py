@@ -28,7 +28,7 @@ def text() -> Text:
 
 
 def all_layers(
-    force: Workforce | None, cache: Path | None = None, n_chunk: int | None = None,
+    force: Any, cache: Path | None = None, n_chunk: int | None = None,
     progress: Progress = SILENT,
 ) -> Ranking:  # fmt: skip
     """`rank --exhaustive`."""

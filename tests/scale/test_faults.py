@@ -213,10 +213,20 @@ def _n_entry(folder: Path) -> int:
     return n
 
 
+# A shell has its background jobs ignore Ctrl-C, and so would the tests there.
+HEARING = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from ggprune.cli import main\n"
+    "if __name__ == '__main__':\n"
+    "    main()\n"
+)
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_is_interrupted(sign: signal.Signals, tmp_path: Path) -> None:
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "ggprune", "rank", str(TINY), "-f", str(CALIBRATION), "-c",
+    command = [sys.executable, "-c", HEARING, "rank", str(TINY), "-f", str(CALIBRATION), "-c",
                "128", "--chunks", "60", "--exhaustive", "--workers", "2", "-t", "1"]  # fmt: skip
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: _n_entry(tmp_path / "ggprune") > 20, "entries")

@@ -60,9 +60,23 @@ def test_workers_that_joined_a_scheduler(
         assert not listener.told("the scheduler")  # its settings are as they should be
 
 
-def test_several_contexts_of_one_model(alone: dict[str, Any]) -> None:
+def test_several_contexts_of_one_model(alone: dict[str, Any], quantized: Path) -> None:
     with workforce(Spread(workers=1, place=Place(threads=1, contexts=2))) as force:
         assert numbers_of(jobs.race(force)) == alone["race"]
+        assert numbers_of(jobs.evaluate(quantized, force)) == alone["eval"]
+
+
+def test_a_client_of_the_users(alone: dict[str, Any]) -> None:
+    """Of the library: a plain cluster of Dask's."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0"
+        ) as c,
+        Client(c) as client,
+    ):
+        assert numbers_of(jobs.all_layers(client)) == alone["rank"]
 
 
 def test_the_command(tmp_path: Path) -> None:
