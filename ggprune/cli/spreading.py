@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cluster.address import TLSFiles
-from ggprune.cluster.members import CrewRules, Workforce
-from ggprune.cluster.place import Place
 from ggprune.errors import UsageError
-from ggprune.pipeline.spread import Spread, workforce
 from ggprune.runtime.compute import Compute
 from ggprune.scoring.target import parse_number
+
+if TYPE_CHECKING:
+    from ggprune.cluster.members import Workforce
 
 _TIME = re.compile(r"(\d{1,6})\s*(s|m|h|)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -118,6 +118,8 @@ class Spreading:
                 raise UsageError(f"{option} is about workers: add --workers or --scheduler")
             yield None
             return
+        from ggprune.pipeline.spread import CrewRules, Place, Spread, workforce  # and all of it
+
         place = Place(threads=compute.n_threads, contexts=self.contexts, keep_bytes=self.keep_bytes)
         spread = Spread(
             workers=n_worker, auto=self.workers == AUTO, gpus_per_worker=self.gpus_per_worker,

@@ -42,4 +42,5 @@ class Likeness:
         except Exception:  # gone, or it cannot: how far they are apart is not known
             return math.nan
         targets = theirs.argmax(axis=1)
-        return float(base_logits(theirs, targets).compare(mine, targets).kld.mean())
+        # Rounding may leave it below zero where next to nothing differs.
+        return abs(float(base_logits(theirs, targets).compare(mine, targets).kld.mean()))

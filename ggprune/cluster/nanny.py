@@ -23,6 +23,7 @@ from ggprune.cluster.plans import WorkerPlan
 from ggprune.cluster.roll import TOPIC
 from ggprune.runtime.lastwords import last_words
 
+BLAS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PRELOAD = "ggprune.cluster.nanny"
 
 
@@ -41,9 +42,14 @@ class WorkerNanny(Nanny):  # type: ignore[misc]
             dashboard_address="127.0.0.1:0",
             **options,
         )  # fmt: skip
-        # Set in this process before it starts the other: nothing that slows memory or BLAS down.
+        # Set in this process before it starts the other: nothing that slows memory down; and the
+        # same number of BLAS's threads for any number of workers, since bits of products depend on
+        # it.
         seed = "PYTHONHASHSEED"  # must be the same everywhere
-        self.pre_spawn_env: dict[str, str] = {seed: vars(self)["pre_spawn_env"].get(seed, "6640")}
+        self.pre_spawn_env: dict[str, str] = {
+            seed: vars(self)["pre_spawn_env"].get(seed, "6640"),
+            **dict.fromkeys(BLAS, str(os.cpu_count() or 1)),
+        }
 
     async def _on_worker_exit(self, exitcode: int) -> None:
         """Say what the process said last, before the scheduler knows that it is gone."""

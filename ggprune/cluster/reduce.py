@@ -3,7 +3,8 @@
 Groups of chunks are fixed, and summed in the order of the chunks; a fixed binary tree adds the
 groups, from worker to worker. Nothing of it depends on who computes what. Sums are as large as a
 layer is wide, squared: they never come to the coordinator, and only who holds the root has the
-whole.
+whole. A summand must give the same bits everywhere; products by BLAS depend on its threads, which
+`ggprune worker` has as many of as its machine has cores.
 """
 
 from __future__ import annotations

@@ -36,6 +36,8 @@ from ggprune.scoring.measure import MeasureOptions
 from ggprune.scoring.remembered import RememberedRows, RowsOpener, cache_of
 from ggprune.version import __version__
 
+__all__ = ["CrewRules", "Place", "Spread", "rows_by", "serve", "workforce"]
+
 if TYPE_CHECKING:
     from distributed import Client
 

@@ -99,5 +99,5 @@ def test_every_command_takes_it(tmp_path: Path) -> None:
     assert open_model(out).n_mtp == 1
     succeed("bench", path, "--roofline", "-p", 8, "-n", 2, "-r", 1, "-t", 1)
     auto = ("auto", path, out, *MEASURE, "--drop", 1, "--strategy", "greedy", "--type", "Q8_0")
-    succeed(*auto, "--force")
+    succeed(*auto, "-p", 8, "-n", 2, "-r", 1, "--eval-chunks", 4, "--force")
     assert (open_model(out).n_layer, open_model(out).n_mtp) == (11, 1)
