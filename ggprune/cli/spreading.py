@@ -14,8 +14,8 @@ from typer import Option
 from ggprune.cli.progress import TerminalProgress
 from ggprune.cluster.address import TLSFiles
 from ggprune.errors import UsageError
+from ggprune.files.amounts import parse_number
 from ggprune.runtime.compute import Compute
-from ggprune.scoring.target import parse_number
 
 if TYPE_CHECKING:
     from ggprune.cluster.members import Workforce

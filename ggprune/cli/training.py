@@ -12,7 +12,7 @@ from typer import Option
 from ggprune.cli.completion import one_of, values_of
 from ggprune.cli.measuring import Computing
 from ggprune.errors import UsageError
-from ggprune.scoring.target import parse_number
+from ggprune.files.amounts import parse_number
 from ggprune.training.options import Device, Loss, Precision, Schedule, TrainOptions
 from ggprune.training.recipes import RECIPES, find_recipe
 

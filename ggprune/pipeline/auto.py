@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from ggprune.arch.architecture import architecture_of, check_scored
 from ggprune.arch.hparams import mtp_blocks, n_trunk
 from ggprune.arch.legal import first_cut, first_legal
-from ggprune.cluster.members import Workforce
 from ggprune.errors import UsageError
 from ggprune.files.outputs import PendingFile, check_output, disk_errors
 from ggprune.files.passing import passing_folder
@@ -66,6 +65,8 @@ from ggprune.training.memory import check_memory
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from ggprune.cluster.members import Workforce
 
 
 def auto(

@@ -8,10 +8,8 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING
 
-from ggprune.cluster.members import Workforce
 from ggprune.metrics.text import Text
 from ggprune.model.model import Model
-from ggprune.pipeline.spread import rows_by, told_of_servers, workforce_of
 from ggprune.progress import SILENT, Progress
 from ggprune.runtime.compute import Compute
 from ggprune.runtime.isolate import isolated
@@ -22,10 +20,13 @@ from ggprune.scoring.experts import ExpertScores, ExpertsOptions, score_experts
 from ggprune.scoring.rank import RankOptions
 from ggprune.scoring.rank import rank as rank_layers
 from ggprune.scoring.ranking import Metric, Ranking
+from ggprune.scoring.remembered import RowsOpener
 from ggprune.scoring.target import DropRequest
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from ggprune.cluster.members import Workforce
 
 
 @wraps(score_experts)
@@ -45,13 +46,12 @@ def choose(
 
     The numbers are the same, to the bit. Raises DataError if no worker can take part.
     """
-    force = workforce_of(client)
-    compute = options.compute if options is not None and options.compute is not None else Compute()
-    told_of_servers(model, compute, ranking.calibration.n_ctx, progress)
-    if force is None:
+    compute = options.compute if options is not None else None
+    rows_of = _rows_of(model, compute, ranking.calibration.n_ctx, progress, client)
+    if rows_of is None:
         return isolated(choose_layers, model, text, ranking, request, options, progress)
     model.read_fingerprint(progress.part("read"))
-    return choose_layers(model, text, ranking, request, options, progress, rows_by(force))
+    return choose_layers(model, text, ranking, request, options, progress, rows_of)
 
 
 def rank(
@@ -63,13 +63,27 @@ def rank(
     The numbers are the same, to the bit. Raises DataError if no worker can take part.
     """
     model.read_fingerprint(progress.part("read"))
-    options, force = options or RankOptions(), workforce_of(client)
+    options = options or RankOptions()
     if options.by.metric is Metric.TAYLOR:
         from ggprune.pipeline.taylor import with_taylor  # and whatever launches torch
 
         options = with_taylor(model, text, options, progress)
     measuring = options.measuring
-    told_of_servers(model, measuring.compute or Compute(), measuring.n_ctx, progress)
-    if force is None:
+    rows_of = _rows_of(model, measuring.compute, measuring.n_ctx, progress, client)
+    if rows_of is None:
         return isolated(rank_layers, model, text, options, progress)
-    return rank_layers(model, text, options, progress, rows_by(force))
+    return rank_layers(model, text, options, progress, rows_of)
+
+
+def _rows_of(
+    model: Model, compute: Compute | None, n_ctx: int, progress: Progress,
+    client: Client | Workforce | None,
+) -> RowsOpener | None:  # fmt: skip
+    """What opens rows of others; None: this process has all. Says what servers of RPC mean."""
+    if client is None and not (compute is not None and compute.rpc):
+        return None
+    from ggprune.pipeline import spread  # and all of it
+
+    spread.told_of_servers(model, compute or Compute(), n_ctx, progress)
+    force = spread.workforce_of(client)
+    return spread.rows_by(force) if force is not None else None

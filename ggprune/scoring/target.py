@@ -12,6 +12,7 @@ from ggprune.arch.footprint import Footprint, footprints_of
 from ggprune.arch.hparams import n_trunk
 from ggprune.arch.legal import alone_half
 from ggprune.errors import ArchitectureError, UsageError
+from ggprune.files.amounts import parse_number
 from ggprune.metrics.estimates import Estimate
 from ggprune.model.cut import Cut
 from ggprune.model.model import Model
@@ -19,9 +20,6 @@ from ggprune.model.unit import HALVES, Unit
 from ggprune.scoring.choice import Strategy
 
 _DROP = re.compile(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,3})?)%")
-_NUMBER = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>|[KMGTB]|[KMGT]B|[KMGT]iB)", re.IGNORECASE)
-MAX_AMOUNT = 1e18  # bytes or parameters: a million times what models have
-_POWERS = {"k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
 
 
 class Goal(str, Enum):
@@ -170,21 +168,6 @@ def parse_amount(text: str, goal: Goal) -> int:
     Raises UsageError for anything else.
     """
     return parse_number(text, OPTIONS[goal], of_bytes=goal is Goal.SIZE)
-
-
-def parse_number(text: str, option: str, *, of_bytes: bool = False) -> int:
-    """As `parse_amount`, for any option. Raises UsageError that names it."""
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None or float(match["value"]) == 0:
-        raise UsageError(f"{option} {text}: write a number like 4.2G, 900M or 4GiB")
-    unit = match["unit"].lower()
-    base = 1024 if unit.endswith("ib") else 1000
-    is_bytes = unit == "b" and of_bytes
-    power = _POWERS[unit[0]] if unit and not is_bytes else 0
-    amount = float(match["value"]) * float(base) ** power
-    if amount > MAX_AMOUNT:
-        raise UsageError(f"{option} {text}: is more than {MAX_AMOUNT:.0e}")
-    return round(amount)
 
 
 def parse_drop(text: str, routing: Routing) -> int:
