@@ -69,6 +69,13 @@ class _Loaded:
                 self.n_user -= 1
                 self.changed.notify_all()
 
+    def release(self) -> None:
+        """Free it, unless somebody computes with it."""
+        with self.changed:
+            if self.engine is not None and not self.n_user:
+                self.engine.close()
+                self.engine, self.setup = None, None
+
 
 _LOADED = _Loaded()
 
@@ -106,6 +113,16 @@ def probe(setup: Setup) -> list[Float32]:
 
 
 PROBE_TOKENS = 16
+
+
+def is_loaded() -> bool:
+    """Is memory taken here?"""
+    return _LOADED.engine is not None
+
+
+def release() -> None:
+    """Give back the memory of what is loaded here."""
+    _LOADED.release()
 
 
 def using(setup: Setup) -> AbstractContextManager[Engine]:

@@ -14,13 +14,13 @@ from ggprune.arch.architecture import architecture_of, check_scored
 from ggprune.arch.hparams import n_trunk
 from ggprune.cluster.address import TLSFiles, check_extra
 from ggprune.cluster.crew import Crew
-from ggprune.cluster.engine import MeasureSetup
+from ggprune.cluster.engine import MeasureSetup, release
 from ggprune.cluster.kinds import KindCaches
 from ggprune.cluster.members import CrewRules, Workforce
 from ggprune.cluster.place import Place
 from ggprune.cluster.plans import Machine, WorkerPlan, look, plans_for
 from ggprune.cluster.rows import SpreadRows
-from ggprune.cluster.work import files_of
+from ggprune.cluster.work import Setup, files_of
 from ggprune.errors import UsageError
 from ggprune.metrics.chunks import Chunks, make_chunks, n_scored
 from ggprune.metrics.text import Text
@@ -120,6 +120,19 @@ def _is_one(machine: Machine) -> bool:
     return not machine.gpus and len(machine.nodes) <= 1
 
 
+@contextlib.contextmanager
+def crew_of(force: Workforce, setup: Setup, progress: Progress) -> Iterator[Crew]:
+    """Workers that take part, for the `with` block. Behind it those of this machine give back their
+    memory: others of the same job need the GPUs."""
+    try:
+        with Crew(force.client, setup, force.rules, progress) as crew:
+            yield crew
+    finally:
+        if force.is_local:
+            with contextlib.suppress(Exception):  # of workers that are gone
+                force.client.run(release)
+
+
 def workforce_of(client: Client | Workforce | None) -> Workforce | None:
     """Of a client that the user of the library has."""
     if client is None or isinstance(client, Workforce):
@@ -163,7 +176,7 @@ def _spread_rows(
         options=replace(options, compute=compute, cache=None, n_chunk=None, keep_bytes=None),
         sample=chunks[0].tokens.tobytes(),
     )  # fmt: skip
-    with Crew(force.client, setup, force.rules, progress) as crew, contextlib.ExitStack() as stack:
+    with crew_of(force, setup, progress) as crew, contextlib.ExitStack() as stack:
         source = SpreadRows(crew, chunks)
         cache = None
         if options.cache is not None:

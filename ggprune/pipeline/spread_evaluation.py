@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggprune.cluster.crew import Crew
 from ggprune.cluster.evaluate import EvalSetup, evaluate_groups
 from ggprune.cluster.members import Workforce
 from ggprune.cluster.work import files_of
@@ -15,7 +14,7 @@ from ggprune.evaluation.perplexity import Evaluation, evaluations_of, text_chunk
 from ggprune.metrics.chunks import Chunks, TextInfo
 from ggprune.metrics.text import Text
 from ggprune.model.model import open_model
-from ggprune.pipeline.spread import workforce_of
+from ggprune.pipeline.spread import crew_of, workforce_of
 from ggprune.progress import Progress
 from ggprune.runtime.compute import Compute
 from ggprune.runtime.devices import build_commit
@@ -43,7 +42,7 @@ def evaluate_by(
         has_base=base is not None, n_ctx=n_ctx, compute=replace(compute, n_threads=None, rpc=()),
         sample=chunks[0].tokens.tobytes(),
     )  # fmt: skip
-    with Crew(force.client, setup, force.rules, progress) as crew:
+    with crew_of(force, setup, progress) as crew:
         scored = evaluate_groups(crew, chunks, setup, progress)
         evaluations = evaluations_of(paths, info, scored)
         return tuple(replace(each, workers=crew.infos()) for each in evaluations)

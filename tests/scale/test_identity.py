@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ggprune.cluster import engine
 from ggprune.cluster.members import Workforce
 from ggprune.cluster.place import Place
 from ggprune.pipeline.spread import Spread, workforce
@@ -44,6 +45,7 @@ def test_processes_of_this_machine(
         heard = {c.laddr.ip for p in family for c in p.net_connections() if c.status == "LISTEN"}
         assert heard == {"127.0.0.1"}
         ranking = check_all(force, alone, ranked, quantized)
+        assert not any(force.client.run(engine.is_loaded).values())  # others may need the memory
         assert ranking.workers is not None
         assert sum(worker.n_pass for worker in ranking.workers) == ranking.effort.n_pass
         assert ranking.effort.n_pass == ranked.effort.n_pass
