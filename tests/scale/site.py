@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,15 @@ SETTINGS = {
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "60s",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1000",
 }
+
+
+def preloading(*names: str) -> dict[str, str]:
+    """What has a worker load modules of this folder."""
+    files = [str(Path(__file__).parent / f"{name}.py") for name in names]
+    return {"DASK_DISTRIBUTED__WORKER__PRELOAD": repr(files)}
+
+
+SLOW = preloading("slow")  # every task takes longer, so that something can happen meanwhile
 
 
 class Listener(Progress):
@@ -115,13 +124,16 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(folder: Path, n_worker: int = 0, *, tls: bool = False) -> Iterator[Site]:
+def site(
+    folder: Path, n_worker: int = 0, *, tls: bool = False, environ: Mapping[str, str] | None = None
+) -> Iterator[Site]:
+    """`environ` is the workers'."""
     files = make_keys(folder) if tls else None
     place = Site(folder, files, {"XDG_CACHE_HOME": str(folder / "cache")})
     try:
         place.start_scheduler()
         for _ in range(n_worker):
-            place.start_worker()
+            place.start_worker(**(environ or {}))
         yield place
     finally:
         place.close()

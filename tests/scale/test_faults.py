@@ -22,12 +22,14 @@ from ggprune.progress import Progress
 from tests.conftest import CALIBRATION, TINY
 from tests.scale import jobs
 from tests.scale.site import (
+    SLOW,
     Listener,
     Site,
     family_of,
     is_running,
     kill,
     numbers_of,
+    preloading,
     site,
     wait_for,
     worker_process,
@@ -35,24 +37,25 @@ from tests.scale.site import (
 
 
 class Halfway(Listener):
-    """Does something once, when that many steps of the ranking are done."""
+    """Does something once, when so many workers have joined, and some of the ranking is done."""
 
-    def __init__(self, do: Callable[[], object], at: float = 0.3) -> None:
+    def __init__(self, do: Callable[[], object], n_worker: int) -> None:
         super().__init__()
-        self.do, self.at, self.is_done = do, at, False
+        self.do, self.is_done = do, False
+        self.joined = "has joined: " + f"{n_worker} worker" + "s" * (n_worker > 1)
 
     def part(self, label: str) -> Progress:
         return self if label != "read" else Listener()
 
     def step(self, done: int, total: int) -> None:
-        if not self.is_done and done >= self.at * total:
+        if not self.is_done and done > 9 and self.told(self.joined):
             self.is_done = True
             self.do()
 
 
 def check(place: Site, alone: dict[str, Any], do: Callable[[], object]) -> Halfway:
     """All layers, while something happens."""
-    listener = Halfway(do)
+    listener = Halfway(do, len(place.workers))
     with place.force(listener) as force:
         assert numbers_of(jobs.all_layers(force, progress=listener)) == alone["rank"]
     assert listener.is_done
@@ -60,7 +63,7 @@ def check(place: Site, alone: dict[str, Any], do: Callable[[], object]) -> Halfw
 
 
 def test_a_worker_is_killed(tmp_path: Path, alone: dict[str, Any]) -> None:
-    with site(tmp_path, 2) as place:
+    with site(tmp_path, 2, environ=SLOW) as place:
         victim = worker_process(place.workers[0])
         told = check(place, alone, lambda: kill(victim))
         assert told.told("is gone: 1 worker")
@@ -69,7 +72,7 @@ def test_a_worker_is_killed(tmp_path: Path, alone: dict[str, Any]) -> None:
 
 
 def test_a_worker_and_its_nanny_are_killed(tmp_path: Path, alone: dict[str, Any]) -> None:
-    with site(tmp_path, 2) as place:
+    with site(tmp_path, 2, environ=SLOW) as place:
         everybody = family_of(place.workers[0].pid)
         check(place, alone, lambda: kill(*everybody))
 
@@ -79,14 +82,14 @@ def test_a_machine_hangs(
 ) -> None:
     assert crew.STALE_S < 60  # what the documentation promises
     monkeypatch.setattr(crew, "STALE_S", 3.0)
-    with site(tmp_path, 2) as place:
+    with site(tmp_path, 2, environ=SLOW) as place:
         victim = worker_process(place.workers[0])
         told = check(place, alone, victim.suspend)
         assert told.told("is gone: 1 worker")
 
 
 def test_a_worker_joins(tmp_path: Path, alone: dict[str, Any]) -> None:
-    with site(tmp_path, 1) as place:
+    with site(tmp_path, 1, environ=SLOW) as place:
         joined: list[object] = []
 
         def join() -> None:
@@ -98,7 +101,7 @@ def test_a_worker_joins(tmp_path: Path, alone: dict[str, Any]) -> None:
 
 
 def test_all_leave_and_one_comes(tmp_path: Path, alone: dict[str, Any]) -> None:
-    with site(tmp_path, 2) as place:
+    with site(tmp_path, 2, environ=SLOW) as place:
 
         def leave() -> None:
             for worker in place.workers:
@@ -113,10 +116,10 @@ def test_all_leave_and_one_comes(tmp_path: Path, alone: dict[str, Any]) -> None:
 def test_the_scheduler_dies_and_the_command_is_run_again(
     tmp_path: Path, alone: dict[str, Any]
 ) -> None:
-    with site(tmp_path, 2) as place:
+    with site(tmp_path, 2, environ=SLOW) as place:
         assert place.scheduler is not None
         everybody = family_of(place.scheduler.pid)
-        listener = Halfway(lambda: kill(*everybody))
+        listener = Halfway(lambda: kill(*everybody), 2)
         cache = tmp_path / "kept"
         with (
             pytest.raises(GGPruneError, match="the scheduler is gone"),
@@ -175,10 +178,9 @@ def kills_and_joins(folder: Path, expected: Any, n_event: int, seed: int = 1) ->
 
 def test_llama_cpp_aborts(tmp_path: Path) -> None:
     """The cut is tried on one more worker, and then told with llama.cpp's own reason."""
-    preload = str(Path(__file__).parent / "aborting.py")
     with site(tmp_path) as place:
         for _ in range(2):
-            place.start_worker(DASK_DISTRIBUTED__WORKER__PRELOAD=repr([preload]))
+            place.start_worker(**preloading("aborting"))
         with (
             pytest.raises(LlamaAbortError, match=r"chunk 2 without layers 5: .*GGML_ASSERT\(no\)"),
             place.force(Listener()) as force,

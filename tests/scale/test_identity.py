@@ -100,7 +100,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert {"host", "device", "backend", "build", "bits", "n_pass", "n_chunk", "load_s"} == set(
         two["workers"][0]
     )
-    assert "has joined: 2 workers" in told
+    assert "has joined: 1 worker" in told
     assert "leaked" not in told
     auto, told = run("--workers", "auto")
     assert without_effort(auto) == without_effort(one)

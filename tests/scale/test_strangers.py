@@ -18,13 +18,11 @@ from ggprune.scoring.rank import RankOptions
 from ggprune.scoring.ranking import Ranking
 from tests.conftest import TINY
 from tests.scale import jobs
-from tests.scale.site import Listener, Site, numbers_of, site, wait_for
-
-STRANGE = str(Path(__file__).parent / "strange.py")
+from tests.scale.site import SLOW, Listener, Site, numbers_of, preloading, site, wait_for
 
 
 def start_strange(place: Site, how: str) -> None:
-    place.start_worker(DASK_DISTRIBUTED__WORKER__PRELOAD=repr([STRANGE]), GGPRUNE_TEST_STRANGE=how)
+    place.start_worker(**preloading("strange", "slow"), GGPRUNE_TEST_STRANGE=how)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +51,7 @@ def test_another_file_under_the_name(tmp_path: Path, alone: dict[str, Any], dead
     shutil.copy(dead.path, there / "wrong" / TINY.name)
     listener = Listener()
     with site(tmp_path) as place, place.force(listener) as force:
-        place.start_worker("--path-map", f"{TINY.parent}={there}")
+        place.start_worker("--path-map", f"{TINY.parent}={there}", **SLOW)
         place.start_worker("--path-map", f"{TINY.parent}={there / 'wrong'}")
         place.start_worker("--path-map", f"{TINY.parent}={there / 'nowhere'}")
         (there / "folder" / TINY.name).mkdir(parents=True)
@@ -84,7 +82,7 @@ def test_settings_that_do_not_fit(tmp_path: Path, alone: dict[str, Any]) -> None
 
 def test_another_arithmetic_is_refused(quantized: Path, tmp_path: Path) -> None:
     listener = Listener()
-    with site(tmp_path, 1) as place, place.force(listener) as force:
+    with site(tmp_path, 1, environ=SLOW) as place, place.force(listener) as force:
         wait_for(force.client.nthreads, "a worker")
         options = RankOptions(measuring=jobs.MEASURING)
         model = open_model(quantized)
@@ -114,7 +112,10 @@ def test_mixed(dead: Model, quantized: Path, tmp_path: Path) -> None:
         expected = ggprune.rank(model, jobs.text(), options)
         folder = tmp_path / path.stem
         folder.mkdir()
-        with site(folder, 1) as place, place.force(Listener(), mixed=True) as force:
+        with (
+            site(folder, 1, environ=SLOW) as place,
+            place.force(Listener(), mixed=True) as force,
+        ):
             start_strange(place, "flash")
             wait_for(lambda force=force: len(force.client.nthreads()) == 2, "two workers")  # type: ignore[misc]
             ranking = ggprune.rank(model, jobs.text(), options, client=force)
