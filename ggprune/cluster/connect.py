@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from distributed.security import Security
 from ggprune.cluster.address import TLSFiles, address_of, is_exposed
 from ggprune.cluster.nanny import WorkerNanny
 from ggprune.cluster.plans import WorkerPlan
-from ggprune.cluster.roll import scheduler_state
+from ggprune.cluster.roll import TIMEOUTS, scheduler_state
 from ggprune.errors import DataError
 from ggprune.progress import SILENT, Progress, duration
 
@@ -73,7 +72,7 @@ def local_client(plans: Sequence[WorkerPlan]) -> Iterator[Client]:
                 security=security, **quiet,
             ))  # fmt: skip
             client = stack.enter_context(Client(cluster, security=security, set_as_default=False))
-        except (RuntimeError, OSError, asyncio.TimeoutError) as e:
+        except (RuntimeError, OSError, *TIMEOUTS) as e:
             told = f"{len(plans)} workers could not be started: {reason_of(e)}"
             raise DataError(told) from e
         yield client
@@ -95,7 +94,7 @@ def remote_client(
                 at, security=security, timeout=CONNECT_S, set_as_default=False,
                 name="ggprune",
             )  # fmt: skip
-        except (OSError, TimeoutError, ValueError, TypeError) as e:
+        except (OSError, *TIMEOUTS, ValueError, TypeError) as e:
             raise DataError(_unreachable(at, tls, e)) from e
         with client:
             _check_scheduler(client, at, progress)

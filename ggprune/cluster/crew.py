@@ -6,7 +6,6 @@ leaves gives back what it had. A worker is asked who it is before it gets work.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import queue
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ggprune.cluster import engine
 from ggprune.cluster.likeness import Likeness
 from ggprune.cluster.members import CrewRules, Event, Member, Sent
-from ggprune.cluster.roll import TOPIC, Listed, Obituary, call_roll
+from ggprune.cluster.roll import TIMEOUTS, TOPIC, Listed, Obituary, call_roll
 from ggprune.cluster.work import Introduction, Refusal, Setup
 from ggprune.errors import DataError, LlamaAbortError
 from ggprune.metrics.estimates import Float32
@@ -36,7 +35,6 @@ STALE_S = 40.0  # without a heartbeat: a machine that hangs
 LAST_WORDS_S = 1.0  # that the nanny of a worker that died may need to tell
 SETTLE_S = 3.0  # in which others may come, before all that came have been refused
 FETCH_S = 5.0  # for an answer to arrive, before a look whether its worker is there
-TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
 
 
 class Crew:
@@ -57,7 +55,7 @@ class Crew:
         self.likeness = Likeness(self._probed)
         self._began: float | None = None  # when the first one joined
         self._last_new = 0.0  # when a worker was seen for the first time
-        self._deaths: dict[str, int] = {}  # by host: while they were asked
+        self._deaths: dict[str, list[str]] = {}  # by host: last words while they were asked
 
     def __enter__(self) -> Crew:
         return self
@@ -171,6 +169,9 @@ class Crew:
             if listed.unfit is not None:
                 self._refuse(listed, f"{listed.host}: {listed.unfit}")
                 continue
+            if len(deaths := self._deaths.get(listed.host, [])) > 1:
+                self._refuse(listed, f"{listed.host}: {deaths[-1]}")
+                continue
             future = self.submit_to([address], engine.introduce, self.setup)
             self._asked[address] = (listed, future)
             future.add_done_callback(self._on_done)
@@ -188,8 +189,8 @@ class Crew:
         if words is None or not words.is_abort:
             return
         host = listed.host
-        self._deaths[host] = self._deaths.get(host, 0) + 1
-        if self._deaths[host] > 1 and not self.members:
+        self._deaths.setdefault(host, []).append(words.said)
+        if len(self._deaths[host]) > 1 and not self.members:
             raise LlamaAbortError(f"{host}: {words.said}")
 
     def _last_words(self, address: str) -> Obituary | None:

@@ -5,7 +5,6 @@ Kernels of GPUs depend on the batch; so do the last bits.
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from blake3 import blake3
 
 from ggprune.cluster.crew import Crew
 from ggprune.cluster.inorder import in_order
+from ggprune.cluster.kinds import kind_infos
 from ggprune.cluster.place import Place
 from ggprune.cluster.work import Engine, Setup
 from ggprune.errors import LlamaError
@@ -25,6 +25,7 @@ from ggprune.metrics.estimates import Float32
 from ggprune.model.model import Model
 from ggprune.progress import Progress
 from ggprune.runtime.compute import Compute
+from ggprune.runtime.workers import KindInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +88,22 @@ class EvalEngine:
 
 def evaluate_groups(
     crew: Crew, chunks: Chunks, setup: EvalSetup, progress: Progress
-) -> list[tuple[Scored, ...]]:
-    """What every model does on each group of chunks, in order."""
+) -> tuple[list[tuple[Scored, ...]], tuple[KindInfo, ...]]:
+    """What every model does on each group of chunks, in order; a group is computed by one worker.
+
+    And which chunks were computed by what kind of worker, where there are several.
+    """
     crew.gather()
     groups = list(chunks.groups(n_together(setup.n_ctx, setup.compute)))
     tasks = [GroupTask(g.first, len(g), g.tokens.tobytes()) for g in groups]
-    count = Count(len(setup.models), chunks, progress)
-    firsts = [*itertools.accumulate((len(g) for g in groups), initial=0)]
-    found = []
-    answers = in_order(crew, tasks, lambda i: f"chunks {firsts[i]} to {firsts[i + 1] - 1}")
-    for group, (answer, _) in zip(groups, answers, strict=True):
+    count, found = Count(len(setup.models), chunks, progress), []
+    bits_of: dict[int, str] = {}
+    answers = in_order(crew, tasks, lambda i: f"chunks from {groups[i].first} on")
+    for group, (answer, info) in zip(groups, answers, strict=True):
         assert isinstance(answer, tuple)
         count.add(len(group) * len(setup.models))
+        info.n_pass += len(setup.models)
+        info.n_chunk += len(group)
+        bits_of |= dict.fromkeys(range(group.first, group.first + len(group)), info.bits)
         found.append(answer)
-    return found
+    return found, kind_infos(crew, bits_of)

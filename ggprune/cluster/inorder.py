@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ggprune.cluster.crew import Crew
 from ggprune.cluster.members import Event
 from ggprune.errors import LlamaAbortError
+from ggprune.runtime.workers import WorkerInfo
 
 MAX_LOST = 8  # workers that may leave over the same task without a word
 
@@ -35,12 +36,12 @@ class Trials:
 
 def in_order(
     crew: Crew, tasks: Sequence[object], told: Callable[[int], str]
-) -> Iterator[tuple[object, str]]:
-    """Answers, each as soon as it and all before it are known, and the bits of who gave it.
+) -> Iterator[tuple[object, WorkerInfo]]:
+    """Answers, each as soon as it and all before it are known, and who gave it.
 
     `told` names a task for an error. Raises what computing it raised.
     """
-    todo, done = list(range(len(tasks))), dict[int, tuple[object, str]]()
+    todo, done = list(range(len(tasks))), dict[int, tuple[object, WorkerInfo]]()
     trials = [Trials() for _ in tasks]
 
     def give() -> None:
@@ -57,8 +58,7 @@ def in_order(
             if event.sent is None or not isinstance(number, int):
                 pass
             elif event.answer is not None:
-                done[number] = (event.answer.value, event.answer.bits)
-                event.sent.member.info.n_pass += 1
+                done[number] = (event.answer.value, event.sent.member.info)
             else:
                 error = event.error or trials[number].error_of(event, told(number))
                 if error is not None:

@@ -6,7 +6,7 @@ Each kind has a cache of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ggprune.cluster.crew import Crew
 from ggprune.errors import DataError
@@ -61,17 +61,22 @@ class Kinds:
 
     def infos(self) -> tuple[KindInfo, ...]:
         """Where there are several."""
-        if len(set(self._of.values())) < 2:
-            return ()
-        first = {info.bits: info for info in reversed(self.crew.all_infos)}
-        return tuple(
-            KindInfo(
-                device=f"{first[bits].backend} ({first[bits].device})", bits=bits,
-                chunks=format_layers(n for n, kind in self._of.items() if kind == bits),
-                kld=self.crew.likeness.distance.get(bits, 0.0),
-            )
-            for bits in dict.fromkeys(self._of[n] for n in sorted(self._of))
-        )  # fmt: skip
+        return kind_infos(self.crew, self._of)
+
+
+def kind_infos(crew: Crew, bits_of: Mapping[int, str]) -> tuple[KindInfo, ...]:
+    """Of the bits that each chunk was computed with; none where all are the same."""
+    if len(set(bits_of.values())) < 2:
+        return ()
+    first = {info.bits: info for info in reversed(crew.all_infos)}
+    return tuple(
+        KindInfo(
+            device=f"{first[bits].backend} ({first[bits].device})", bits=bits,
+            chunks=format_layers(n for n, kind in bits_of.items() if kind == bits),
+            kld=crew.likeness.distance.get(bits, 0.0),
+        )
+        for bits in dict.fromkeys(bits_of[n] for n in sorted(bits_of))
+    )  # fmt: skip
 
 
 class KindCaches:

@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import dask
 from distributed import Nanny, Worker
@@ -21,6 +18,7 @@ from distributed import Nanny, Worker
 from ggprune.cluster.place import this_place
 from ggprune.cluster.plans import WorkerPlan
 from ggprune.cluster.roll import TOPIC
+from ggprune.files.passing import passing_folder
 from ggprune.runtime.lastwords import last_words
 
 BLAS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -31,8 +29,8 @@ class WorkerNanny(Nanny):  # type: ignore[misc]
     """Of one worker process; starts another one should it die."""
 
     def __init__(self, *args: object, plan: WorkerPlan, **options: object) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ggprune-worker-"))
-        self._log = self._folder / "stderr"
+        self._passing = contextlib.ExitStack()
+        self._log = self._passing.enter_context(passing_folder()) / "stderr"
         place = replace(plan.place, log=str(self._log))
         environ = {**plan.environ, **place.environ(), "GGML_NO_BACKTRACE": "1"}
         preload = [PRELOAD, *dask.config.get("distributed.worker.preload")]
@@ -62,7 +60,7 @@ class WorkerNanny(Nanny):  # type: ignore[misc]
 
     async def close(self, *args: object, **options: object) -> object:
         done = await super().close(*args, **options)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._passing.close()
         return done
 
 

@@ -126,7 +126,9 @@ def visible(machine: Machine, group: Sequence[int], environ: Mapping[str, str]) 
         return {}
     prefix = SELECTOR if machine.backend == "SYCL" else ""
     given = environ.get(name, "").removeprefix(prefix)
-    known = [each for each in given.split(",") if each] or [str(i) for i in range(1 << 10)]
+    known = [each for each in given.split(",") if each]
+    if len(known) <= max(group):  # nothing is said, or all of them by a pattern
+        known = [str(i) for i in range(max(group) + 1)]
     return {name: prefix + ",".join(known[i] for i in group)}
 
 

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ggprune.cluster import engine
-from ggprune.cluster.crew import FETCH_S, TIMEOUTS, Crew
+from ggprune.cluster.crew import FETCH_S, Crew
 from ggprune.cluster.inorder import MAX_LOST
+from ggprune.cluster.roll import TIMEOUTS
 from ggprune.cluster.work import Engine, Setup
 from ggprune.errors import LlamaAbortError
 from ggprune.metrics.chunks import Chunk

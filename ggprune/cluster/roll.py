@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from ggprune.runtime.lastwords import TIMED_OUT
 if TYPE_CHECKING:
     from distributed import Client, Scheduler
 
+TIMEOUTS = (TimeoutError, asyncio.TimeoutError)  # two classes in Python 3.10
 TOPIC = "ggprune"  # of the scheduler's events
 ABORTS = ("SIGABRT", "SIGSEGV", "SIGILL", "SIGBUS", "SIGFPE")
 

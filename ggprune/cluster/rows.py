@@ -33,6 +33,7 @@ class _Work(Trials):
     """A cut on a chunk that somebody is to compute."""
 
     within: Cut
+    is_suspect: bool = False  # it, or one that it went with, ended a worker or raised an error
 
 
 class SpreadRows:
@@ -44,7 +45,7 @@ class SpreadRows:
         self.missing: Missing = lambda _, cuts: cuts
         said = crew.gather().said
         assert isinstance(said, Parts)
-        self._parts, self._divided = said.parts, said.divided
+        self.parts, self.divided = said.parts, said.divided
         self._effort, self._n_wasted = Effort(), 0
         self._asked = 0  # the chunk the race is at
         self._n_ahead = 0
@@ -61,14 +62,6 @@ class SpreadRows:
     @property
     def n_chunk(self) -> int:
         return len(self.chunks)
-
-    @property
-    def parts(self) -> Mapping[int, int]:
-        return self._parts
-
-    @property
-    def divided(self) -> frozenset[int]:
-        return self._divided
 
     @property
     def effort(self) -> Effort:
@@ -192,7 +185,7 @@ class SpreadRows:
 
     def _give(self, member: Member, *, is_idle: bool) -> None:
         given = (cast("dict[Cut, _Work]", sent.tag) for sent in member.sent.values())
-        if any(work.n_abort for works in given for work in works.values()):
+        if any(work.is_suspect for works in given for work in works.values()):
             return  # it has a suspect, alone
         chunks = {
             n: Open(len(self._open[n]), self._n_sharing(n, member), n <= self._asked)
@@ -206,13 +199,13 @@ class SpreadRows:
             return
         works = self._open[number]
         first = next(iter(works))
-        suspect = next((cut for cut, work in works.items() if work.n_abort), None)
+        suspect = next((cut for cut, work in works.items() if work.is_suspect), None)
         if suspect is not None:  # alone, so that it is known whose fault it is
             if member.sent:
                 return
             known = number in self._bases or (number, NOTHING) in self._errors
             if not known and not self._is_base_coming(number):  # perhaps the whole model's
-                works.setdefault(NOTHING, _Work(within=NOTHING))
+                works.setdefault(NOTHING, _Work(within=NOTHING, is_suspect=True))
                 suspect = NOTHING
             cuts, within = [suspect], works[suspect].within
         elif first == NOTHING:
@@ -286,7 +279,7 @@ class SpreadRows:
             self._errors[task.number, next(iter(works))] = error
         else:
             for work in works.values():
-                work.n_abort += 1
+                work.is_suspect = True
             self._open.setdefault(task.number, {}).update(works)
 
     def _gave_back(self, task: ChunkTask, works: dict[Cut, _Work], event: Event) -> None:
@@ -294,6 +287,7 @@ class SpreadRows:
         for cut, work in works.items():
             what = f"chunk {task.number}" + (f" without layers {cut.brief}" if cut else "")
             error = work.error_of(event, what, is_alone=len(works) == 1)
+            work.is_suspect |= work.n_abort > 0
             if error is not None:
                 self._errors[task.number, cut] = error
         works = {cut: w for cut, w in works.items() if (task.number, cut) not in self._errors}

@@ -27,7 +27,7 @@ from ggprune.runtime.compute import Compute
 from ggprune.runtime.finite import naming
 from ggprune.runtime.library import default_threads, versions
 from ggprune.runtime.session import LlamaModel, Session, Tokens
-from ggprune.runtime.workers import WorkerInfo
+from ggprune.runtime.workers import KindInfo, WorkerInfo
 
 N_CTX = 512  # llama-perplexity's default
 
@@ -43,6 +43,8 @@ class Evaluation:
     versions: dict[str, str]
     workers: Annotated[tuple[WorkerInfo, ...] | None, Key(optional=True),
         "with --workers or --scheduler: who measured"] = None  # fmt: skip
+    kinds: Annotated[tuple[KindInfo, ...] | None, Key(optional=True),
+        "with --mixed: which chunks were computed by what"] = None  # fmt: skip
 
 
 @dataclass(frozen=True)

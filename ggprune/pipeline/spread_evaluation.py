@@ -43,9 +43,11 @@ def evaluate_by(
         sample=chunks[0].tokens.tobytes(),
     )  # fmt: skip
     with crew_of(force, setup, progress) as crew:
-        scored = evaluate_groups(crew, chunks, setup, progress)
+        scored, kinds = evaluate_groups(crew, chunks, setup, progress)
         evaluations = evaluations_of(paths, info, scored)
-        return tuple(replace(each, workers=crew.infos()) for each in evaluations)
+        return tuple(
+            replace(each, workers=crew.infos(), kinds=kinds or None) for each in evaluations
+        )
 
 
 def _prepare(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ggprune.model.unit import Unit
@@ -19,7 +18,7 @@ from ggprune.report.units import (
     size,
     speed_cell,
 )
-from ggprune.runtime.workers import KindInfo, WorkerInfo
+from ggprune.report.workers import worker_notes
 from ggprune.scoring.choice import Choice
 from ggprune.scoring.ranking import BY_KLD, LayerScore, Metric, Ranking
 
@@ -88,23 +87,6 @@ def _table(ranking: Ranking) -> Table:
     )  # fmt: skip
 
 
-def workers_line(workers: Sequence[WorkerInfo]) -> str:
-    """Who measured."""
-    n = Counter(f"{worker.device} ({worker.backend}) of {worker.host}" for worker in workers)
-    told = ", ".join(f"{count} x {what}" if count > 1 else what for what, count in n.items())
-    return f"Measured by {told}."
-
-
-def _kinds_line(kinds: Sequence[KindInfo]) -> str:
-    """What --mixed let in."""
-    told = ", ".join(f"{kind.chunks} on {kind.device}" for kind in kinds)
-    apart = max(kind.kld for kind in kinds)
-    return (
-        f"Chunks {told}; they differ by a KLD of {apart:.1g}; every comparison is within one of "
-        "them."
-    )
-
-
 def _is_marked(ranking: Ranking, score: LayerScore) -> bool:
     """Where no module of the kind can leave, one note says so."""
     is_possible = ranking.unit is Unit.LAYER or any(s.removable for s in ranking.layers)
@@ -112,10 +94,7 @@ def _is_marked(ranking: Ranking, score: LayerScore) -> bool:
 
 
 def _notes(ranking: Ranking) -> Iterator[str]:
-    if ranking.workers is not None:
-        yield workers_line(ranking.workers)
-    if ranking.kinds is not None:
-        yield _kinds_line(ranking.kinds)
+    yield from worker_notes(ranking.workers, ranking.kinds)
     if any(_is_marked(ranking, score) for score in ranking.layers):
         yield "* cannot be removed alone, perhaps together with others"
     if ranking.by != BY_KLD:

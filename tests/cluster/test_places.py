@@ -25,11 +25,11 @@ def test_a_place_is_sent_by_the_environment() -> None:
 
 
 def test_paths_are_mapped_by_how_they_begin() -> None:
-    place = Place(path_map=parse_path_map(["/data=/mnt/d", "/=/root/"]))
-    assert place.path("/data/m.gguf") == Path("/mnt/d/m.gguf")
-    assert place.path("/other/m.gguf") == Path("/root/other/m.gguf")
-    with pytest.raises(UsageError, match="--path-map /data=: write OLD=NEW"):
-        parse_path_map(["/data="])
+    place = Place(path_map=parse_path_map(["/there=/here", "/=/below/"]))
+    assert place.path("/there/m.gguf") == Path("/here/m.gguf")
+    assert place.path("/other/m.gguf") == Path("/below/other/m.gguf")
+    with pytest.raises(UsageError, match="--path-map /there=: write OLD=NEW"):
+        parse_path_map(["/there="])
 
 
 @pytest.mark.parametrize(

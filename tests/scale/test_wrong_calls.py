@@ -126,11 +126,7 @@ def test_the_extra_is_missing(tmp_path: Path) -> None:
     assert (code, said) == (2, "ggprune worker needs: pip install 'ggprune[scale]'")
 
 
-def test_settings_of_a_scheduler_and_an_open_address(tmp_path: Path) -> None:
-    from ggprune.cluster.address import is_exposed
-
-    assert [is_exposed(a) for a in ("tcp://10.0.0.7:8786", "tls://10.0.0.7:8786",
-                                    "tcp://127.0.0.1:8786")] == [True, False, False]  # fmt: skip
+def test_settings_of_a_scheduler(tmp_path: Path) -> None:
     from tests.scale import site as module
 
     settings = dict(module.SETTINGS)

@@ -33,7 +33,7 @@ path, text = map(Path, sys.argv[1:])
 with LlamaModel(path):
     loaded = status("VmRSS")
 request = DropRequest(Target(Goal.LAYERS, 2))
-measuring = MeasureOptions(n_ctx=512, n_chunk=2)
+measuring = MeasureOptions(n_ctx=512, n_chunk=4, keep_bytes=0)
 options = RankOptions(measuring=measuring, request=request)
 ranking = rank(open_model(path), read_text(text), options)
 assert ranking.chosen is not None
