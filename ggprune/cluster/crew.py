@@ -109,8 +109,7 @@ class Crew:
 
     def events(self) -> Iterator[Event]:
         """What has happened since; waits a moment if nothing has."""
-        now = time.monotonic()
-        if now >= self._next_poll:
+        if time.monotonic() >= self._next_poll:
             yield from self._poll()
             self._next_poll = time.monotonic() + POLL_S
         try:
@@ -188,10 +187,10 @@ class Crew:
         words = self._last_words(listed.address)
         if words is None or not words.is_abort:
             return
-        host = listed.host
-        self._deaths.setdefault(host, []).append(words.said)
-        if len(self._deaths[host]) > 1 and not self.members:
-            raise LlamaAbortError(f"{host}: {words.said}")
+        deaths = self._deaths.setdefault(listed.host, [])
+        deaths.append(words.said)
+        if len(deaths) > 1 and not self.members:
+            raise LlamaAbortError(f"{listed.host}: {words.said}")
 
     def _last_words(self, address: str) -> Obituary | None:
         end = time.monotonic() + LAST_WORDS_S

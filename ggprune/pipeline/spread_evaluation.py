@@ -45,9 +45,8 @@ def evaluate_by(
     with crew_of(force, setup, progress) as crew:
         scored, kinds = evaluate_groups(crew, chunks, setup, progress)
         evaluations = evaluations_of(paths, info, scored)
-        return tuple(
-            replace(each, workers=crew.infos(), kinds=kinds or None) for each in evaluations
-        )
+        workers = crew.infos()
+    return tuple(replace(each, workers=workers, kinds=kinds or None) for each in evaluations)
 
 
 def _prepare(

@@ -15,6 +15,7 @@ from ggprune.evaluation.tasks import TaskScores
 from ggprune.metrics.estimates import Distribution, Divergence
 from ggprune.report.blocks import Block, Code, Heading, Table, Text, table_of
 from ggprune.report.units import estimate, named_versions, percent
+from ggprune.report.workers import worker_notes
 
 T = TypeVar("T")
 EXCERPT = 100  # characters of a text in the terminal; reports and JSON have all
@@ -63,12 +64,14 @@ def _choice_error(score: ChoiceScore) -> str:
 
 def blocks(results: Sequence[Evaluation]) -> tuple[Block, ...]:
     """One model as llama-perplexity ends its output, several as a table."""
+    notes = tuple(Text((note,)) for note in worker_notes(results[0].workers, results[0].kinds))
     if len(results) > 1:
-        return (_table(results),)
+        return (_table(results), *notes)
     (evaluation,) = results
     ppl, divergence = evaluation.ppl, evaluation.divergence
     final = Text((f"Final estimate: PPL = {ppl.value:.4f} +/- {ppl.se:.5f}",))
-    return (final, *(_statistics(evaluation, divergence) if divergence is not None else ()))
+    statistics = _statistics(evaluation, divergence) if divergence is not None else ()
+    return (final, *statistics, *notes)
 
 
 def _table(results: Sequence[Evaluation]) -> Table:

@@ -29,7 +29,9 @@ def check_all(
     assert numbers_of(ranking) == alone["rank"]
     assert numbers_of(jobs.race(force)) == alone["race"]
     assert numbers_of(jobs.choose(ranked, force)) == alone["choose"]
-    assert numbers_of(jobs.evaluate(quantized, force)) == alone["eval"]
+    evaluations = jobs.evaluate(quantized, force)
+    assert numbers_of(evaluations) == alone["eval"]
+    assert sum(worker.n_chunk for worker in evaluations[0].workers) == 18
     return ranking
 
 
