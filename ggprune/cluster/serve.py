@@ -55,7 +55,8 @@ async def _serve(
     try:
         await _started(nannies, address, wait_s, ended)
         if not ended.is_set():
-            progress.note(f"{len(nannies)} workers joined {address}")
+            n = len(nannies)
+            progress.note(f"{n} worker{'s' * (n > 1)} joined {address}")
             finished = asyncio.gather(*(nanny.finished() for nanny in nannies))
             await _first_of(finished, ended.wait())
     finally:
